@@ -1,0 +1,1 @@
+"""Tools that any reinforcement learning code could use: they know nothing of PPO and of the environments."""

@@ -1,0 +1,50 @@
+"""Counter-based random numbers: every draw is named by (seed, index, purpose, counter) and by nothing else.
+
+A stream never depends on which MPI rank asks for it, on how many ranks there are, or on what was drawn before.
+So the number of ranks changes the speed only, and a resumed run needs no saved generator state: it asks for the
+same names again. Philox is the counter-based generator of Salmon et al., "Parallel random numbers: as easy as
+1, 2, 3" (SC 2011).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+
+
+class Purpose(IntEnum):
+    """What a stream is used for. Values are part of the results: append, never renumber."""
+
+    ACTION = 0
+    MINIBATCH = 1
+    EPISODE = 2
+    STICKY = 3
+    START = 4
+    STAGE = 5
+    WEIGHTS = 6
+    EVALUATION = 7
+    BOOTSTRAP = 8
+
+
+def generator(seed: int, index: int, purpose: Purpose, counter: int = 0) -> np.random.Generator:
+    """Return the generator of one stream.
+
+    Args:
+        seed: the run's seed, >= 0.
+        index: global index of the environment (or of whatever owns the stream), >= 0.
+        purpose: what the numbers are for.
+        counter: epoch, episode or any other count that moves on, >= 0.
+
+    Raises:
+        ValueError: one of the numbers is negative.
+    """
+    if min(seed, index, counter) < 0:
+        raise ValueError(f"seed, index and counter must be >= 0, got {seed}, {index}, {counter}")
+    key = np.random.SeedSequence([seed, index, int(purpose), counter])
+    return np.random.Generator(np.random.Philox(key))
+
+
+def episode_seed(seed: int, index: int, episode: int) -> int:
+    """Return the seed in [0, 2**31) with which environment `index` starts its episode number `episode`."""
+    return int(generator(seed, index, Purpose.EPISODE, episode).integers(2**31))
