@@ -153,6 +153,10 @@ class ClassicVec(VecEnv):
             raise ValueError(f"state: playing {self.env_id}'s episode again did not lead to the saved observation")
         self.episodes.load(i, header)
 
+    def render(self) -> tuple[Any, ...]:
+        """Return one picture per environment, where env_kwargs held a render_mode."""
+        return tuple(env.render() for env in self.envs)
+
     def close_extras(self, **kwargs: Any) -> None:
         """Close the environments."""
         for env in self.envs:

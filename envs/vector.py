@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import zlib
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,13 @@ def unpack(kind: str, version: int, state: bytes) -> tuple[dict[str, Any], dict[
     body = state[start:]
     if hashlib.sha256(body).digest() != state[len(MAGIC) : start]:
         raise ValueError("state: damaged, its checksum does not agree with its contents")
+    try:
+        return _decode(kind, version, body)
+    except (KeyError, TypeError, zlib.error) as error:
+        raise ValueError(f"state: its contents are not those of a state ({error!r})") from error
+
+
+def _decode(kind: str, version: int, body: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     text_size, raw_size = int.from_bytes(body[:8], "little"), int.from_bytes(body[8:_SIZES], "little")
     fields = json.loads(body[_SIZES : _SIZES + text_size])
     found = (fields["kind"], fields["version"])
@@ -103,7 +110,7 @@ class Episodes:
     def row(self, i: int, terminated: bool) -> dict[str, Any]:
         """Return the flat record of environment i's episode, which ends now."""
         return {
-            "env": self.first_index + i,
+            "env": self.first_index + int(i),
             "episode": int(self.number[i]),
             "ep_ret": float(self.ep_ret[i]),
             "train_ret": float(self.train_ret[i]),
@@ -126,7 +133,7 @@ class Episodes:
         self.ep_len[i], self.number[i] = saved["ep_len"], saved["episode"]
 
 
-class VecEnv(VectorEnv):
+class VecEnv(VectorEnv, ABC):
     """N environments stepped together; the base class of every family in this package.
 
     `reset` and `step` return observations that may be views of an internal buffer which the next `reset`, `step` or
@@ -227,6 +234,8 @@ class VecEnv(VectorEnv):
 
     def _header(self, i: int) -> dict[str, Any]:
         """Return what every family's state says about environment i: its stream's name, its sums, what it is."""
+        if not self._started:
+            raise ValueError("get_state: call reset or set_state first")
         name = {"seed": self.seed, "index": self.first_index + i}
         return {**name, **self.episodes.save(i), "identity": self._identity()}
 
@@ -247,8 +256,10 @@ class VecEnv(VectorEnv):
         parts = [unpack(kind, version, state) for state in states]
         identity = self._identity()
         for i, (header, _) in enumerate(parts):
-            if header["identity"] != identity:
-                raise ValueError(f"state: saved by {header['identity']}, expected {identity}")
+            for name in identity | header["identity"]:
+                saved, wanted = header["identity"].get(name), identity.get(name)
+                if saved != wanted:
+                    raise ValueError(f"state: its {name} is {saved!r}, expected {wanted!r}")
             if header["index"] != self.first_index + i:
                 raise ValueError(f"state: of environment {header['index']}, expected {self.first_index + i}")
             if header["seed"] != parts[0][0]["seed"]:

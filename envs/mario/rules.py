@@ -242,7 +242,7 @@ def find_reward(name: str) -> Reward:
         raise ValueError(f"reward: {name!r}, expected one of {', '.join(REWARDS)} or module:function")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError) as error:
         raise ValueError(f"reward: cannot load {name!r}: {error}") from error
     if not callable(function):
         raise ValueError(f"reward: {name!r} is not a function")

@@ -9,9 +9,11 @@ SuperMarioBros2-W-S-vV          one stage of the Lost Levels, worlds 1..4 (ids o
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 ROM_MODES = ("vanilla", "downsample", "pixel", "rectangle")  # v0, v1, v2, v3
@@ -85,6 +87,21 @@ def area(world: int, stage: int, lost: bool = False) -> int:
     """
     extra = {1, 3} if lost else {1, 2, 4, 7}
     return stage + 1 if world in extra and stage >= 2 else stage
+
+
+def rom_path(game: Game) -> Path:
+    """Return the ROM file inside the installed gym_super_mario_bros package, which is not imported for it.
+
+    Raises:
+        ValueError: the package, or the file in it, is missing.
+    """
+    spec = importlib.util.find_spec("gym_super_mario_bros")
+    if spec is None or spec.origin is None:
+        raise ValueError("emulator: the ROM files are those of gym-super-mario-bros, which is not installed")
+    path = Path(spec.origin).parent / "_roms" / game.rom_file
+    if not path.is_file():
+        raise ValueError(f"emulator: gym-super-mario-bros has no file {game.rom_file} in {path.parent}")
+    return path
 
 
 def parse_stages(stages: Any, game: Game) -> list[tuple[int, int]]:

@@ -7,6 +7,7 @@ last two frames played in it, so an episode's last observation is made of its ow
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import zlib
 from collections.abc import Iterable
@@ -244,6 +245,7 @@ class MarioVec(VecEnv):
         combinations = resolve(options["actions"])
         shape = (options["stack"], SIZE, SIZE)
         super().__init__(num_envs, seed, first_index, Box(0, 255, shape, np.uint8), Discrete(len(combinations)))
+        self._threads: ThreadPoolExecutor | None = None
         self.options = options
         self.spec_dict = _describe(env_id, options, combinations)
         self._limit = options["max_episode_steps"]
@@ -253,7 +255,8 @@ class MarioVec(VecEnv):
         self._consoles = Consoles(options["emulator"], shared.game)
         self.envs = [MarioEnv(shared, self._consoles, first_index + i, self._obs[i]) for i in range(num_envs)]
         threads = min(options["threads"], num_envs)
-        self._threads = ThreadPoolExecutor(threads, "mario") if threads > 1 else None
+        if threads > 1:
+            self._threads = ThreadPoolExecutor(threads, "mario")
 
     def _begin(self, i: int, episode: int) -> None:
         self.episodes.begin(i, episode)
@@ -300,8 +303,6 @@ class MarioVec(VecEnv):
 
     def get_state(self) -> list[bytes]:
         """Return the states; see `VecEnv.get_state`."""
-        if not self._started:
-            raise ValueError("get_state: call reset or set_state first")
         return [self._save(i) for i in range(self.num_envs)]
 
     def _kind(self) -> str:
@@ -317,6 +318,10 @@ class MarioVec(VecEnv):
             self.envs[i].load(self.seed, header["episode"], header, arrays)
             self.episodes.load(i, header)
         return self._obs
+
+    def render(self) -> tuple[np.ndarray, ...]:
+        """Return the screen of every console as (240, 256, 3) uint8 RGB, the caller's own copies."""
+        return tuple(np.ascontiguousarray(env.backend.screen[:, :, 2::-1]) for env in self.envs)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the threads and free the consoles."""
@@ -347,6 +352,8 @@ def _shared(env_id: str, options: dict[str, Any], combinations: Iterable[list[st
 
 def _describe(env_id: str, options: dict[str, Any], combinations: list[list[str]]) -> dict[str, Any]:
     """Return the JSON-able description of what produces the numbers."""
+    game = stages.parse(env_id)
+    assert game is not None
     return {
         "env_id": env_id,
         "options": options,
@@ -355,5 +362,6 @@ def _describe(env_id: str, options: dict[str, Any], combinations: list[list[str]
         "preprocess_version": PREPROCESS_VERSION,
         "buttons": combinations,
         "emulator": options["emulator"],
+        "rom_sha256": hashlib.sha256(stages.rom_path(game).read_bytes()).hexdigest(),
         "versions": importlib.import_module(EMULATORS[options["emulator"]][0]).versions(),
     }
