@@ -34,6 +34,16 @@ def _family(env_id: str) -> tuple[Any, str]:
     return module, row[2]
 
 
+def family(env_id: str) -> str:
+    """Return the name of the family that an id belongs to, such as "mario"; ValueError for an unknown id."""
+    return _family(env_id)[0].__name__.rsplit(".", 1)[-1]
+
+
+def options(env_id: str) -> tuple[str, ...]:
+    """Return the names of the options that `make_vec` takes for this id."""
+    return tuple(_family(env_id)[0].DEFAULTS)
+
+
 def check_options(env_id: str, **options: Any) -> dict[str, Any]:
     """Check an id and its options without building or importing a simulator.
 
