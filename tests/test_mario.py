@@ -168,12 +168,12 @@ def test_action_sets_are_those_of_the_package():
 
 
 def test_gray_is_opencvs():
-    """Gray equals cv2.cvtColor on every red and green with every fifth blue, and on noise, strided or not."""
+    """Gray equals cv2.cvtColor on each of the 2**24 colours, and on strided pictures."""
     cv2 = pytest.importorskip("cv2")
     shade = np.arange(256, dtype=np.uint8)
     image = np.zeros((256, 256, 4), np.uint8)
     image[..., 1], image[..., 2] = shade[:, None], shade[None, :]
-    for blue in range(0, 256, 5):
+    for blue in range(256):
         image[..., 0] = blue
         assert np.array_equal(preprocess.gray(image), cv2.cvtColor(image, cv2.COLOR_BGRA2GRAY))
     noise = np.random.default_rng(0).integers(0, 256, (240, 256, 4), dtype=np.uint8)
