@@ -26,8 +26,8 @@ RAM: dict[str, int] = {
     "temp_player_x": 0x0005,
     "object_offset": 0x0008,
     "frame_counter": 0x0009,
-    "buttons_ab": 0x000A,  # 0x40 A, 0x80 B, as the course's table has it
-    "buttons_vertical": 0x000B,  # 0x40 down, 0x80 up, as the course's table has it
+    "buttons_ab": 0x000A,  # 0x80 A, 0x40 B, measured: the course's table has them the other way round
+    "buttons_vertical": 0x000B,  # 0x08 up, 0x04 down, measured
     "player_state": 0x000E,  # 8 normal, 2 and 3 pipe, 6 dead, 0x0B dying
     "player_float_state": 0x001D,  # 0 ground, 1 jump, 2 fall, 3 flagpole or vine
     "player_facing": 0x0033,

@@ -118,7 +118,7 @@ class MarioEnv:
         self._prepare(seed, episode)
         self._play_start(generator(seed, self.index, Purpose.START, episode))
         self.info = rules.decode(self.backend.judged)
-        self.x_max, self.cleared = self.info.x_pos, 0
+        self.x_max, self.cleared, self.cleared_stage = self.info.x_pos, 0, (0, 0)
         self.stack[:] = self.shared.preprocess(self.backend.screen)
 
     @property
@@ -181,7 +181,9 @@ class MarioEnv:
         ram = self.backend.judged
         before, self.info = self.info, rules.decode(ram)
         self.x_max = max(self.x_max, self.info.x_pos)
-        self.cleared += self.info.flag_get and not before.flag_get
+        here = (self.info.world, self.info.stage)
+        if self.info.flag_get and not before.flag_get and here != self.cleared_stage:
+            self.cleared, self.cleared_stage = self.cleared + 1, here
         reward, end = self.shared.reward(rules.Transition(env_reward, done, before, self.info, ram_before, ram))
         cause = rules.end_cause(self.info, self.target is not None) if done else "rule" if end else ""
         return Played(env_reward, reward, cause)
@@ -203,7 +205,13 @@ class MarioEnv:
 
     def save(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return the running episode: its controller bytes, from which it can be played again, and its sums."""
-        header = {"x_max": self.x_max, "cleared": self.cleared, "start_count": self.start_count, "check": self._check()}
+        header = {
+            "x_max": self.x_max,
+            "cleared": self.cleared,
+            "cleared_stage": list(self.cleared_stage),
+            "start_count": self.start_count,
+            "check": self._check(),
+        }
         return header, {"pressed": np.frombuffer(bytes(self.pressed), np.uint8), "stack": self.stack}
 
     def load(self, seed: int, episode: int, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -223,6 +231,7 @@ class MarioEnv:
             self._sticky.random(len(self.pressed) - self.start_count)
         self.info = rules.decode(self.backend.judged)
         self.x_max, self.cleared = header["x_max"], header["cleared"]
+        self.cleared_stage = tuple(header["cleared_stage"])
         self.stack[:] = arrays["stack"]
 
     def _check(self) -> list[int]:
