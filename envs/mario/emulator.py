@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import struct
-import weakref
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +23,14 @@ _STATE_MAGIC = b"NESs"
 
 
 class Cartridge:
-    """A game, read and checked once; any number of emulators, in any threads, may share it."""
+    """A game, read and checked once; any number of emulators, in any threads, may share it.
 
-    def __init__(self, rom: bytes | str | Path):
+    Attributes:
+        crc: CRC-32 of the file.
+        address: the C++ object.
+    """
+
+    def __init__(self, rom: bytes | str | Path) -> None:
         """Read an iNES file.
 
         Args:
@@ -39,22 +42,8 @@ class Cartridge:
         """
         data = rom if isinstance(rom, bytes) else Path(rom).read_bytes()
         self.crc = zlib.crc32(data)
-        self.handle = native.checked("nes_cartridge_new", data, len(data))
-        weakref.finalize(self, native.library().nes_cartridge_free, self.handle)
-
-
-class _Handle:
-    """Owns one C++ object. Arrays that look into its memory refer to this, so that it outlives them."""
-
-    def __init__(self, address: int, free: Any):
-        self.address = address
-        weakref.finalize(self, free, address)
-
-    def view(self, address: int, size: int) -> NDArray[np.uint8]:
-        """Return `size` bytes of the object's memory as an array."""
-        buffer = (ctypes.c_uint8 * size).from_address(address)
-        buffer._owner = self
-        return np.frombuffer(buffer, np.uint8)
+        self._handle = native.Handle("cartridge", data, len(data))
+        self.address = self._handle.address
 
 
 class Emulator:
@@ -65,22 +54,22 @@ class Emulator:
         indices: uint8 (240, 256), read-only view of the last drawn picture as colour numbers 0-63.
     """
 
-    def __init__(self, rom: bytes | str | Path | Cartridge):
+    def __init__(self, rom: bytes | str | Path | Cartridge) -> None:
         """Insert a cartridge and switch on. Errors as `Cartridge`."""
         self.cartridge = rom if isinstance(rom, Cartridge) else Cartridge(rom)
         self._core = native.library()
-        self._owner = _Handle(native.checked("nes_console_new", self.cartridge.handle), self._core.nes_console_free)
-        self._console = self._owner.address
-        self._state_size = int(self._core.nes_console_state_size(self._console))
+        self._handle = native.Handle("machine", self.cartridge.address)
+        self._address = self._handle.address
+        self._state_size = int(self._core.machine_state_size(self._address))
         self._screen: NDArray[np.uint8] = np.empty((HEIGHT, WIDTH, 3), np.uint8)
-        self.ram = self._owner.view(self._core.nes_console_ram(self._console), RAM_SIZE)
-        indices = self._owner.view(self._core.nes_console_screen(self._console), HEIGHT * WIDTH)
+        self.ram = self._handle.view(self._core.machine_ram(self._address), RAM_SIZE)
+        indices = self._handle.view(self._core.machine_screen(self._address), HEIGHT * WIDTH)
         self.indices = indices.reshape(HEIGHT, WIDTH)
         self.indices.flags.writeable = False
 
     def reset(self) -> None:
         """Press reset. RAM and video memory keep their contents, and the controllers their shift registers."""
-        self._core.nes_console_reset(self._console)
+        self._core.machine_reset(self._address)
 
     def step(self, buttons: int = 0, draw: bool = True) -> None:
         """Run one frame.
@@ -94,18 +83,18 @@ class Emulator:
         """
         if not 0 <= buttons <= 255:
             raise ValueError(f"buttons must be in 0..255, got {buttons}")
-        self._core.nes_console_step(self._console, buttons, draw)
+        self._core.machine_step(self._address, buttons, draw)
 
     @property
     def screen(self) -> NDArray[np.uint8]:
         """The last drawn picture, uint8 (240, 256, 3) RGB: always the same array, filled anew at each access."""
-        self._core.nes_console_rgb(self._console, self._screen.ctypes.data)
+        self._core.screen_colours(self.indices.ctypes.data, self._screen.ctypes.data, 3)
         return self._screen
 
     def save(self) -> bytes:
         """Return the whole state (memories, registers, controllers, picture): versioned, checksummed, for any process."""
         state = ctypes.create_string_buffer(self._state_size)
-        self._core.nes_console_save(self._console, state, self._state_size)
+        self._core.machine_save(self._address, state, self._state_size)
         raw = state.raw
         header = _STATE_HEADER.pack(_STATE_MAGIC, STATE_VERSION, self.cartridge.crc, zlib.crc32(raw), len(raw))
         return header + zlib.compress(raw, 1)
@@ -131,4 +120,4 @@ class Emulator:
             raise ValueError(f"state: damaged ({error})") from None
         if len(raw) != size or zlib.crc32(raw) != crc:
             raise ValueError("state: damaged (checksum)")
-        native.checked("nes_console_load", self._console, raw, len(raw))
+        native.checked("machine_load", self._address, raw, len(raw))

@@ -1,10 +1,6 @@
 #include "console.hpp"
 
 #include <algorithm>
-#include <stdexcept>
-#include <vector>
-
-#include "archive.hpp"
 
 namespace nes {
 
@@ -14,9 +10,9 @@ void Console::reset() {
     bus_.cycles_before = 0;
 }
 
-void Console::step(uint8_t buttons, bool draw) {
+void Console::step(uint8_t buttons, Screen* screen) {
     bus_.controllers[0].buttons = buttons;
-    bus_.ppu.begin_step(draw);
+    bus_.ppu.begin_step(screen);
     for (int cycle = 0; cycle < kCyclesPerStep;) {
         const int event = bus_.ppu.next_event();
         cycle = std::min((event - 1) / 3, kCyclesPerStep);  // dots 3c + 1 to 3c + 3 come before cycle c
@@ -28,22 +24,12 @@ void Console::step(uint8_t buttons, bool draw) {
     bus_.cycles_before += kCyclesPerStep;
 }
 
-void load(Console& console, const uint8_t* state, size_t size) {
-    Sizer sizer;
-    console.serialize(sizer);
-    if (size != sizer.size) throw std::invalid_argument("state: of another size");
-    std::vector<uint8_t> before(size);
-    Writer writer(before.data(), size);
-    console.serialize(writer);
-    Reader reader(state, size);
-    console.serialize(reader);
-    try {
-        console.check();
-    } catch (const std::invalid_argument&) {
-        Reader undo(before.data(), size);
-        console.serialize(undo);
-        throw;
-    }
+void Console::set_state(const State& state) {
+    bus_.ram = state.ram;
+    bus_.controllers = state.controllers;
+    bus_.cycles_before = state.cycles_before;
+    cpu_ = state.cpu;
+    bus_.ppu.set_state(state.ppu);
 }
 
 }  // namespace nes

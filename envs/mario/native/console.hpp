@@ -14,6 +14,22 @@ constexpr int kCyclesPerStep = 29781;
 
 class Console {
  public:
+    // All that outlives a step; the screen belongs to whoever looks at it.
+    struct State {
+        std::array<uint8_t, 0x800> ram;
+        std::array<Controller, 2> controllers;
+        uint32_t cycles_before;
+        Cpu cpu;
+        Ppu::State ppu;
+
+        template <class Archive>
+        void serialize(Archive& archive) {
+            archive(ram), ppu.serialize(archive), cpu.serialize(archive), archive(cycles_before);
+            for (Controller& one : controllers) archive(one.buttons), archive(one.shift), archive(one.strobe);
+        }
+        void check() const { ppu.check(), cpu.check(); }  // throws std::invalid_argument
+    };
+
     explicit Console(std::shared_ptr<const Cartridge> cartridge) : cartridge_(std::move(cartridge)), bus_(*cartridge_) { reset(); }
     Console(const Console&) = delete;
     Console& operator=(const Console&) = delete;
@@ -21,30 +37,20 @@ class Console {
     // RAM, video memory and controllers keep their contents, as in nes-py.
     void reset();
 
-    // Runs one step with the buttons of controller 1: bits A, B, select, start, up, down, left, right from 0. Without `draw` the
-    // screen keeps its old contents; all else is the same.
-    void step(uint8_t buttons, bool draw);
+    // Runs one step with the buttons of controller 1: bits A, B, select, start, up, down, left, right from 0. Draws into
+    // `screen`, or nothing if that is null; all else is the same.
+    void step(uint8_t buttons, Screen* screen);
 
-    uint8_t* ram() { return bus_.ram.data(); }
-    const uint8_t* screen() const { return bus_.ppu.screen(); }
+    std::array<uint8_t, 0x800>& ram() { return bus_.ram; }
+    const std::array<uint8_t, 0x800>& ram() const { return bus_.ram; }
 
-    template <class Archive>
-    void serialize(Archive& archive) {
-        archive(bus_.ram), bus_.ppu.serialize(archive), cpu_.serialize(archive), archive(bus_.cycles_before);
-        for (Controller& controller : bus_.controllers) archive(controller.buttons), archive(controller.shift), archive(controller.strobe);
-    }
-    void check() const { bus_.ppu.check(), cpu_.check(); }
-
-    // Shift registers included, which nes-py's backup leaves out; see there.
-    std::array<Controller, 2>& controllers() { return bus_.controllers; }
+    State state() const { return {bus_.ram, bus_.controllers, bus_.cycles_before, cpu_, bus_.ppu.state()}; }
+    void set_state(const State& state);
 
  private:
     std::shared_ptr<const Cartridge> cartridge_;
     Bus bus_;
     Cpu cpu_;
 };
-
-// Overwrites the console's whole state, or leaves it alone and throws std::invalid_argument.
-void load(Console& console, const uint8_t* state, size_t size);
 
 }  // namespace nes

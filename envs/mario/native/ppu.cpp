@@ -72,11 +72,11 @@ int Ppu::status_stable_until() {
     if (r_.line < kHeight && !r_.hit && showing_both()) {
         const Registers registers = r_;
         const int done = std::exchange(done_, 0);
-        const bool draw = std::exchange(draw_, false);
+        Screen* const screen = std::exchange(screen_, nullptr);
         while (r_.line < kHeight && !r_.hit && done + done_ < stable) {
             int dots = kDotsPerLine + 1 - r_.dot;
             if (r_.line >= 0 && waits_for_hit()) {  // pixel by pixel where sprite 0 is, so that the dot of the hit is exact
-                const int before = oam_[3] + 1 - r_.dot;
+                const int before = memory_.oam[3] + 1 - r_.dot;
                 if (before > 0)
                     dots = before;
                 else if (before > -8)
@@ -85,7 +85,7 @@ int Ppu::status_stable_until() {
             advance(dots);
         }
         if (r_.hit) stable = std::min(stable, done + done_);
-        r_ = registers, done_ = done, draw_ = draw;
+        r_ = registers, done_ = done, screen_ = screen;
     }
     return stable;
 }
@@ -149,7 +149,7 @@ void Ppu::advance_blank(int dots) {
 
 // Pixels x0 to x1 - 1 of line y, and with them the background's way to the right.
 void Ppu::draw(int y, int x0, int x1) {
-    if (!draw_ && !waits_for_hit()) {
+    if (!screen_ && !waits_for_hit()) {
         if (r_.show_background) r_.address = move_right(r_.address, ((r_.fine_x + x1) >> 3) - ((r_.fine_x + x0) >> 3));
         return;
     }
@@ -161,9 +161,9 @@ void Ppu::draw(int y, int x0, int x1) {
     else
         std::memset(pixels + x0, 0, x1 - x0);
     if (r_.show_sprites && r_.sprite_count) draw_sprites(pixels, y, x0, x1);
-    if (!draw_) return;
-    uint8_t* const out = screen_.data() + y * kWidth;
-    for (int x = x0; x < x1; ++x) out[x] = palette_[pixels[x]] & 63;  // nes-py reads outside its colour table for 64-255
+    if (!screen_) return;
+    uint8_t* const out = screen_->data() + y * kWidth;
+    for (int x = x0; x < x1; ++x) out[x] = memory_.palette[pixels[x]] & 63;  // nes-py reads outside its colour table for 64-255
 }
 
 void Ppu::draw_background(uint8_t* pixels, int x0, int x1) {
@@ -178,7 +178,7 @@ void Ppu::draw_background(uint8_t* pixels, int x0, int x1) {
 // The eight pixels of the tile at the present address: palette entries, 0 where the tile is transparent.
 uint64_t Ppu::background_row() const {
     const uint16_t at = r_.address;
-    const uint8_t* const table = vram_.data() + cartridge_.name_tables[(at >> 10) & 3];
+    const uint8_t* const table = memory_.video.data() + cartridge_.name_tables[(at >> 10) & 3];
     const int tile = table[at & 0x3ff] | (r_.background_page << 8);
     const int attribute = table[0x3c0 | ((at >> 4) & 0x38) | ((at >> 2) & 7)] >> (((at >> 4) & 4) | (at & 2));
     const uint64_t row = cartridge_.tile_rows[tile * 8 + ((at >> 12) & 7)];
@@ -190,7 +190,7 @@ void Ppu::draw_sprites(uint8_t* pixels, int y, int x0, int x1) {
     std::array<bool, kWidth + 8> taken{};
     const int from = r_.hide_sprite_edge ? std::max(x0, 8) : x0;
     for (int i = 0; i < r_.sprite_count; ++i) {
-        const uint8_t* const sprite = &oam_[r_.sprites[i] * 4];
+        const uint8_t* const sprite = &memory_.oam[r_.sprites[i] * 4];
         const uint64_t row = sprite_row(sprite, y);
         if (row == 0) continue;
         uint8_t row_pixels[8];
@@ -237,7 +237,7 @@ void Ppu::index_sprites() {
     line_sprite_count_.fill(0);
     const int height = r_.tall_sprites ? 16 : 8;
     for (int i = r_.oam_address / 4; i < 64; ++i) {
-        const int top = oam_[i * 4];
+        const int top = memory_.oam[i * 4];
         for (int line = top; line < std::min(top + height, kHeight); ++line)
             if (line_sprite_count_[line] < 8) line_sprites_[line][line_sprite_count_[line]++] = i;
     }
@@ -303,34 +303,34 @@ void Ppu::write_data(uint8_t value) {
 }
 
 void Ppu::copy_oam(const uint8_t* page) {
-    for (int i = 0; i < 256; ++i) oam_[static_cast<uint8_t>(r_.oam_address + i)] = page[i];
+    for (int i = 0; i < 256; ++i) memory_.oam[static_cast<uint8_t>(r_.oam_address + i)] = page[i];
     sprites_valid_ = false;
 }
 
 // nes-py's map: the last byte of each region belongs to the next one, and there is no mirror above 0x3fff.
 uint8_t Ppu::read_bus(uint16_t address) const {
     if (address < 0x2000) return cartridge_.pattern[address];
-    if (address < 0x3eff) return vram_[cartridge_.name_tables[std::min((address - 0x2000) >> 10, 3)] + (address & 0x3ff)];
-    if (address < 0x3fff) return palette_[address & 0x1f];
+    if (address < 0x3eff) return memory_.video[cartridge_.name_tables[std::min((address - 0x2000) >> 10, 3)] + (address & 0x3ff)];
+    if (address < 0x3fff) return memory_.palette[address & 0x1f];
     return 0;
 }
 
 void Ppu::write_bus(uint16_t address, uint8_t value) {
     if (address < 0x2000 || address >= 0x3fff) return;
     if (address < 0x3eff)
-        vram_[cartridge_.name_tables[std::min((address - 0x2000) >> 10, 3)] + (address & 0x3ff)] = value;
+        memory_.video[cartridge_.name_tables[std::min((address - 0x2000) >> 10, 3)] + (address & 0x3ff)] = value;
     else
-        palette_[address == 0x3f10 ? 0 : address & 0x1f] = value;  // of the four mirrored entries nes-py knows this one
+        memory_.palette[address == 0x3f10 ? 0 : address & 0x1f] = value;  // of the four mirrored entries nes-py knows this one
 }
 
-void Ppu::check() const {
-    bool valid = r_.line >= -1 && r_.line <= kLines - 2 && r_.dot >= (r_.line < 0 ? 0 : 1) && r_.dot <= kDotsPerLine;
-    valid = valid && r_.fine_x < 8 && (r_.increment == 1 || r_.increment == 32) && r_.sprite_count <= 8;
-    for (uint8_t flag : {r_.first_write, r_.even_frame, r_.vblank, r_.hit, r_.nmi_enabled, r_.tall_sprites, r_.background_page, r_.sprite_page,
-                         r_.show_background, r_.show_sprites, r_.hide_background_edge, r_.hide_sprite_edge})
+void Ppu::State::check() const {
+    const Registers& r = registers;
+    bool valid = r.line >= -1 && r.line <= kLines - 2 && r.dot >= (r.line < 0 ? 0 : 1) && r.dot <= kDotsPerLine;
+    valid = valid && r.fine_x < 8 && (r.increment == 1 || r.increment == 32) && r.sprite_count <= 8;
+    for (uint8_t flag : {r.first_write, r.even_frame, r.vblank, r.hit, r.nmi_enabled, r.tall_sprites, r.background_page, r.sprite_page,
+                         r.show_background, r.show_sprites, r.hide_background_edge, r.hide_sprite_edge})
         valid = valid && flag < 2;
-    for (uint8_t sprite : r_.sprites) valid = valid && sprite < 64;
-    for (uint8_t colour : screen_) valid = valid && colour < 64;
+    for (uint8_t sprite : r.sprites) valid = valid && sprite < 64;
     if (!valid) throw std::invalid_argument("state: impossible picture unit registers");
 }
 

@@ -26,7 +26,9 @@ namespace nes {
 constexpr int kWidth = 256;
 constexpr int kHeight = 240;
 constexpr int kDotsPerLine = 341;
-constexpr int kNever = 1 << 30;
+
+// Colour numbers 0-63, row by row.
+using Screen = std::array<uint8_t, kWidth * kHeight>;
 
 class Ppu {
  public:
@@ -35,8 +37,9 @@ class Ppu {
     // Power button of nes-py: registers start over, memories, the read buffer and the edge masks stay.
     void reset();
 
-    // Time is counted in dots since the start of the console's current step.
-    void begin_step(bool draw) { done_ = 0, draw_ = draw; }
+    // Time is counted in dots since the start of the console's current step. `screen` is where this step draws (every pixel at
+    // least once), null if nobody looks.
+    void begin_step(Screen* screen) { done_ = 0, screen_ = screen; }
     void run_to(int dots) {
         while (done_ < dots) advance(dots - done_);
     }
@@ -56,28 +59,17 @@ class Ppu {
 
     // Registers, as the CPU sees them; the caller has run the dots up to the access.
     uint8_t read_status();
-    uint8_t read_oam() const { return oam_[r_.oam_address]; }
+    uint8_t read_oam() const { return memory_.oam[r_.oam_address]; }
     uint8_t read_data();
     void write_control(uint8_t value);
     void write_mask(uint8_t value);
     void write_oam_address(uint8_t value) { r_.oam_address = value, sprites_valid_ = false; }
-    void write_oam(uint8_t value) { oam_[r_.oam_address++] = value, sprites_valid_ = false; }
+    void write_oam(uint8_t value) { memory_.oam[r_.oam_address++] = value, sprites_valid_ = false; }
     void write_scroll(uint8_t value);
     void write_address(uint8_t value);
     void write_data(uint8_t value);
     void copy_oam(const uint8_t* page);  // 256 bytes by DMA
 
-    // Colour numbers 0-63, row by row. Every pixel is written at least once in each drawn step.
-    const uint8_t* screen() const { return screen_.data(); }
-
-    // Every field that outlives a step, in a fixed order; `Archive` saves, loads or measures.
-    template <class Archive>
-    void serialize(Archive& archive);
-
-    // Throws std::invalid_argument if a loaded state could not have come from a running picture unit.
-    void check() const;
-
- private:
     // All that changes from dot to dot; small, so that looking ahead is a copy of it.
     struct Registers {
         int32_t line = -1;
@@ -104,6 +96,25 @@ class Ppu {
         std::array<uint8_t, 8> sprites{};  // chosen for this line, numbers 0-63 in order
     };
 
+    struct Memory {
+        std::array<uint8_t, 0x800> video{};
+        std::array<uint8_t, 0x20> palette{};
+        std::array<uint8_t, 0x100> oam{};  // 64 sprites: y - 1, tile, attributes, x
+    };
+
+    // All that outlives a step.
+    struct State {
+        Registers registers;
+        Memory memory;
+
+        template <class Archive>
+        void serialize(Archive& archive);
+        void check() const;  // throws std::invalid_argument if no running picture unit has such registers
+    };
+    State state() const { return {r_, memory_}; }
+    void set_state(const State& state) { r_ = state.registers, memory_ = state.memory, sprites_valid_ = false; }
+
+ private:
     bool showing_both() const { return r_.show_background && r_.show_sprites; }
     bool waits_for_hit() const { return !r_.hit && showing_both() && r_.sprite_count > 0 && r_.sprites[0] == 0; }
 
@@ -124,26 +135,23 @@ class Ppu {
     const Cartridge& cartridge_;
     Registers r_;
     int32_t done_ = 0;
-    bool draw_ = true;
+    Screen* screen_ = nullptr;
     bool nmi_ = false;
     bool sprites_valid_ = false;
-    std::array<uint8_t, 0x800> vram_{};
-    std::array<uint8_t, 0x20> palette_{};
-    std::array<uint8_t, 0x100> oam_{};
+    Memory memory_;
     std::array<uint8_t, kHeight> line_sprite_count_{};                // valid if sprites_valid_: the choice at the end of each line
     std::array<std::array<uint8_t, 8>, kHeight> line_sprites_{};
-    std::array<uint8_t, kWidth * kHeight> screen_{};
 };
 
 template <class Archive>
-void Ppu::serialize(Archive& archive) {
-    archive(r_.line), archive(r_.dot), archive(r_.address), archive(r_.temporary);
-    for (uint8_t* field : {&r_.fine_x, &r_.first_write, &r_.read_buffer, &r_.oam_address, &r_.increment, &r_.even_frame, &r_.vblank,
-                           &r_.hit, &r_.nmi_enabled, &r_.tall_sprites, &r_.background_page, &r_.sprite_page, &r_.show_background,
-                           &r_.show_sprites, &r_.hide_background_edge, &r_.hide_sprite_edge, &r_.sprite_count})
+void Ppu::State::serialize(Archive& archive) {
+    Registers& r = registers;
+    archive(r.line), archive(r.dot), archive(r.address), archive(r.temporary);
+    for (uint8_t* field : {&r.fine_x, &r.first_write, &r.read_buffer, &r.oam_address, &r.increment, &r.even_frame, &r.vblank, &r.hit,
+                           &r.nmi_enabled, &r.tall_sprites, &r.background_page, &r.sprite_page, &r.show_background, &r.show_sprites,
+                           &r.hide_background_edge, &r.hide_sprite_edge, &r.sprite_count})
         archive(*field);
-    archive(r_.sprites), archive(vram_), archive(palette_), archive(oam_), archive(screen_);
-    sprites_valid_ = false;
+    archive(r.sprites), archive(memory.video), archive(memory.palette), archive(memory.oam);
 }
 
 }  // namespace nes
