@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from envs.vector import VecEnv
 
-# Beginning of the id -> (module with check, DEFAULTS and ids; class that builds). The first row that fits is taken.
+# Beginning of the id -> (module with check, DEFAULTS and ids; what builds). The first row that fits is taken.
 FAMILIES: tuple[tuple[str, str, str], ...] = (
-    ("SuperMarioBros", "envs.mario", "envs.mario.vector:MarioVec"),
+    ("SuperMarioBros", "envs.mario", "envs.mario.vector:make"),
     ("Echo-", "envs.echo", "envs.echo:EchoVec"),
     ("", "envs.classic", "envs.classic:ClassicVec"),
 )
