@@ -227,10 +227,14 @@ def build_run(cfg: PPOConfig, comm: mpi.Comm) -> Run:
 
 
 def limit_threads(comm: mpi.Comm) -> None:
-    """Give each rank its share of the cores of its host: more threads than cores make everything slower."""
+    """Give each rank its share of the cores of its host, unless OMP_NUM_THREADS says otherwise.
+
+    More threads than cores make everything slower, many times so where they wait for each other.
+    """
     import torch
 
-    torch.set_num_threads(max(1, system.cores() // comm.local_size))
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    torch.set_num_threads(int(wanted) if wanted.isdigit() else max(1, system.cores() // comm.local_size))
 
 
 def pick_device(wanted: str, local_rank: int) -> str:

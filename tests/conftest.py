@@ -1,0 +1,87 @@
+"""Shared by all tests: one thread per process, and a way to run this project's commands as a user would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+def marked_processes(mark: str) -> list[int]:
+    """Return the processes whose environment carries `mark`, other than this one."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if (
+                mark.encode() in (folder / "environ").read_bytes()
+                and "Z" not in (folder / "stat").read_text().split(")")[1][:3]
+            ):
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def start(args: list[str], ranks: int = 1, env: dict[str, str] | None = None, **popen) -> tuple[subprocess.Popen, str]:
+    """Start `python ARGS` (under mpirun if ranks > 1) in a session of its own; return it and the mark of its processes."""
+    mark = f"PPO_TEST_RUN={uuid.uuid4().hex}"
+    name, value = mark.split("=")
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PMI_", "OMPI_", "PPO_", "OMP_"))}
+    command = [sys.executable, *args]
+    if ranks > 1:
+        command = [str(Path(sys.executable).with_name("mpirun")), "-np", str(ranks), *command]
+    process = subprocess.Popen(command, cwd=ROOT, env=clean | {name: value} | (env or {}), text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **popen)  # fmt: skip
+    return process, mark
+
+
+def finish(process: subprocess.Popen, mark: str, timeout: float = 60.0, grace: float = 10.0) -> Done:
+    """Wait for a started command and assert that it leaves no process behind; kill what is left if it does."""
+    begun = time.monotonic()
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        kill_marked(mark)
+        out, err = process.communicate()
+        pytest.fail(f"still running after {timeout} s:\n{out[-2000:]}\n{err[-4000:]}")
+    seconds = time.monotonic() - begun
+    while marked_processes(mark) and time.monotonic() - begun < seconds + grace:
+        time.sleep(0.1)
+    left = marked_processes(mark)
+    kill_marked(mark)
+    assert not left, f"processes left behind: {left}"
+    return Done(process.returncode, out, err, seconds)
+
+
+def kill_marked(mark: str) -> None:
+    """Kill every process that carries `mark`."""
+    for pid in marked_processes(mark):
+        try:
+            os.kill(pid, 9)
+        except ProcessLookupError:
+            continue
+
+
+def run(args: list[str], ranks: int = 1, timeout: float = 60.0, env: dict[str, str] | None = None) -> Done:
+    """Run `python ARGS` to its end, under mpirun if ranks > 1, and see that nothing is left of it."""
+    return finish(*start(args, ranks, env), timeout=timeout)

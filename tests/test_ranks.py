@@ -1,0 +1,71 @@
+"""Promise 1: the number of ranks changes the speed and nothing else."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import run
+
+ECHO = {"env": "Echo-v0", "num_envs": 6, "steps_per_epoch": 6 * 64, "minibatch_size": 96, "train_pi_iters": 2,
+        "train_v_iters": 3, "chunk_size": 40}  # fmt: skip
+MARIO = {"num_envs": 4, "steps_per_epoch": 4 * 32, "minibatch_size": 64, "train_pi_iters": 1, "train_v_iters": 1,
+         "start_frames": 20, "sticky": 0.1}  # fmt: skip
+
+
+def first_update(tmp_path, settings, ranks):
+    out = tmp_path / f"{ranks}.npz"
+    done = run(["tests/programs/first_update.py", str(out), json.dumps(settings)], ranks=ranks, timeout=120)
+    assert done.code == 0, done.err
+    return dict(np.load(out))
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    ("settings", "counts"),
+    [
+        pytest.param(ECHO | {"adv_norm": "batch"}, (2, 3, 4), id="echo"),  # 4 ranks share 6 environments unevenly
+        pytest.param(ECHO | {"adv_norm": "minibatch", "v_loss": "clipped"}, (4,), id="echo-minibatch"),
+        pytest.param(MARIO, (3,), id="mario"),
+    ],
+)
+def test_first_update_is_the_same_for_any_number_of_ranks(tmp_path, settings, counts):
+    """Actions, advantages, the reduced gradient, every statistic and the new weights agree with those of one rank."""
+    alone = first_update(tmp_path, settings, 1)
+    for ranks in counts:
+        joined = first_update(tmp_path, settings, ranks)
+        assert joined.keys() == alone.keys()
+        assert np.array_equal(joined["act"], alone["act"])
+        for name in alone:
+            assert joined[name] == pytest.approx(alone[name], rel=2e-3, abs=2e-5, nan_ok=True), f"{name}, {ranks} ranks"
+        assert np.abs(joined["gradient"] - alone["gradient"]).max() < 1e-5 * max(1.0, np.abs(alone["gradient"]).max())
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("ranks", [1, 3, 8])
+def test_a_run_leaves_a_complete_folder(tmp_path, ranks):
+    """`mpirun -np RANKS python -m ppo.run` ends with code 0 and every file that data/README.md names."""
+    args = ["-m", "ppo.run", "--epochs", "2", "--num-envs", "8", "--steps-per-epoch", "128", "--minibatch-size", "64",
+            "--train-pi-iters", "1", "--train-v-iters", "1", "--data-dir", str(tmp_path)]  # fmt: skip
+    done = run(args, ranks=ranks, timeout=120)
+    assert done.code == 0, done.err
+    assert done.err == ""
+    folder = tmp_path / "ppo_supermariobros-1-1-v0" / "ppo_supermariobros-1-1-v0_s0"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "config.json",
+        "system.json",
+        "progress.txt",
+        "episodes.csv",
+        "checkpoints",
+        "policy",
+        "videos",
+        "exit.json",
+    }
+    rows = [line.split("\t") for line in (folder / "progress.txt").read_text().splitlines()]
+    assert len(rows) == 3 and len({len(row) for row in rows}) == 1
+    known = "Epoch AverageEpRet StdEpRet MaxEpRet MinEpRet EpLen AverageVVals TotalEnvInteracts LossPi LossV DeltaLossPi DeltaLossV Entropy KL ClipFrac StopIter Time"  # noqa: E501
+    assert set(known.split()) <= set(rows[0])
+    assert [row[rows[0].index("TotalEnvInteracts")] for row in rows[1:]] == ["128", "256"]
+    assert json.loads((folder / "exit.json").read_text())["reason"] == "finished"
+    assert json.loads((folder / "config.json").read_text())["world_size"] == ranks
+    assert (folder / "policy" / "last" / "policy.safetensors").exists()

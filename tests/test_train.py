@@ -1,0 +1,312 @@
+"""Training as a whole: it learns, repeats itself, resumes exactly, and refuses what it should."""
+
+import json
+import math
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import finish, run, start
+from safetensors.torch import load_file
+
+from ppo import config, ppo
+from ppo.run import build_run, train
+from utils import checkpoint, mpi
+from utils.folder import Refused, RunFolder
+
+ECHO = {"env": "Echo-v0", "num_envs": 4, "steps_per_epoch": 256, "minibatch_size": 64, "save_every": 2}
+TIMES = {"StepsPerSecond", "Time", "TimeCollect", "TimeUpdate", "TimeWait", "MemoryMB"}
+
+
+def rows(folder):
+    lines = [line.split("\t") for line in (Path(folder) / "progress.txt").read_text().splitlines()]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+
+
+def timeless(folder):
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows(folder)]
+
+
+def final_state(folder):
+    newest, rejected = checkpoint.newest(Path(folder) / "checkpoints")
+    assert newest is not None and not rejected
+    return load_file(newest / "state.safetensors")
+
+
+def assert_same(first, second):
+    """Same weights, optimisers, environments and log rows, bit for bit."""
+    one, two = final_state(first), final_state(second)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert timeless(first) == timeless(second)
+    assert (Path(first) / "episodes.csv").read_text() == (Path(second) / "episodes.csv").read_text()
+
+
+@pytest.fixture(autouse=True)
+def quiet(capsys):
+    yield
+    capsys.readouterr()
+
+
+def test_echo_is_learned_in_seconds(tmp_path):
+    """Repeating what one sees is learned to almost the best return, 32, from chance, 8."""
+    cfg = config.build(
+        **ECHO | {"epochs": 40, "minibatch_size": 64, "pi_lr": 3e-3, "v_lr": 3e-3}, data_dir=str(tmp_path)
+    )
+    folder = train(cfg)
+    returns = [float(row["AverageEpRet"]) for row in rows(folder)]
+    assert returns[0] < 12 and np.mean(returns[-3:]) > 29
+
+
+def test_same_seed_same_run_and_another_seed_another(tmp_path):
+    """Two runs with one seed are equal bit for bit; another seed differs."""
+    folders = [
+        train(config.build(**ECHO, epochs=4, seed=s, data_dir=str(tmp_path / d)))
+        for s, d in ((1, "a"), (1, "b"), (2, "c"))
+    ]
+    assert_same(folders[0], folders[1])
+    assert timeless(folders[0]) != timeless(folders[2])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ECHO,
+        {"env": "CartPole-v1", "num_envs": 4, "steps_per_epoch": 256, "minibatch_size": 64, "save_every": 3},
+        {"num_envs": 2, "steps_per_epoch": 64, "minibatch_size": 32, "save_every": 3, "sticky": 0.1, "start_frames": 9,
+         "max_episode_steps": 40},
+        {"num_envs": 2, "steps_per_epoch": 32, "minibatch_size": 32, "save_every": 3, "emulator": "nes-py"},
+    ],
+    ids=["echo", "cartpole", "mario", "mario-nes-py"],
+)  # fmt: skip
+def test_resumed_run_equals_the_uninterrupted_one(tmp_path, settings):
+    """Three epochs and three more give the weights, Adam states, environment states and rows of six in one go."""
+    settings = settings | {"train_pi_iters": 1, "train_v_iters": 1, "anneal_lr": False, "anneal_clip": False}
+    whole = train(config.build(**settings, epochs=6, data_dir=str(tmp_path / "whole")))
+    cut = tmp_path / "cut"
+    train(config.build(**settings, epochs=3, data_dir=str(cut)))
+    assert_same(whole, train(config.build(**settings, epochs=6, data_dir=str(cut)), resume=True))
+
+
+def test_ratio_is_one_on_the_first_minibatch():
+    """Before the first step of an epoch the policy is the one that acted: KL and clipped share are zero (float32)."""
+    run_ = build_run(config.build(num_envs=2, steps_per_epoch=32, minibatch_size=32), mpi.Comm())
+    ppo.collect(run_)
+    tensors = {name: ppo.to_device(run_, a).flatten(0, 1) for name, a in run_.buf.get().items()}
+    rows_, adv = next(iter(ppo.minibatches(run_, tensors["adv"], 0)))
+    logits = run_.ac.pi(tensors["obs"][rows_])
+    logp = ppo.core.log_prob_and_entropy(logits, tensors["act"][rows_])[0]
+    assert torch.exp(logp - tensors["logp"][rows_]).detach().numpy() == pytest.approx(np.ones(32), abs=1e-5)
+    run_.grads.flat.zero_()
+    ppo.accumulate_gradients(run_, tensors | {"adv": adv}, rows_, 0.2, True, True)
+    stats = dict(zip(ppo.STATISTICS, run_.grads.stats.tolist(), strict=True))
+    assert abs(stats["KL"]) < 1e-6 and stats["ClipFrac"] == 0.0
+    run_.close()
+
+
+def test_minibatches_take_equal_shares_and_every_step_once():
+    """Each minibatch holds the same number of steps of every environment; a pass visits every step exactly once."""
+    run_ = build_run(config.build(**ECHO), mpi.Comm())
+    seen = [r for r, _ in ppo.minibatches(run_, torch.zeros(256), 0)]
+    assert sorted(torch.cat(seen).tolist()) == list(range(256))
+    assert all(torch.bincount(r % 4).tolist() == [16] * 4 for r in seen)
+    again = [r for r, _ in ppo.minibatches(run_, torch.zeros(256), 1)]
+    assert not torch.equal(seen[0], again[0])
+    run_.close()
+
+
+def test_target_kl_stops_the_actor_and_not_the_critic():
+    """A large step size exceeds the target KL: the actor's passes stop, the critic's go on."""
+    cfg = config.build(**ECHO | {"minibatch_size": 256}, pi_lr=0.1, target_kl=0.01, train_pi_iters=80, train_v_iters=80)
+    run_ = build_run(cfg, mpi.Comm())
+    ppo.collect(run_)
+    learned = ppo.update(run_, run_.buf.get())
+    assert 1 <= learned["StopIter"] < 80 and learned["KL"] > 0.015
+    assert int(run_.v_optimiser.state_dict()["state"][0]["step"]) == 80
+    assert int(run_.pi_optimiser.state_dict()["state"][0]["step"]) == learned["StopIter"]
+    run_.close()
+
+
+def test_an_epoch_without_a_finished_episode_logs_empty_cells(tmp_path):
+    """D7: no episode ended, so EpCount is 0, the returns are empty, and the run goes on."""
+    folder = train(config.build(**ECHO | {"steps_per_epoch": 64}, epochs=2, data_dir=str(tmp_path)))
+    assert [(row["EpCount"], row["AverageEpRet"]) for row in rows(folder)][0] == ("0", "")
+
+
+def test_old_runs_are_never_destroyed(tmp_path):
+    """A second start is refused and changes nothing; --overwrite moves the old run aside."""
+    cfg = config.build(**ECHO, epochs=1, data_dir=str(tmp_path))
+    folder = train(cfg)
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    with pytest.raises(SystemExit) as refused:
+        train(cfg)
+    assert refused.value.code == 2 and before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    train(cfg, overwrite=True)
+    aside = [p for p in folder.parent.iterdir() if ".old-" in p.name]
+    assert len(aside) == 1 and (aside[0] / "progress.txt").read_bytes() == before[folder / "progress.txt"]
+
+
+def test_two_runs_cannot_write_one_folder(tmp_path):
+    """The second is refused by name of the first; when the first is gone, the folder is free."""
+    first = RunFolder(tmp_path / "a", resume=False, overwrite=False)
+    with pytest.raises(Refused, match="being written by process"):
+        RunFolder(tmp_path / "a", resume=True, overwrite=False)
+    first.close()
+    RunFolder(tmp_path / "a", resume=True, overwrite=False).close()
+
+
+def test_resume_refuses_another_experiment(tmp_path):
+    """Other settings are named and refused; --allow-mismatch continues and leaves a mark."""
+    train(config.build(**ECHO, epochs=2, data_dir=str(tmp_path)))
+    other = config.build(**ECHO, epochs=3, gamma=0.5, data_dir=str(tmp_path))
+    with pytest.raises(SystemExit):
+        train(other, resume=True)
+    folder = train(other, resume=True, allow_mismatch=True)
+    assert json.loads((folder / "config.json").read_text())["mismatch"] == {"gamma": [0.98, 0.5]}
+    assert len(rows(folder)) == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "manifest", "swap"])
+def test_damaged_checkpoint_is_rejected_and_the_one_before_is_used(tmp_path, damage, capsys):
+    """A cut or changed file, a missing or foreign manifest: the run says so and resumes from the previous checkpoint."""
+    settings = ECHO | {"save_every": 1}
+    whole = train(config.build(**settings, epochs=4, anneal_lr=False, anneal_clip=False, data_dir=str(tmp_path / "w")))
+    folder = train(config.build(**settings, epochs=3, anneal_lr=False, anneal_clip=False, data_dir=str(tmp_path / "c")))
+    *_, older, newest = sorted((folder / "checkpoints").iterdir())
+    state = newest / "state.safetensors"
+    data = state.read_bytes()
+    if damage == "cut":
+        state.write_bytes(data[:-1])
+    elif damage == "flip":
+        state.write_bytes(data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :])
+    elif damage == "manifest":
+        (newest / "MANIFEST.json").unlink()
+    else:
+        (newest / "MANIFEST.json").write_bytes((older / "MANIFEST.json").read_bytes())
+    capsys.readouterr()
+    resumed = train(
+        config.build(**settings, epochs=4, anneal_lr=False, anneal_clip=False, data_dir=str(tmp_path / "c")),
+        resume=True,
+    )
+    out = capsys.readouterr().out
+    assert "checkpoint rejected" in out and newest.name in out and "at epoch 2" in out
+    assert_same(whole, resumed)
+
+
+@pytest.mark.parametrize("where", ["reward", "observation", "gradient"])
+def test_nan_stops_the_run_before_it_reaches_a_parameter(tmp_path, where, monkeypatch):
+    """A NaN reward, observation or loss raises NotFinite with its place; the parameters stay finite and unchanged."""
+    run_ = build_run(config.build(**ECHO), mpi.Comm())
+    before = [p.detach().clone() for p in run_.ac.parameters()]
+    step = run_.env.step
+
+    def broken(actions):
+        obs, rew, *rest = step(actions)
+        if where == "reward":
+            rew = rew.copy()
+            rew[2] = math.nan
+        else:
+            obs = obs.copy()
+            obs[2, 0] = math.inf
+        return obs, rew, *rest
+
+    if where == "gradient":
+        ppo.collect(run_)
+        data = run_.buf.get()
+        data["ret"][3, 1] = math.nan
+        with pytest.raises(ppo.NotFinite, match=r"gradient norm is nan in epoch 0 .*LossV nan"):
+            ppo.update(run_, data)
+        assert all(torch.isfinite(p).all() for p in run_.ac.parameters())
+    else:
+        monkeypatch.setattr(run_.env, "step", broken)
+        with pytest.raises(ppo.NotFinite, match=r"environment 2 .* step 0 of epoch 0"):
+            ppo.collect(run_)
+        assert all(torch.equal(p, q) for p, q in zip(run_.ac.parameters(), before, strict=True))
+    run_.close()
+
+
+@pytest.mark.parametrize(
+    ("args", "names"),
+    [
+        (["--gamma", "1.5"], ["gamma", "1.5"]),
+        (["--env", "SuperMarioBros-9-1-v0"], ["SuperMarioBros-9-1-v0"]),
+        (["--minibatch-size", "100"], ["minibatch-size", "100"]),
+        (["--num-envs", "zwei"], ["num-envs", "zwei"]),
+        (["--epochs", "2", "--total-steps", "9"], ["total-steps"]),
+        (["--no-such-flag"], ["no-such-flag"]),
+        (["--actions", "[[\"right\",\"jump\"]]"], ["jump"]),
+        (["--exp-name", "../x"], ["exp-name"]),
+        (["--cpu", "99"], ["99"]),
+        (["--preset", "best"], ["preset"]),
+        (["--data-dir", "/proc/nowhere"], ["/proc/nowhere"]),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_one_clear_line_and_code_2(args, names):
+    """One line on stderr that names the argument and the value; nothing is written."""
+    done = run(["-m", "ppo.run", *args])
+    assert done.code == 2 and done.out == ""
+    assert done.err.count("\n") == 1 and all(name in done.err for name in names), done.err
+
+
+@pytest.mark.mpi
+def test_bad_input_under_mpirun_is_told_once():
+    """Four ranks, one line."""
+    done = run(["-m", "ppo.run", "--gamma", "2"], ranks=4)
+    assert done.code == 2 and done.err.count("error:") == 1 and done.err.count("\n") == 1, done.err
+
+
+@pytest.mark.mpi
+def test_cpu_flag_starts_the_ranks(tmp_path):
+    """`--cpu 2` re-launches itself under mpirun."""
+    args = ["-m", "ppo.run", "--env", "Echo-v0", "--epochs", "1", "--cpu", "2", "--data-dir", str(tmp_path)]
+    done = run(args)
+    assert done.code == 0 and "2 ranks" in done.out, done.err
+
+
+@pytest.mark.parametrize("variable", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"])
+def test_launcher_of_another_mpi_is_refused(variable):
+    """Where the launcher says 8 and the library sees 1, the run is refused instead of started eight times."""
+    pytest.importorskip("mpi4py")
+    done = run(["-m", "ppo.run", "--env", "Echo-v0"], env={variable: "8"})
+    assert done.code == 2 and "8 processes were started, but each sees 1" in done.err, done.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_and_the_resumed_run_is_exact(tmp_path, number):
+    """A signal in the middle of a run saves a checkpoint, ends with the documented code, and resuming is exact."""
+    args = ["-m", "ppo.run", "--env", "Echo-v0", "--epochs", "400", "--save-every", "1000", "--seed", "3", "--no-anneal-lr",
+            "--no-anneal-clip", "--data-dir", str(tmp_path / "cut")]  # fmt: skip
+    process, mark = start(args)
+    progress = tmp_path / "cut" / "ppo_echo-v0" / "ppo_echo-v0_s3" / "progress.txt"
+    deadline = time.monotonic() + 40
+    while not (progress.exists() and progress.read_text().count("\n") > 3) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    done = finish(process, mark)
+    assert done.code == {signal.SIGUSR1: 75, signal.SIGINT: 130, signal.SIGTERM: 143}[number], done.err
+    assert "--resume" in done.out
+    epochs = len(rows(progress.parent)) + 5
+    settings = {
+        "env": "Echo-v0",
+        "seed": 3,
+        "epochs": epochs,
+        "save_every": 1000,
+        "anneal_lr": False,
+        "anneal_clip": False,
+    }
+    resumed = train(config.build(**settings, data_dir=str(tmp_path / "cut")), resume=True)
+    whole = train(config.build(**settings, data_dir=str(tmp_path / "whole")))
+    assert_same(whole, resumed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_cartpole_is_solved(tmp_path, seed):
+    """CartPole-v1 reaches a mean return above 450 over the last 100 episodes of 100,000 steps."""
+    folder = train(config.build(env="CartPole-v1", seed=seed, total_steps=100_000, data_dir=str(tmp_path)))
+    lines = (folder / "episodes.csv").read_text().splitlines()
+    column = lines[0].split(",").index("ep_ret")
+    assert np.mean([float(line.split(",")[column]) for line in lines[-100:]]) > 450
