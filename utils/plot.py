@@ -94,7 +94,7 @@ def draw(groups: Sequence[runs.Group], options: Options, caption: bool = True) -
         place.set_axis_off()
     if not shown:
         raise ValueError(f"nothing to draw: {'; '.join(notes[:3]) or 'no rows'}")
-    _legend(figure, shown, across)
+    _legend(figure, shown)
     if caption:
         text = "\n".join(textwrap.wrap(_caption(options, notes), 95 if across == 1 else 62 * across))
         figure.supxlabel(text, fontsize=6.5, alpha=0.75)
@@ -153,10 +153,11 @@ def _open(members: Sequence[runs.Run]) -> str:
     return f", {count} unfinished" if count else ""
 
 
-def _legend(figure: Figure, shown: dict[str, Line2D], across: int) -> None:
-    longest = max(len(label) for label in shown)
-    width = 6.0 if across == 1 else 3.6 * across
-    columns = max(1, min(len(shown), int(width / (0.062 * longest + 0.5))))
+def _legend(figure: Figure, shown: dict[str, Line2D]) -> None:
+    """Put the legend above the panels, in as many columns as fit, and make room for it."""
+    width, height = figure.get_size_inches()
+    columns = max(1, min(len(shown), int(width / (0.062 * max(len(label) for label in shown) + 0.5))))
+    figure.set_size_inches(width, height + 0.17 * (-(-len(shown) // columns) - 1))
     figure.legend(list(shown.values()), list(shown), loc="outside upper center", ncols=columns)
 
 
@@ -214,7 +215,7 @@ def _main(args: argparse.Namespace) -> int:
         exclude=args.exclude,
         data_dir=args.data_dir,
     )
-    _check_columns(groups, [args.xaxis, *args.value])
+    check_columns(groups, [args.xaxis, *args.value])
     with figures.style():
         figure, notes = draw(groups, options)
         said += [note for group in groups for note in group.notes()]
@@ -228,7 +229,7 @@ def _main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_columns(groups: Sequence[runs.Group], wanted: Sequence[str]) -> None:
+def check_columns(groups: Sequence[runs.Group], wanted: Sequence[str]) -> None:
     """Refuse a column that no run has, naming those there are."""
     names = {name for group in groups for run in group.runs for name in run.names}
     for column in wanted:

@@ -4,7 +4,8 @@ Three kinds of folder are read: ours and Spinning Up's (progress.txt, config.jso
 (monitor.csv, one or several). All are given our column names: for monitor.csv every row is an episode,
 TotalEnvInteracts is the running sum of its lengths, AverageEpRet its return and EpLen its length.
 
-Folders that are being written are fine, and so is what strangers wrote: nothing here runs, unpickles or writes anything.
+Folders that are being written are fine, and so is what strangers wrote: nothing here runs, unpickles or writes
+anything.
 """
 
 from __future__ import annotations
@@ -136,8 +137,13 @@ def find(argument: str, data_dir: str = "data") -> list[Path]:
             continue
         found = [run for folder in folders for run in _walk(folder)]
         if found:
-            return sorted(set(found))
+            return sorted(set(found), key=_natural)
     raise ValueError(f"no run folder (progress.txt or monitor.csv) in or beginning with {printable(argument)!r}")
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Return a key that sorts exp_s2 before exp_s10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", str(path))]
 
 
 def _walk(folder: Path) -> Iterable[Path]:

@@ -20,7 +20,7 @@ The last two rows are a limit of the data, not of the method: a third of all sam
 and nothing computed from them can know of it. `tests/test_stats.py` repeats the simulation.
 
 Letters of shapes: R runs (seeds), K tasks, B bootstrap replications, G points of a common grid.
-Scores are arrays (R,) or (R, K). Every random draw comes from `utils.seeding`, so that the same data give the same interval.
+Scores are arrays (R,) or (R, K). Every random draw comes from `utils.seeding`: the same data, the same interval.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def iqm(scores: ArrayLike) -> Array:
 
 
 def optimality_gap(scores: ArrayLike, target: float) -> Array:
-    """Return how far the scores fall short of `target` on average: mean(max(target - score, 0)), in units of the score."""
+    """Return how far the scores fall short of `target` on average: mean(max(target - score, 0))."""
     return target - np.minimum(_matrix(scores), target).mean(axis=(-2, -1))
 
 
