@@ -1,0 +1,141 @@
+"""Actors and critics: two networks that share no parameter.
+
+Letters of the shapes: M samples, C H W image, D vector, A actions. Images arrive as uint8 and are scaled to [0, 1]
+inside the network. A new network is one function and one row of NETWORKS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+
+class ScaleImage(nn.Module):
+    """uint8 (M, C, H, W) -> float in [0, 1], channels last in memory, which convolutions on CPU and GPU prefer."""
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        """Convert and scale."""
+        return obs.to(torch.float32, memory_format=torch.channels_last) * (1.0 / 255.0)
+
+
+def mario_cnn(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
+    """Four 3x3 convolutions of stride 2 with 32 channels, then 512 units: the network of the Tianchi course."""
+    channels, height, width = obs_shape
+    layers: list[nn.Module] = [ScaleImage()]
+    for _ in range(4):
+        layers += [nn.Conv2d(channels, 32, 3, stride=2, padding=1), nn.ReLU()]
+        channels, height, width = 32, (height + 1) // 2, (width + 1) // 2
+    layers += [nn.Flatten(), nn.Linear(32 * height * width, 512), nn.ReLU()]  # (M, 1152) -> (M, 512) for 84x84
+    return nn.Sequential(*layers), 512
+
+
+def nature_cnn(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
+    """Three convolutions and 512 units, of Mnih et al. 2015, "Human-level control...", Nature 518, Methods."""
+    channels, height, width = obs_shape
+    layers: list[nn.Module] = [ScaleImage()]
+    for out, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+        layers += [nn.Conv2d(channels, out, kernel, stride=stride), nn.ReLU()]
+        channels, height, width = out, (height - kernel) // stride + 1, (width - kernel) // stride + 1
+    layers += [nn.Flatten(), nn.Linear(64 * height * width, 512), nn.ReLU()]  # (M, 3136) -> (M, 512) for 84x84
+    return nn.Sequential(*layers), 512
+
+
+class Residual(nn.Module):
+    """x + conv(relu(conv(relu(x)))), the block of IMPALA's deep network."""
+
+    def __init__(self, channels: int) -> None:
+        """Keep the number of channels."""
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(M, C, H, W) -> the same shape."""
+        return x + self.conv2(torch.relu(self.conv1(torch.relu(x))))
+
+
+def impala_cnn(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
+    """Fifteen convolutions in three stages, of Espeholt et al. 2018, "IMPALA", arXiv:1802.01561, figure 3 (right)."""
+    channels, height, width = obs_shape
+    layers: list[nn.Module] = [ScaleImage()]
+    for out in (16, 32, 32):
+        layers += [nn.Conv2d(channels, out, 3, padding=1), nn.MaxPool2d(3, stride=2, padding=1)]
+        layers += [Residual(out), Residual(out)]
+        channels, height, width = out, (height + 1) // 2, (width + 1) // 2
+    layers += [nn.ReLU(), nn.Flatten(), nn.Linear(32 * height * width, 256), nn.ReLU()]
+    return nn.Sequential(*layers), 256
+
+
+def mlp(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
+    """Two layers of 64 tanh units for vectors, as in PPO section 6.1."""
+    return nn.Sequential(nn.Linear(int(np.prod(obs_shape)), 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh()), 64
+
+
+NETWORKS: dict[str, Callable[[tuple[int, ...]], tuple[nn.Sequential, int]]] = {
+    "mario": mario_cnn,
+    "nature": nature_cnn,
+    "impala": impala_cnn,
+    "mlp": mlp,
+}
+
+
+def initialise(net: nn.Sequential, init: str, last_gain: float, generator: torch.Generator) -> None:
+    """Fill the weights and zero the biases.
+
+    Args:
+        net: body and, as its last module, the linear head.
+        init: "orthogonal" (gain sqrt 2 in the body, `last_gain` in the head: Andrychowicz et al. 2021,
+            arXiv:2006.05990, section 3.2) or "xavier" (uniform, Glorot and Bengio 2010).
+        last_gain: 0.01 keeps a new policy close to uniform; 1 for a critic.
+        generator: source of the random numbers.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            if init == "orthogonal":
+                gain = last_gain if module is net[-1] else 2**0.5
+                nn.init.orthogonal_(module.weight, gain, generator=generator)
+            elif init == "xavier":
+                nn.init.xavier_uniform_(module.weight, generator=generator)
+            else:
+                raise ValueError(f"init must be orthogonal or xavier, got {init!r}")
+            nn.init.zeros_(module.bias)
+
+
+class ActorCritic(nn.Module):
+    """An actor `pi`: obs -> logits (M, A), and a critic `v`: obs -> value (M,). They share nothing."""
+
+    def __init__(self, network: str, obs_shape: tuple[int, ...], num_actions: int, init: str, seed: int) -> None:
+        """Build both networks from their name in NETWORKS with weights drawn from `seed`.
+
+        Raises:
+            ValueError: unknown name, or a network for images given a vector or the other way round.
+        """
+        super().__init__()
+        if network not in NETWORKS:
+            raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {network!r}")
+        if (len(obs_shape) == 3) != (network != "mlp"):
+            raise ValueError(f"network {network!r} does not take observations of shape {tuple(obs_shape)}")
+        generator = torch.Generator().manual_seed(seed)
+        self.pi = self._build(network, obs_shape, num_actions, init, 0.01, generator)
+        self.v = self._build(network, obs_shape, 1, init, 1.0, generator)
+
+    @staticmethod
+    def _build(
+        network: str, obs_shape: tuple[int, ...], outputs: int, init: str, gain: float, generator: torch.Generator
+    ) -> nn.Sequential:
+        body, features = NETWORKS[network](obs_shape)
+        net = nn.Sequential(*body, nn.Linear(features, outputs))
+        initialise(net, init, gain, generator)
+        return net.to(memory_format=torch.channels_last) if len(obs_shape) == 3 else net
+
+    def value(self, obs: torch.Tensor) -> torch.Tensor:
+        """V(obs), (M,)."""
+        return self.v(obs).squeeze(-1)
+
+    @torch.no_grad()
+    def step(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits (N, A) and values (N,) for acting."""
+        return self.pi(obs), self.value(obs)

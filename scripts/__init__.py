@@ -1,0 +1,1 @@
+"""Commands that a person runs: `python -m scripts.NAME`. Nothing imports them."""
