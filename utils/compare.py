@@ -293,20 +293,20 @@ def _pair(a: Summary, b: Summary) -> Pair:
 
 def _verdict(a: Summary, b: Summary, chance: Estimate, difference: Estimate) -> str:
     """Return what the seeds allow to be said, in one sentence; both intervals must agree before a winner is named."""
-    m, n = len(a.final), len(b.final)
+    m, n, both = len(a.final), len(b.final), f"{a.label} against {b.label}"
     if min(m, n) < 2:
-        return f"nothing can be concluded: {a.label if m < 2 else b.label} has one seed, so its spread is unknown"
+        return f"{both}: nothing can be concluded: one seed does not show its spread"
     smallest = stats.smallest_p_value(m, n)
     if smallest > 0.05:
-        return f"nothing can be concluded at 95%: {m} against {n} seeds give p >= {smallest:.2g} even without overlap"
+        return f"{both}: nothing can be concluded: {m} against {n} seeds give p >= {smallest:.2g} even without overlap"
     if np.ptp(a.final) == 0 and np.ptp(b.final) == 0 and difference.value == 0:
-        return f"no difference seen: all {m + n} seeds scored the same"
+        return f"{both}: no difference seen: all {m + n} seeds scored the same"
     for sign, better, worse in ((1, a, b), (-1, b, a)):
         low = difference.low if sign > 0 else -difference.high
         edge = chance.low if sign > 0 else 1 - chance.high
         if low > 0 and edge > 0.5:
             return f"{better.label} is better than {worse.label} (mean and ranks agree at 95%)"
-    return f"no difference shown: it may be anything from {difference.low:.4g} to {difference.high:.4g}"
+    return f"{both}: no difference shown: it may be anything from {difference.low:.4g} to {difference.high:.4g}"
 
 
 def _warnings(summaries: Sequence[Summary], pairs: Sequence[Pair]) -> list[str]:
@@ -420,7 +420,7 @@ def console(result: Comparison) -> str:
 
 def _pair_words(pair: Pair) -> str:
     chance = written(pair.probability)
-    return f"P({pair.a} > {pair.b}) = {chance}; difference of means {written(pair.difference)}: {pair.verdict}"
+    return f"P({pair.a} > {pair.b}) = {chance}; difference of means {written(pair.difference)}\n  {pair.verdict}"
 
 
 def markdown(result: Comparison) -> str:
@@ -429,7 +429,7 @@ def markdown(result: Comparison) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in table]
     lines.insert(1, "|---" * len(table[0]) + "|")
     if result.pairs:
-        lines += ["", *[f"- {_pair_words(pair)}" for pair in result.pairs]]
+        lines += ["", *[f"- {_pair_words(pair)}".replace("\n", ";") for pair in result.pairs]]
     return "\n".join([*lines, "", *[f"- {note}" for note in footnotes(result)]]) + "\n"
 
 
@@ -490,14 +490,14 @@ def draw(result: Comparison, dark: bool = False) -> Figure:
     """Return the figure: aggregates with intervals, performance profiles and the probability of each improvement."""
     names = [name for name in ("iqm", "mean", "median", "gap") if name in result.summaries[0].aggregates]
     count, pairs = len(result.summaries), min(len(result.pairs), 12)
-    height = 1.3 + 0.27 * count + max(2.1, 0.7 + 0.3 * pairs)
+    height = 1.3 + 0.27 * count + max(2.4, 0.7 + 0.3 * pairs)
     figure = Figure(figsize=(7.2, height), layout="constrained")
-    top, bottom = np.ravel(figure.subfigures(2, 1, height_ratios=[1.1 + 0.27 * count, height - 1.1 - 0.27 * count]))
+    ratios = [1.1 + 0.27 * count, height - 1.1 - 0.27 * count]
+    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=ratios)[:, 0]
     panels = top.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
         _intervals(axes, result, name, dark)
-    panels[0].set_yticks(range(count), [f"{one.label} (n={_count(one)})" for one in result.summaries])
-    panels[0].set_ylim(count - 0.5, -0.5)
+    _experiments(panels[0], result)
     top.supxlabel(f"Final {figures.axis_label(result.y).lower()}", fontsize=9)
     sides = bottom.subplots(1, 2 if pairs else 1, squeeze=False)[0]
     _profiles(sides[0], result, dark)
@@ -508,6 +508,38 @@ def draw(result: Comparison, dark: bool = False) -> Figure:
         text += f" {len(result.pairs) - pairs} more pairs in the table."
     bottom.supxlabel(text, fontsize=6.5, alpha=0.75)
     return figure
+
+
+def draw_apart(result: Comparison, dark: bool = False) -> list[tuple[str, Figure]]:
+    """Return (what it shows, figure) for each part of `draw`, small enough to be read on a phone."""
+    name = figures.axis_label(result.y)
+    parts: list[tuple[str, Figure]] = []
+    for aggregate in ("iqm", "mean", "gap"):
+        if aggregate in result.summaries[0].aggregates:
+            figure = Figure(figsize=(4.3, 1.1 + 0.34 * len(result.summaries)), layout="constrained")
+            axes = figure.subplots()
+            _intervals(axes, result, aggregate, dark)
+            _experiments(axes, result)
+            figure.supxlabel(f"Final {name.lower()}", fontsize=8)
+            parts.append((f"{NAMES[aggregate]} of the final performance with 95% intervals; dots are seeds", figure))
+    figure = Figure(figsize=(4.3, 3.0), layout="constrained")
+    axes = figure.subplots()
+    _profiles(axes, result, dark)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=1, fontsize=7)
+    parts.append(("Performance profiles: share of seeds above each score, with 95% bands", figure))
+    if result.pairs:
+        shown = result.pairs[:12]
+        figure = Figure(figsize=(4.3, 1.3 + 0.4 * len(shown)), layout="constrained")
+        _chances(figure.subplots(), shown, dark)
+        parts.append(("Probability that a seed of the first beats one of the second, with 95% intervals", figure))
+    return parts
+
+
+def _experiments(axes: Axes, result: Comparison) -> None:
+    """Name the experiments along the y axis, the first at the top."""
+    names = [f"{one.label} (n={_count(one)})" for one in result.summaries]
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.45, -0.5)
 
 
 def _intervals(axes: Axes, result: Comparison, name: str, dark: bool) -> None:

@@ -39,6 +39,7 @@ class Options:
     smooth: int = 1
     each_seed: bool = False
     dark: bool = False
+    small: bool = False  # for a page that is read on a phone: letters stay legible at 360 pixels
 
 
 def load(
@@ -80,9 +81,8 @@ def draw(groups: Sequence[runs.Group], options: Options, caption: bool = True) -
     panels = len(options.y)
     across = min(panels, 3 if panels != 4 else 2)
     down = -(-panels // across)
-    figure = Figure(
-        figsize=(6.0 if across == 1 else 3.6 * across, 3.9 if down == 1 else 2.9 * down), layout="constrained"
-    )
+    size = (6.0 if across == 1 else 3.6 * across, 3.9 if down == 1 else 2.9 * down)
+    figure = Figure(figsize=(4.3, 3.0) if options.small else size, layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).ravel()
     notes: list[str] = []
     shown: dict[str, Line2D] = {}

@@ -34,9 +34,11 @@ POINTS = 256  # of a common grid: more than a figure can show
 
 # Fields of config.json that may differ between runs that are averaged: who, where, how fast and how long, not what.
 HARMLESS = {
-    "seed", "exp_name", "data_dir", "cpu", "world_size", "commit", "epochs", "total_steps", "resume", "overwrite",
-    "threads", "device", "spec", "logger", "logger_kwargs", "output_dir", "datestamp", "save_freq", "t_start",
+    "seed", "exp_name", "data_dir", "cpu", "world_size", "commit", "resume", "overwrite", "preset", "chunk_size",
+    "device", "save_every", "keep", "check_every", "stall_timeout", "tensorboard", "spec",
+    "logger", "logger_kwargs", "output_dir", "datestamp", "save_freq", "t_start",
 }  # fmt: skip
+LENGTHS = {"epochs", "total_steps"}  # harmless too, unless a schedule runs over them
 HARMLESS_SPEC = {"threads", "num_envs", "first_index", "seed"}
 
 
@@ -322,7 +324,8 @@ def settings(run: Run) -> dict[str, str]:
         elif not (isinstance(value, str) and re.search(r" at 0x[0-9a-f]+", value)):
             flat[printable(prefix[:-1], 60)] = printable(json.dumps(value, sort_keys=True), 60).strip('"')
 
-    walk("", run.config, HARMLESS)
+    scheduled = any(run.config.get(name) for name in ("anneal_lr", "anneal_clip"))
+    walk("", run.config, HARMLESS if scheduled else HARMLESS | LENGTHS)
     walk("spec.", run.spec, HARMLESS_SPEC)
     return flat
 

@@ -126,13 +126,14 @@ def small_sample_scale(runs: int, tasks: int = 1, *, level: float = LEVEL, linea
     the Bootstrap", 2015, section 3.3, who widens the percentiles instead, which cannot leave the range of the data).
 
     Args:
-        linear: the statistic is a mean or nearly one; a median's bootstrap variance is not biased: only t/z is due.
+        linear: the statistic is a mean or nearly one; a median's bootstrap variance is not biased: only t/z is due
+            (a median of two is their mean).
     """
     if runs < 2:
         return math.nan
     tail = 0.5 + level / 2
     ratio = float(scipy_stats.t.ppf(tail, tasks * (runs - 1)) / scipy_stats.norm.ppf(tail))
-    return ratio * math.sqrt(runs / (runs - 1)) if linear else ratio
+    return ratio * math.sqrt(runs / (runs - 1)) if linear or runs < 3 else ratio
 
 
 def resample(scores: ArrayLike, replications: int = REPLICATIONS, seed: int = 0) -> Array:
