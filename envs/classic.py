@@ -1,0 +1,181 @@
+"""Any Gymnasium id (CartPole-v1 and its like) behind this package's vector contract.
+
+Gymnasium environments cannot be saved in general, so a state is the actions of the running episode: restoring resets
+with the episode's derived seed, plays them again and checks that the same observation comes out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete, Space, flatdim, flatten
+
+from envs.vector import VecEnv, check_integer, pack
+from utils.seeding import episode_seed
+
+STATE_VERSION = 1
+DEFAULTS: dict[str, Any] = {"max_episode_steps": None, "env_kwargs": {}}
+
+
+def check(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with their defaults filled in.
+
+    `max_episode_steps` replaces the registered time limit (a truncation), `env_kwargs` go to the environment.
+
+    Raises:
+        ValueError: an option has a value that is not allowed.
+    """
+    merged = {**DEFAULTS, **options}
+    if merged["max_episode_steps"] is not None:
+        check_integer("max_episode_steps", merged["max_episode_steps"], 1)
+    if not isinstance(merged["env_kwargs"], dict):
+        raise ValueError(f"env_kwargs: {merged['env_kwargs']!r}, expected a table of keyword arguments")
+    return merged
+
+
+def known(env_id: str) -> bool:
+    """Return whether Gymnasium can make this id ("module:Id-v0" imports the module that registers it)."""
+    try:
+        gymnasium.spec(env_id)
+    except (gymnasium.error.Error, ImportError):
+        return False
+    return True
+
+
+def ids() -> list[str]:
+    """Return the ids that are registered with Gymnasium."""
+    return [name for name in gymnasium.registry if "/" not in name]
+
+
+class ClassicVec(VecEnv):
+    """N Gymnasium environments, stepped one after the other.
+
+    Observations: a Box of uint8 stays as it is, any other Box becomes float32, every other space is flattened to a
+    float32 vector (a Discrete observation to one-hot). Actions: Discrete ones count from 0; those of a Box are
+    clipped to its bounds before they reach the environment.
+    """
+
+    def __init__(self, env_id: str, num_envs: int, seed: int, first_index: int, options: dict[str, Any]) -> None:
+        arguments = dict(options["env_kwargs"])
+        if options["max_episode_steps"] is not None:
+            arguments["max_episode_steps"] = options["max_episode_steps"]
+        self.envs = [gymnasium.make(env_id, disable_env_checker=True, **arguments) for _ in range(num_envs)]
+        self._source = self.envs[0].observation_space
+        self._actions = self.envs[0].action_space
+        super().__init__(
+            num_envs, seed, first_index, _vector_space(self._source), _agent_actions(env_id, self._actions)
+        )
+        self.env_id, self.options = env_id, options
+        self.spec_dict = {
+            "env_id": env_id,
+            "options": options,
+            "reward": "env",
+            "emulator": "gymnasium",
+            "versions": {"gymnasium": gymnasium.__version__},
+        }
+        shape, dtype = self.single_observation_space.shape, self.single_observation_space.dtype
+        self._obs = np.zeros((num_envs, *shape), dtype)  # type: ignore[misc]
+        self._played: list[list[Any]] = [[] for _ in range(num_envs)]
+
+    def _begin(self, i: int, episode: int) -> None:
+        self.episodes.begin(i, episode)
+        self._played[i] = []
+        obs, _ = self.envs[i].reset(seed=episode_seed(self.seed, self.first_index + i, episode))
+        self._obs[i] = self._convert(obs)
+
+    def _observe(self) -> np.ndarray:
+        return self._obs
+
+    def _convert(self, obs: Any) -> Any:
+        return obs if isinstance(self._source, Box) else flatten(self._source, obs)
+
+    def _act(self, i: int, action: Any) -> tuple[float, bool, bool]:
+        """Step environment i with an action as the agent gives it; return reward, terminated, truncated."""
+        if isinstance(self._actions, Discrete):
+            played = int(self._actions.start) + int(action)
+        else:
+            box = self._actions
+            played = np.clip(action, box.low, box.high).astype(box.dtype)  # type: ignore[attr-defined]
+        obs, reward, terminated, truncated, _ = self.envs[i].step(played)
+        self._obs[i] = self._convert(obs)
+        self._played[i].append(action)
+        return float(reward), bool(terminated), bool(truncated)
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Step every environment; see `VecEnv.step`."""
+        actions = self._checked(actions)
+        env_reward = np.zeros(self.num_envs, np.float64)
+        terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        for i in range(self.num_envs):
+            env_reward[i], terminated[i], truncated[i] = self._act(i, actions[i])
+        rewards = env_reward.astype(np.float32)
+        self.episodes.add(env_reward, rewards)
+        truncated &= ~terminated
+        ended = terminated | truncated
+        infos: dict[str, Any] = {"env_reward": env_reward, "episodes": []}
+        if ended.any():
+            infos["final_obs"], infos["_final_obs"] = self._obs.copy(), ended
+            for i in np.flatnonzero(ended):
+                infos["episodes"].append(self.episodes.row(i, bool(terminated[i])))
+                self._begin(i, int(self.episodes.number[i]) + 1)
+        return self._obs, rewards, terminated, truncated, infos
+
+    def _checked(self, actions: np.ndarray) -> np.ndarray:
+        if isinstance(self.single_action_space, Discrete):
+            return self._check_actions(actions, int(self.single_action_space.n))
+        array = np.array(actions, np.float32)
+        if array.shape != self.action_space.shape or not np.isfinite(array).all():
+            raise ValueError(f"actions: shape {array.shape}, expected {self.action_space.shape}, all of them finite")
+        return array
+
+    def get_state(self) -> list[bytes]:
+        """Return the states (the actions of the running episodes); see `VecEnv.get_state`."""
+        return [self._save(i) for i in range(self.num_envs)]
+
+    def _save(self, i: int) -> bytes:
+        shape = self.single_action_space.shape or ()
+        played = np.array(self._played[i], self.single_action_space.dtype).reshape(len(self._played[i]), *shape)
+        return pack("gymnasium", STATE_VERSION, self._header(i), {"actions": played, "obs": self._obs[i]})
+
+    def set_state(self, states: list[bytes]) -> np.ndarray:
+        """Play the running episodes again; see `VecEnv.set_state`."""
+        for i, (header, arrays) in enumerate(self._open("gymnasium", STATE_VERSION, states)):
+            self._replay(i, header, arrays)
+        return self._obs
+
+    def _replay(self, i: int, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        self._begin(i, header["episode"])
+        for action in arrays["actions"]:
+            self._act(i, action)
+        if not np.array_equal(self._obs[i], arrays["obs"], equal_nan=self._obs.dtype.kind == "f"):
+            raise ValueError(f"state: playing {self.env_id}'s episode again did not lead to the saved observation")
+        self.episodes.load(i, header)
+
+    def render(self) -> tuple[Any, ...]:
+        """Return one picture per environment, where env_kwargs held a render_mode."""
+        return tuple(env.render() for env in self.envs)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the environments."""
+        for env in self.envs:
+            env.close()
+
+
+def _vector_space(space: Space) -> Box:
+    """Return the space of the observations that the agent sees."""
+    if isinstance(space, Box):
+        if space.dtype == np.uint8:
+            return space
+        return Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
+    return Box(-np.inf, np.inf, (flatdim(space),), np.float32)
+
+
+def _agent_actions(env_id: str, space: Space) -> Space:
+    """Return the space of the agent's actions."""
+    if isinstance(space, Discrete):
+        return Discrete(int(space.n))
+    if isinstance(space, Box) and np.issubdtype(space.dtype, np.floating):
+        return Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
+    raise ValueError(f"env: {env_id!r} has the action space {space}, expected Discrete or a Box of floats")

@@ -1,0 +1,121 @@
+"""Ids of Super Mario Bros environments: which ROM, which stage, and the area number that the game wants for it.
+
+SuperMarioBros-W-S-vV           one stage, worlds 1..8, stages 1..4, ROM variants v0..v3
+SuperMarioBros-vV               the whole game, three lives
+SuperMarioBrosRandomStages-vV   another stage every episode
+SuperMarioBros2-vV              the Lost Levels, whole game, v0 and v1
+SuperMarioBros2-W-S-vV          one stage of the Lost Levels, worlds 1..4 (ids of this project's own)
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROM_MODES = ("vanilla", "downsample", "pixel", "rectangle")  # v0, v1, v2, v3
+LOST_ROM_MODES = ROM_MODES[:2]
+STAGES = tuple((world, stage) for world in range(1, 9) for stage in range(1, 5))
+LOST_STAGES = tuple((world, stage) for world in range(1, 5) for stage in range(1, 5))
+
+_ID = re.compile(r"SuperMarioBros(2|RandomStages)?(?:-([1-8])-([1-4]))?-v([0-3])", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Game:
+    """What an id names.
+
+    Attributes:
+        lost: the Lost Levels instead of Super Mario Bros.
+        rom_mode: one of ROM_MODES.
+        target: (world, stage) of a single-stage environment, None otherwise.
+        random: a stage is drawn for every episode.
+    """
+
+    lost: bool
+    rom_mode: str
+    target: tuple[int, int] | None
+    random: bool
+
+    @property
+    def rom_file(self) -> str:
+        """Name of the ROM file inside the installed gym_super_mario_bros package."""
+        game = "super-mario-bros-2" if self.lost else "super-mario-bros"
+        return f"{game}.nes" if self.rom_mode == "vanilla" else f"{game}-{self.rom_mode}.nes"
+
+    @property
+    def stages(self) -> tuple[tuple[int, int], ...]:
+        """The stages that this game can start an episode in."""
+        return LOST_STAGES if self.lost else STAGES
+
+
+def parse(env_id: str) -> Game | None:
+    """Return what an id names, or None where there is no such environment."""
+    match = _ID.fullmatch(env_id)
+    if match is None:
+        return None
+    kind, world, stage, version = match.groups()
+    lost, random = kind == "2", kind == "RandomStages"
+    modes = LOST_ROM_MODES if lost else ROM_MODES
+    target = None if world is None else (int(world), int(stage))
+    stages = LOST_STAGES if lost else STAGES
+    if int(version) >= len(modes) or (target is not None and (random or target not in stages)):
+        return None
+    return Game(lost, modes[int(version)], target, random)
+
+
+def ids() -> list[str]:
+    """Return every id."""
+    names = []
+    for version in range(len(ROM_MODES)):
+        names += [f"SuperMarioBros-v{version}", f"SuperMarioBrosRandomStages-v{version}"]
+        names += [f"SuperMarioBros-{world}-{stage}-v{version}" for world, stage in STAGES]
+    for version in range(len(LOST_ROM_MODES)):
+        names += [f"SuperMarioBros2-v{version}"]
+        names += [f"SuperMarioBros2-{world}-{stage}-v{version}" for world, stage in LOST_STAGES]
+    return names
+
+
+def area(world: int, stage: int, lost: bool = False) -> int:
+    """Return the area number (from 1) of a stage.
+
+    A world whose first stage is followed by a cut scene before its second one (Mario walks into a pipe) counts that
+    scene as an area, so later stages of the world lie one area further.
+    """
+    extra = {1, 3} if lost else {1, 2, 4, 7}
+    return stage + 1 if world in extra and stage >= 2 else stage
+
+
+def rom_path(game: Game) -> Path:
+    """Return the ROM file inside the installed gym_super_mario_bros package, which is not imported for it.
+
+    Raises:
+        ValueError: the package, or the file in it, is missing.
+    """
+    spec = importlib.util.find_spec("gym_super_mario_bros")
+    if spec is None or spec.origin is None:
+        raise ValueError("emulator: the ROM files are those of gym-super-mario-bros, which is not installed")
+    path = Path(spec.origin).parent / "_roms" / game.rom_file
+    if not path.is_file():
+        raise ValueError(f"emulator: gym-super-mario-bros has no file {game.rom_file} in {path.parent}")
+    return path
+
+
+def parse_stages(stages: Any, game: Game) -> list[tuple[int, int]]:
+    """Return the stages named by strings such as "1-1" as pairs, all of the game's for None.
+
+    Raises:
+        ValueError: not a list of such strings, an empty one, or one with a stage that the game lacks.
+    """
+    if stages is None:
+        return list(game.stages)
+    if isinstance(stages, str) or not isinstance(stages, Sequence) or not stages:
+        raise ValueError(f"stages: {stages!r}, expected a list such as ['1-1', '1-2']")
+    by_name = {f"{world}-{stage}": (world, stage) for world, stage in game.stages}
+    for name in stages:
+        if name not in by_name:
+            raise ValueError(f"stages: {name!r}, expected some of 1-1 .. {game.stages[-1][0]}-4")
+    return [by_name[name] for name in stages]

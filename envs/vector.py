@@ -1,0 +1,278 @@
+"""The contract that every vector environment keeps, with the bookkeeping and the state format they share.
+
+Shapes: N environments of this rank. Autoreset is SAME_STEP: the step that ends an episode already returns the first
+observation of the next one, and the last observation of the old one is kept in `infos["final_obs"]`.
+Environment i has the global index first_index + i, and everything random about it is drawn from streams named by
+(seed, global index, purpose, episode): it behaves the same whichever rank owns it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zlib
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from gymnasium import Space
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+MAGIC = b"VECENV\x00\x01"
+_DIGEST = hashlib.sha256().digest_size
+_SIZES = 16  # two little-endian 64-bit numbers: bytes of the JSON header, bytes of the arrays before compression
+
+
+def pack(kind: str, version: int, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
+    """Return one environment's state as bytes: magic, SHA-256 of the rest, sizes, JSON header, compressed npy arrays.
+
+    Args:
+        kind: which family wrote it, for instance "mario:nes-py".
+        version: version of that family's state, raised when its meaning changes.
+        header: anything JSON can hold.
+        arrays: arrays of numbers; their dtypes and shapes are kept.
+    """
+    buffer = io.BytesIO()
+    for array in arrays.values():
+        np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    raw = buffer.getvalue()
+    fields = {"kind": kind, "version": version, "arrays": list(arrays), "header": header}
+    text = json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
+    body = len(text).to_bytes(8, "little") + len(raw).to_bytes(8, "little") + text + zlib.compress(raw, 1)
+    return MAGIC + hashlib.sha256(body).digest() + body
+
+
+def unpack(kind: str, version: int, state: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the header and the arrays that `pack` was given.
+
+    Raises:
+        ValueError: the bytes are not a state, are damaged, or come from another family or version.
+    """
+    start = len(MAGIC) + _DIGEST
+    if not isinstance(state, bytes) or len(state) < start + _SIZES or not state.startswith(MAGIC):
+        raise ValueError(f"state: not the saved state of an environment ({type(state).__name__})")
+    body = state[start:]
+    if hashlib.sha256(body).digest() != state[len(MAGIC) : start]:
+        raise ValueError("state: damaged, its checksum does not agree with its contents")
+    try:
+        return _decode(kind, version, body)
+    except (KeyError, TypeError, zlib.error) as error:
+        raise ValueError(f"state: its contents are not those of a state ({error!r})") from error
+
+
+def _decode(kind: str, version: int, body: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    text_size, raw_size = int.from_bytes(body[:8], "little"), int.from_bytes(body[8:_SIZES], "little")
+    fields = json.loads(body[_SIZES : _SIZES + text_size])
+    found = (fields["kind"], fields["version"])
+    if found != (kind, version):
+        raise ValueError(f"state: written by {found[0]} version {found[1]}, expected {kind} version {version}")
+    raw = zlib.decompressobj().decompress(body[_SIZES + text_size :], raw_size + 1)
+    if len(raw) != raw_size:
+        raise ValueError(f"state: its arrays take {len(raw)} bytes, expected {raw_size}")
+    buffer = io.BytesIO(raw)
+    arrays = {name: np.lib.format.read_array(buffer, allow_pickle=False) for name in fields["arrays"]}
+    return fields["header"], arrays
+
+
+class Episodes:
+    """Running sums of the episodes of N environments.
+
+    Attributes:
+        ep_ret: (N,) float64, sum of the environment's own rewards.
+        train_ret: (N,) float64, sum of the rewards that PPO is shown.
+        ep_len: (N,) int64, agent steps.
+        number: (N,) int64, number of the current episode, from 0.
+    """
+
+    FIELDS = ("env", "episode", "ep_ret", "train_ret", "ep_len", "terminated")
+
+    def __init__(self, num_envs: int, first_index: int) -> None:
+        self.first_index = first_index
+        self.ep_ret = np.zeros(num_envs, np.float64)
+        self.train_ret = np.zeros(num_envs, np.float64)
+        self.ep_len = np.zeros(num_envs, np.int64)
+        self.number = np.zeros(num_envs, np.int64)
+
+    def add(self, env_reward: np.ndarray, rewards: np.ndarray) -> None:
+        """Count one step of every environment; both arrays have shape (N,)."""
+        self.ep_ret += env_reward
+        self.train_ret += rewards
+        self.ep_len += 1
+
+    def begin(self, i: int, number: int) -> None:
+        """Clear the sums of environment i (local index), whose episode `number` starts now."""
+        self.ep_ret[i] = self.train_ret[i] = 0.0
+        self.ep_len[i] = 0
+        self.number[i] = number
+
+    def row(self, i: int, terminated: bool) -> dict[str, Any]:
+        """Return the flat record of environment i's episode, which ends now."""
+        return {
+            "env": self.first_index + int(i),
+            "episode": int(self.number[i]),
+            "ep_ret": float(self.ep_ret[i]),
+            "train_ret": float(self.train_ret[i]),
+            "ep_len": int(self.ep_len[i]),
+            "terminated": bool(terminated),
+        }
+
+    def save(self, i: int) -> dict[str, Any]:
+        """Return environment i's sums as a JSON-able dict (JSON keeps a float64 exactly)."""
+        return {
+            "ep_ret": float(self.ep_ret[i]),
+            "train_ret": float(self.train_ret[i]),
+            "ep_len": int(self.ep_len[i]),
+            "episode": int(self.number[i]),
+        }
+
+    def load(self, i: int, saved: dict[str, Any]) -> None:
+        """Put back what `save` returned."""
+        self.ep_ret[i], self.train_ret[i] = saved["ep_ret"], saved["train_ret"]
+        self.ep_len[i], self.number[i] = saved["ep_len"], saved["episode"]
+
+
+class VecEnv(VectorEnv, ABC):
+    """N environments stepped together; the base class of every family in this package.
+
+    `reset` and `step` return observations that may be views of an internal buffer which the next `reset`, `step` or
+    `set_state` overwrites: a caller who keeps them copies them. Rewards, flags and infos are the caller's own.
+
+    infos of every step hold
+        "env_reward"   (N,) float64, the environment's own reward of this step; `rewards` is what PPO is shown
+        "episodes"     list of one flat dict per episode that ended in this step, with the keys `episode_fields`
+    and, only where an episode ended in this step,
+        "final_obs"    (N, *obs) of the observation's dtype, meaningful where
+        "_final_obs"   (N,) bool is set
+
+    Attributes:
+        seed: the seed from which all streams are derived.
+        first_index: global index of environment 0.
+        spec_dict: JSON-able description of what produced the numbers (id, options, back end, versions).
+        episode_fields: keys of an episode's dict, in the order of a table's columns.
+    """
+
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    spec_dict: dict[str, Any]
+    episode_fields: tuple[str, ...] = Episodes.FIELDS
+
+    def __init__(self, num_envs: int, seed: int, first_index: int, obs_space: Space, action_space: Space) -> None:
+        self.num_envs = num_envs
+        self.seed = seed
+        self.first_index = first_index
+        self.single_observation_space = obs_space
+        self.single_action_space = action_space
+        self.observation_space = batch_space(obs_space, num_envs)
+        self.action_space = batch_space(action_space, num_envs)
+        self.episodes = Episodes(num_envs, first_index)
+        self._started = False
+
+    @abstractmethod
+    def _begin(self, i: int, episode: int) -> None:
+        """Start episode number `episode` of environment i (local index), sums included, and store its first obs."""
+
+    @abstractmethod
+    def _observe(self) -> np.ndarray:
+        """Return the current observations (N, *obs)."""
+
+    @abstractmethod
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Apply one action to every environment.
+
+        Args:
+            actions: (N,) integers for a Discrete space, (N, A) floats for a Box.
+
+        Returns:
+            obs (N, *obs), rewards (N,) float32, terminated (N,) bool, truncated (N,) bool, infos (see the class).
+
+        Raises:
+            ValueError: an action of the wrong shape or outside the space.
+        """
+
+    @abstractmethod
+    def get_state(self) -> list[bytes]:
+        """Return one versioned and checksummed blob per environment, from which another process resumes exactly."""
+
+    @abstractmethod
+    def set_state(self, states: list[bytes]) -> np.ndarray:
+        """Restore what `get_state` returned, of the same seed or another, and return the observations (N, *obs).
+
+        Raises:
+            ValueError: bytes that are damaged, foreign, or of another version, environment or set of options.
+        """
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start a new episode everywhere and return (obs, infos).
+
+        The first reset starts episode 0. A later one abandons the running episodes and starts the next ones, unless
+        it is given a seed, which replaces the constructor's and starts again from episode 0.
+        """
+        if options:
+            raise ValueError(f"options: {options!r} given to reset, which takes none")
+        if seed is not None:
+            self.seed = check_integer("seed", seed, 0)
+        again = self._started and seed is None
+        for i in range(self.num_envs):
+            self._begin(i, int(self.episodes.number[i]) + 1 if again else 0)
+        self._started = True
+        infos: dict[str, Any] = {"env_reward": np.zeros(self.num_envs, np.float64), "episodes": []}
+        return self._observe(), infos
+
+    def _check_actions(self, actions: np.ndarray, count: int) -> np.ndarray:
+        """Return discrete actions as (N,) int64, all of them in [0, count)."""
+        if not self._started:
+            raise ValueError("step: call reset or set_state first")
+        array = np.asarray(actions)
+        if array.shape != (self.num_envs,) or not np.issubdtype(array.dtype, np.integer):
+            raise ValueError(f"actions: shape {array.shape} of {array.dtype}, expected ({self.num_envs},) integers")
+        if array.size and (array.min() < 0 or array.max() >= count):
+            raise ValueError(f"actions: {array.min()}..{array.max()}, expected 0..{count - 1}")
+        return array.astype(np.int64)
+
+    def _header(self, i: int) -> dict[str, Any]:
+        """Return what every family's state says about environment i: its stream's name, its sums, what it is."""
+        if not self._started:
+            raise ValueError("get_state: call reset or set_state first")
+        name = {"seed": self.seed, "index": self.first_index + i}
+        return {**name, **self.episodes.save(i), "identity": self._identity()}
+
+    def _identity(self) -> dict[str, Any]:
+        """Return spec_dict as JSON gives it back, without the options that cannot change a result."""
+        spec = json.loads(json.dumps(self.spec_dict))
+        spec["options"].pop("threads", None)
+        return spec
+
+    def _open(self, kind: str, version: int, states: list[bytes]) -> list[tuple[dict[str, Any], dict[str, np.ndarray]]]:
+        """Unpack one state per environment, check that they belong here, and take over their seed.
+
+        Raises:
+            ValueError: see `set_state`. Nothing has changed then.
+        """
+        if len(states) != self.num_envs:
+            raise ValueError(f"states: {len(states)} given, expected one for each of {self.num_envs} environments")
+        parts = [unpack(kind, version, state) for state in states]
+        identity = self._identity()
+        for i, (header, _) in enumerate(parts):
+            for name in identity | header["identity"]:
+                saved, wanted = header["identity"].get(name), identity.get(name)
+                if saved != wanted:
+                    raise ValueError(f"state: its {name} is {saved!r}, expected {wanted!r}")
+            if header["index"] != self.first_index + i:
+                raise ValueError(f"state: of environment {header['index']}, expected {self.first_index + i}")
+            if header["seed"] != parts[0][0]["seed"]:
+                raise ValueError(f"state: seeds {parts[0][0]['seed']} and {header['seed']}, expected one seed for all")
+        self.seed = parts[0][0]["seed"]
+        self._started = True
+        return parts
+
+
+def check_integer(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """Return `value` as an int in [low, high], or raise a ValueError that names the argument."""
+    integral = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not integral or value < low or (high is not None and value > high):
+        bound = f">= {low}" if high is None else f"in {low}..{high}"
+        raise ValueError(f"{name}: {value!r}, expected an integer {bound}")
+    return int(value)
