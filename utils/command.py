@@ -12,6 +12,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that answers bad input with one line on stderr and exit code 2."""
 
     def error(self, message: str) -> NoReturn:
+        """Print the message on one line and exit with code 2."""
         print(f"{self.prog}: error: {message}", file=sys.stderr)
         raise SystemExit(2)
 

@@ -20,7 +20,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DARK_COLOURS = ("#56A9E0", "#F0803C", "#2FC79B", "#E29BC4", "#F2B632", "#8FD0F5", "#FFFFFF")
+DARK_COLOURS = (
+    "#56A9E0",
+    "#F0803C",
+    "#2FC79B",
+    "#E29BC4",
+    "#F2B632",
+    "#8FD0F5",
+    "#FFFFFF",
+)
 LINES = ("-", "--", "-.", ":")
 FORMATS = ("png", "svg", "pdf")
 
@@ -107,7 +115,10 @@ class _Multiples(MaxNLocator):
 
     def tick_values(self, vmin: float, vmax: float):  # type: ignore[no-untyped-def]
         """Return the ticks between two times in seconds."""
-        return np.asarray(super().tick_values(vmin / self.seconds, vmax / self.seconds)) * self.seconds
+        return (
+            np.asarray(super().tick_values(vmin / self.seconds, vmax / self.seconds))
+            * self.seconds
+        )
 
 
 @contextmanager
@@ -116,7 +127,9 @@ def style(dark: bool = False) -> Iterator[None]:
     with matplotlib.rc_context():
         backend = matplotlib.rcParams["backend"]
         matplotlib.rcdefaults()
-        for name, value in ({"backend": backend} | STYLE | (DARK if dark else {})).items():
+        for name, value in (
+            {"backend": backend} | STYLE | (DARK if dark else {})
+        ).items():
             matplotlib.rcParams[name] = value  # type: ignore[index]
         yield
 
@@ -124,7 +137,10 @@ def style(dark: bool = False) -> Iterator[None]:
 def look(number: int, dark: bool = False) -> dict[str, Any]:
     """Return colour and line style of curve `number`."""
     colours = DARK_COLOURS if dark else COLOURS
-    return {"color": colours[number % len(colours)], "linestyle": LINES[number // len(colours) % len(LINES)]}
+    return {
+        "color": colours[number % len(colours)],
+        "linestyle": LINES[number // len(colours) % len(LINES)],
+    }
 
 
 def axis_label(column: str) -> str:
@@ -139,7 +155,10 @@ def set_axis(axes: Axes, which: str, column: str) -> None:
     axis.set_label_text(axis_label(column))
     if column == "Time":
         longest = (axes.get_xlim() if which == "x" else axes.get_ylim())[1]
-        unit, seconds = next(((u, s) for u, s in (("hours", 3600), ("minutes", 60)) if longest > 2 * s), ("seconds", 1))
+        unit, seconds = next(
+            ((u, s) for u, s in (("hours", 3600), ("minutes", 60)) if longest > 2 * s),
+            ("seconds", 1),
+        )
         axis.set_label_text(f"{COLUMNS['Time'][0]} ({unit})")
         axis.set_major_locator(_Multiples(seconds))
         axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v / seconds:.4g}"))
@@ -152,11 +171,18 @@ def set_axis(axes: Axes, which: str, column: str) -> None:
 def encode(figure: Figure, kind: str) -> bytes:
     """Return the figure as the bytes of a PNG, SVG or PDF file, the same bytes every time."""
     if kind not in FORMATS:
-        raise ValueError(f"figure format must be one of {', '.join(FORMATS)}, got {kind!r}")
+        raise ValueError(
+            f"figure format must be one of {', '.join(FORMATS)}, got {kind!r}"
+        )
     fixed: dict[str, dict[str, Any]] = {
         "png": {"Software": None},
         "svg": {"Date": None, "Creator": None},
-        "pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None},
+        "pdf": {
+            "CreationDate": None,
+            "ModDate": None,
+            "Creator": None,
+            "Producer": None,
+        },
     }
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, metadata=fixed[kind])
@@ -171,7 +197,9 @@ def figure_format(path: str | Path) -> str:
     """
     kind = Path(path).suffix.lower().removeprefix(".")
     if kind not in FORMATS:
-        raise ValueError(f"--out must end in {', '.join('.' + f for f in FORMATS)}, got {str(path)!r}")
+        raise ValueError(
+            f"--out must end in {', '.join('.' + f for f in FORMATS)}, got {str(path)!r}"
+        )
     return kind
 
 

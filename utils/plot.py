@@ -39,7 +39,9 @@ class Options:
     smooth: int = 1
     each_seed: bool = False
     dark: bool = False
-    small: bool = False  # for a page that is read on a phone: letters stay legible at 360 pixels
+    small: bool = (
+        False  # for a page that is read on a phone: letters stay legible at 360 pixels
+    )
 
 
 def load(
@@ -58,7 +60,9 @@ def load(
         ValueError: an argument matches nothing, or the legend has another number of names than there are arguments.
     """
     if legend is not None and len(legend) != len(arguments):
-        raise ValueError(f"--legend needs one name for each of the {len(arguments)} folders, got {len(legend)}")
+        raise ValueError(
+            f"--legend needs one name for each of the {len(arguments)} folders, got {len(legend)}"
+        )
     paths: list[Path] = []
     names: list[str] = []
     for number, argument in enumerate(arguments):
@@ -72,7 +76,9 @@ def load(
     return runs.group(found, names if legend is not None else None)
 
 
-def draw(groups: Sequence[runs.Group], options: Options, caption: bool = True) -> tuple[Figure, list[str]]:
+def draw(
+    groups: Sequence[runs.Group], options: Options, caption: bool = True
+) -> tuple[Figure, list[str]]:
     """Return the figure, one panel for each y, and notes on what was cut or left out.
 
     Raises:
@@ -96,12 +102,16 @@ def draw(groups: Sequence[runs.Group], options: Options, caption: bool = True) -
         raise ValueError(f"nothing to draw: {'; '.join(notes[:3]) or 'no rows'}")
     _legend(figure, shown)
     if caption:
-        text = "\n".join(textwrap.wrap(_caption(options, notes), 95 if across == 1 else 62 * across))
+        text = "\n".join(
+            textwrap.wrap(_caption(options, notes), 95 if across == 1 else 62 * across)
+        )
         figure.supxlabel(text, fontsize=6.5, alpha=0.75)
     return figure, notes
 
 
-def _panel(axes: Axes, groups: Sequence[runs.Group], y: str, options: Options) -> tuple[dict[str, Line2D], list[str]]:
+def _panel(
+    axes: Axes, groups: Sequence[runs.Group], y: str, options: Options
+) -> tuple[dict[str, Line2D], list[str]]:
     """Draw one panel; return a line for each legend entry and the notes."""
     notes: list[str] = []
     shown: dict[str, Line2D] = {}
@@ -113,19 +123,32 @@ def _panel(axes: Axes, groups: Sequence[runs.Group], y: str, options: Options) -
             if joined.runs:
                 bounds = (0.0, 1.0) if y in figures.SHARES else (-np.inf, np.inf)
                 lines.append(
-                    (_line(axes, joined, figures.look(number, options.dark), options.estimator, bounds), joined)
+                    (
+                        _line(
+                            axes,
+                            joined,
+                            figures.look(number, options.dark),
+                            options.estimator,
+                            bounds,
+                        ),
+                        joined,
+                    )
                 )
         if lines:
             drawn = [run for _, joined in lines for run in joined.runs]
             one = len(members) > 1 or not options.each_seed
-            shown[f"{label} (n={len(drawn)}{_open(drawn)})" if one else label] = lines[0][0]
+            shown[f"{label} (n={len(drawn)}{_open(drawn)})" if one else label] = lines[
+                0
+            ][0]
     axes.margins(x=0.01)
     figures.set_axis(axes, "x", options.x)
     figures.set_axis(axes, "y", y)
     return shown, notes
 
 
-def _curves(groups: Sequence[runs.Group], options: Options) -> list[tuple[str, list[runs.Group]]]:
+def _curves(
+    groups: Sequence[runs.Group], options: Options
+) -> list[tuple[str, list[runs.Group]]]:
     """Return (legend entry, what is joined into one line) in order.
 
     With a line for each seed, the seeds of an experiment share its colour; a single experiment shows them apart.
@@ -134,16 +157,31 @@ def _curves(groups: Sequence[runs.Group], options: Options) -> list[tuple[str, l
         return [(group.label, [group]) for group in groups]
     if len(groups) == 1:
         return [(run.label, [runs.Group(run.label, [run])]) for run in groups[0].runs]
-    return [(group.label, [runs.Group(run.label, [run]) for run in group.runs]) for group in groups]
+    return [
+        (group.label, [runs.Group(run.label, [run]) for run in group.runs])
+        for group in groups
+    ]
 
 
-def _line(axes: Axes, joined: runs.Joined, look: dict[str, Any], estimator: str, bounds: tuple[float, float]) -> Line2D:
+def _line(
+    axes: Axes,
+    joined: runs.Joined,
+    look: dict[str, Any],
+    estimator: str,
+    bounds: tuple[float, float],
+) -> Line2D:
     """Draw one curve with its band, cut at the values that the quantity cannot leave; return the line."""
     (line,) = axes.plot(joined.x, stats.curve(joined.values, estimator), **look)
     if len(joined.runs) >= 2:
-        band = stats.bootstrap_band(joined.values, estimator, replications=1000 if len(joined.runs) <= 100 else 200)
+        band = stats.bootstrap_band(
+            joined.values,
+            estimator,
+            replications=1000 if len(joined.runs) <= 100 else 200,
+        )
         low, high = np.clip(band, *bounds)
-        axes.fill_between(joined.x, low, high, color=look["color"], alpha=0.18, linewidth=0)
+        axes.fill_between(
+            joined.x, low, high, color=look["color"], alpha=0.18, linewidth=0
+        )
     return line
 
 
@@ -156,17 +194,28 @@ def _open(members: Sequence[runs.Run]) -> str:
 def _legend(figure: Figure, shown: dict[str, Line2D]) -> None:
     """Put the legend above the panels, in as many columns as fit, and make room for it."""
     width, height = figure.get_size_inches()
-    columns = max(1, min(len(shown), int(width / (0.062 * max(len(label) for label in shown) + 0.5))))
+    columns = max(
+        1,
+        min(
+            len(shown), int(width / (0.062 * max(len(label) for label in shown) + 0.5))
+        ),
+    )
     figure.set_size_inches(width, height + 0.17 * (-(-len(shown) // columns) - 1))
-    figure.legend(list(shown.values()), list(shown), loc="outside upper center", ncols=columns)
+    figure.legend(
+        list(shown.values()), list(shown), loc="outside upper center", ncols=columns
+    )
 
 
 def _caption(options: Options, notes: Sequence[str]) -> str:
     """Return what a reader needs to judge the figure."""
     said = ["Each line is one seed."] if options.each_seed else []
     if not options.each_seed:
-        name = {"mean": "mean", "iqm": "interquartile mean", "median": "median"}[options.estimator]
-        said.append(f"Line: {name} over n seeds; band: pointwise 95% bootstrap interval over seeds, none for n=1.")
+        name = {"mean": "mean", "iqm": "interquartile mean", "median": "median"}[
+            options.estimator
+        ]
+        said.append(
+            f"Line: {name} over n seeds; band: pointwise 95% bootstrap interval over seeds, none for n=1."
+        )
     if options.smooth > 1:
         said.append(f"Smoothed over {options.smooth} rows.")
     said += [f"{note}." for note in notes[:4]]
@@ -177,20 +226,75 @@ def _caption(options: Options, notes: Sequence[str]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    p = Parser(prog=PROG, description="Plot learning curves of run folders, seeds joined with a 95%% band.")
-    p.add_argument(
-        "folders", nargs="+", metavar="DIR", help="folder with runs below it, or the beginning of folder names"
+    p = Parser(
+        prog=PROG,
+        description="Plot learning curves of run folders, seeds joined with a 95%% band.",
     )
-    p.add_argument("-x", "--xaxis", default=runs.STEPS, metavar="COLUMN", help="default: %(default)s")
-    p.add_argument("-y", "--value", nargs="+", default=[runs.PERFORMANCE], metavar="COLUMN", help="one panel for each")
-    p.add_argument("-l", "--legend", nargs="+", metavar="NAME", help="one name for each DIR, which is then one curve")
-    p.add_argument("--select", nargs="+", default=[], metavar="WORD", help="only runs whose path holds all of these")
-    p.add_argument("--exclude", nargs="+", default=[], metavar="WORD", help="no run whose path holds one of these")
+    p.add_argument(
+        "folders",
+        nargs="+",
+        metavar="DIR",
+        help="folder with runs below it, or the beginning of folder names",
+    )
+    p.add_argument(
+        "-x",
+        "--xaxis",
+        default=runs.STEPS,
+        metavar="COLUMN",
+        help="default: %(default)s",
+    )
+    p.add_argument(
+        "-y",
+        "--value",
+        nargs="+",
+        default=[runs.PERFORMANCE],
+        metavar="COLUMN",
+        help="one panel for each",
+    )
+    p.add_argument(
+        "-l",
+        "--legend",
+        nargs="+",
+        metavar="NAME",
+        help="one name for each DIR, which is then one curve",
+    )
+    p.add_argument(
+        "--select",
+        nargs="+",
+        default=[],
+        metavar="WORD",
+        help="only runs whose path holds all of these",
+    )
+    p.add_argument(
+        "--exclude",
+        nargs="+",
+        default=[],
+        metavar="WORD",
+        help="no run whose path holds one of these",
+    )
     p.add_argument("--count", action="store_true", help="each seed its own line")
-    p.add_argument("-s", "--smooth", type=int, default=1, metavar="K", help="mean over a centred window of K rows")
-    p.add_argument("--est", choices=sorted(stats.ESTIMATORS), default="mean", help="over seeds; default: %(default)s")
-    p.add_argument("-o", "--out", metavar="FILE", help="PNG, SVG or PDF; without it a window opens")
-    p.add_argument("--data-dir", default="data", help="where prefixes are looked for; default: %(default)s")
+    p.add_argument(
+        "-s",
+        "--smooth",
+        type=int,
+        default=1,
+        metavar="K",
+        help="mean over a centred window of K rows",
+    )
+    p.add_argument(
+        "--est",
+        choices=sorted(stats.ESTIMATORS),
+        default="mean",
+        help="over seeds; default: %(default)s",
+    )
+    p.add_argument(
+        "-o", "--out", metavar="FILE", help="PNG, SVG or PDF; without it a window opens"
+    )
+    p.add_argument(
+        "--data-dir",
+        default="data",
+        help="where prefixes are looked for; default: %(default)s",
+    )
     return p
 
 
@@ -204,7 +308,9 @@ def _main(args: argparse.Namespace) -> int:
         raise ValueError(f"--smooth must be >= 1, got {args.smooth}")
     if args.out:
         figures.figure_format(args.out)
-    elif matplotlib.get_backend().lower() not in backend_registry.list_builtin(BackendFilter.INTERACTIVE):
+    elif matplotlib.get_backend().lower() not in backend_registry.list_builtin(
+        BackendFilter.INTERACTIVE
+    ):
         raise ValueError("no display for a window: give --out FILE.png")
     options = Options(args.xaxis, tuple(args.value), args.est, args.smooth, args.count)
     groups, said = load(
@@ -223,7 +329,9 @@ def _main(args: argparse.Namespace) -> int:
             print(f"note: {printable(note, 400)}", file=sys.stderr)
         if args.out:
             figures.save(figure, args.out)
-            print(f"{args.out}: {sum(len(g.runs) for g in groups)} runs in {len(groups)} experiments")
+            print(
+                f"{args.out}: {sum(len(g.runs) for g in groups)} runs in {len(groups)} experiments"
+            )
         else:
             _show(figure)
     return 0
@@ -234,7 +342,9 @@ def check_columns(groups: Sequence[runs.Group], wanted: Sequence[str]) -> None:
     names = {name for group in groups for run in group.runs for name in run.names}
     for column in wanted:
         if names and column not in names and column != runs.PERFORMANCE:
-            raise ValueError(f"no run has a column {column!r}; there are: {', '.join(sorted(names))}")
+            raise ValueError(
+                f"no run has a column {column!r}; there are: {', '.join(sorted(names))}"
+            )
 
 
 def _show(figure: Figure) -> None:

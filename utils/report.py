@@ -83,7 +83,10 @@ def table(rows: Sequence[Sequence[object]], free: Iterable[int] = ()) -> str:
     head = "".join(f"<th scope='col'>{text(cell)}</th>" for cell in rows[0])
     body = "".join(
         "<tr>"
-        + "".join(f"<td{' class=free' if i in wrap else ''}>{text(cell)}</td>" for i, cell in enumerate(row))
+        + "".join(
+            f"<td{' class=free' if i in wrap else ''}>{text(cell)}</td>"
+            for i, cell in enumerate(row)
+        )
         + "</tr>"
         for row in rows[1:]
     )
@@ -114,15 +117,35 @@ def what_was_run(groups: Sequence[runs.Group]) -> str:
     every = [run for group in groups for run in group.runs]
     differing = runs.differences([group.runs[0] for group in groups])
     rows: list[list[object]] = [
-        ["experiment", "seeds", "state", "steps", *[n.removeprefix("spec.") for n in differing]]
+        [
+            "experiment",
+            "seeds",
+            "state",
+            "steps",
+            *[n.removeprefix("spec.") for n in differing],
+        ]
     ]
     for group in groups:
         own = runs.settings(group.runs[0])
         rows.append(
-            [group.label, len(group.runs), _states(group), _reach(group), *[own.get(n, "-") for n in differing]]
+            [
+                group.label,
+                len(group.runs),
+                _states(group),
+                _reach(group),
+                *[own.get(n, "-") for n in differing],
+            ]
         )
-    shared = {name: value for name, value in runs.settings(every[0]).items() if name not in differing}
-    common = table([["setting", "value"], *sorted(shared.items())], free=[1]) if shared else "<p>none recorded</p>"
+    shared = {
+        name: value
+        for name, value in runs.settings(every[0]).items()
+        if name not in differing
+    }
+    common = (
+        table([["setting", "value"], *sorted(shared.items())], free=[1])
+        if shared
+        else "<p>none recorded</p>"
+    )
     said = (
         ""
         if differing
@@ -130,24 +153,38 @@ def what_was_run(groups: Sequence[runs.Group]) -> str:
         if len(groups) > 1
         else ""
     )
-    return table(rows) + said + f"<details><summary>Settings in common ({len(shared)})</summary>{common}</details>"
+    return (
+        table(rows)
+        + said
+        + f"<details><summary>Settings in common ({len(shared)})</summary>{common}</details>"
+    )
 
 
 def _states(group: runs.Group) -> str:
     states = [run.state or "not told" for run in group.runs]
-    return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-
-
-def _reach(group: runs.Group) -> str:
-    last = [float(x[-1]) for x in (run.columns.get(runs.STEPS) for run in group.runs) if x is not None and len(x)]
-    if not last:
-        return "-"
-    return (
-        runs.compact(max(last)) if min(last) == max(last) else f"{runs.compact(min(last))}..{runs.compact(max(last))}"
+    return ", ".join(
+        f"{states.count(state)} {state}" for state in dict.fromkeys(states)
     )
 
 
-def curves(groups: Sequence[runs.Group], columns: Sequence[str], smooth: int) -> tuple[str, list[str]]:
+def _reach(group: runs.Group) -> str:
+    last = [
+        float(x[-1])
+        for x in (run.columns.get(runs.STEPS) for run in group.runs)
+        if x is not None and len(x)
+    ]
+    if not last:
+        return "-"
+    return (
+        runs.compact(max(last))
+        if min(last) == max(last)
+        else f"{runs.compact(min(last))}..{runs.compact(max(last))}"
+    )
+
+
+def curves(
+    groups: Sequence[runs.Group], columns: Sequence[str], smooth: int
+) -> tuple[str, list[str]]:
     """Return a figure for each column that has rows, and the notes."""
     parts: list[str] = []
     notes: list[str] = []
@@ -165,9 +202,15 @@ def curves(groups: Sequence[runs.Group], columns: Sequence[str], smooth: int) ->
     return f"<p class='dim'>{words}</p><div class='grid'>{''.join(parts)}</div>", notes
 
 
-def _both(groups: Sequence[runs.Group], column: str, smooth: int) -> tuple[Figure, Figure, list[str]] | None:
+def _both(
+    groups: Sequence[runs.Group], column: str, smooth: int
+) -> tuple[Figure, Figure, list[str]] | None:
     """Return the light and the dark figure of one column, None where no run has rows of it."""
-    if not any(len(run.series(runs.STEPS, column)[0]) >= 2 for group in groups for run in group.runs):
+    if not any(
+        len(run.series(runs.STEPS, column)[0]) >= 2
+        for group in groups
+        for run in group.runs
+    ):
         return None
     drawn = []
     for dark in (False, True):
@@ -180,33 +223,65 @@ def _both(groups: Sequence[runs.Group], column: str, smooth: int) -> tuple[Figur
     return drawn[0][0], drawn[1][0], drawn[0][1]
 
 
-def comparison(groups: Sequence[runs.Group], result: compare.Comparison | None, refusal: str) -> str:
+def comparison(
+    groups: Sequence[runs.Group], result: compare.Comparison | None, refusal: str
+) -> str:
     """Return the verdicts, the figure of intervals and the table; or why there is no comparison."""
     if result is None:
         return f"<p class='warn'>Not compared: {text(refusal)}</p>"
-    verdicts = "".join(f"<li class='verdict'>{text(pair.verdict)}</li>" for pair in result.pairs[:20])
+    verdicts = "".join(
+        f"<li class='verdict'>{text(pair.verdict)}</li>" for pair in result.pairs[:20]
+    )
     drawn = []
     for dark in (False, True):
         with figures.style(dark):
             drawn.append(compare.draw_apart(result, dark))
-    parts = [picture(light, dark, what, what) for (what, light), (_, dark) in zip(*drawn, strict=True)]
+    parts = [
+        picture(light, dark, what, what)
+        for (what, light), (_, dark) in zip(*drawn, strict=True)
+    ]
     shown = f"<div class='grid'>{''.join(parts)}</div>"
-    chances = [["first", "second", "P(first > second)", "difference of means", "conclusion"]]
+    chances = [
+        ["first", "second", "P(first > second)", "difference of means", "conclusion"]
+    ]
     chances += [
-        [p.a, p.b, compare.written(p.probability), compare.written(p.difference), p.verdict] for p in result.pairs
+        [
+            p.a,
+            p.b,
+            compare.written(p.probability),
+            compare.written(p.difference),
+            p.verdict,
+        ]
+        for p in result.pairs
     ]
     notes = "".join(f"<li>{text(note)}</li>" for note in compare.footnotes(result))
     pairs = table(chances, free=[4]) if result.pairs else ""
     return f"<ul>{verdicts}</ul>{shown}{table(compare.rows(result))}{pairs}<ul class='dim'>{notes}</ul>"
 
 
-def per_seed(groups: Sequence[runs.Group], result: compare.Comparison | None, y: str) -> str:
+def per_seed(
+    groups: Sequence[runs.Group], result: compare.Comparison | None, y: str
+) -> str:
     """Return one row for each run."""
     finals = {}
     if result is not None:
-        finals = {id(run): v for one in result.summaries for run, v in zip(one.runs, one.final, strict=True)}
+        finals = {
+            id(run): v
+            for one in result.summaries
+            for run, v in zip(one.runs, one.final, strict=True)
+        }
     rows: list[list[object]] = [
-        ["run", "seed", "state", "steps", "hours", "final", "best row", "clear rate", "steps/s"]
+        [
+            "run",
+            "seed",
+            "state",
+            "steps",
+            "hours",
+            "final",
+            "best row",
+            "clear rate",
+            "steps/s",
+        ]
     ]
     for run in (run for group in groups for run in group.runs):
         best = run.series(runs.STEPS, y)[1]
@@ -224,7 +299,10 @@ def per_seed(groups: Sequence[runs.Group], result: compare.Comparison | None, y:
                 compare.number(_last(run, "StepsPerSecond")),
             ]
         )
-    return table(rows) + "<p class='dim'>Clear rate and speed: last row. Final: as in the comparison.</p>"
+    return (
+        table(rows)
+        + "<p class='dim'>Clear rate and speed: last row. Final: as in the comparison.</p>"
+    )
 
 
 def _last(run: runs.Run, column: str) -> float:
@@ -239,9 +317,15 @@ def diagnostics(groups: Sequence[runs.Group], smooth: int) -> str:
         drawn = _both(groups, column, smooth)
         if drawn is not None:
             title = figures.COLUMNS[column][0]
-            shown = picture(drawn[0], drawn[1], f"{title} over environment steps", words)
+            shown = picture(
+                drawn[0], drawn[1], f"{title} over environment steps", words
+            )
             parts.append(f"<div><h3>{html.escape(title)}</h3>{shown}</div>")
-    return f"<div class='grid'>{''.join(parts)}</div>" if parts else "<p>The logs hold no diagnostic columns.</p>"
+    return (
+        f"<div class='grid'>{''.join(parts)}</div>"
+        if parts
+        else "<p>The logs hold no diagnostic columns.</p>"
+    )
 
 
 # ---------------------------------------------------------------------------------------------- videos
@@ -267,7 +351,9 @@ def videos(groups: Sequence[runs.Group]) -> tuple[str, list[str]]:
             size = path.stat().st_size
             name = f"{path.parent.parent.name}/{path.name}"
             if size > LARGEST_VIDEO or total + size > LARGEST_PAGE:
-                notes.append(f"video {name} left out: {size >> 20} MiB would make the page too large to mail")
+                notes.append(
+                    f"video {name} left out: {size >> 20} MiB would make the page too large to mail"
+                )
                 continue
             data = path.read_bytes()
             kind = video_kind(data)
@@ -284,8 +370,12 @@ def _video_files(run: runs.Run) -> list[Path]:
     folder = run.path / "videos"
     if folder.is_symlink() or not folder.is_dir():
         return []
-    found = (p for p in folder.iterdir() if p.suffix.lower() in (".webm", ".mp4", ".gif"))
-    return sorted((p for p in found if p.is_file() and not p.is_symlink()), reverse=True)
+    found = (
+        p for p in folder.iterdir() if p.suffix.lower() in (".webm", ".mp4", ".gif")
+    )
+    return sorted(
+        (p for p in found if p.is_file() and not p.is_symlink()), reverse=True
+    )
 
 
 def _video(data: bytes, kind: str, name: str) -> str:
@@ -303,11 +393,19 @@ def system(groups: Sequence[runs.Group]) -> str:
     seen: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for run in (run for group in groups for run in group.runs):
         facts = dict(_facts(runs.read_json(run.path / "system.json")))
-        facts |= {key: str(run.config[key]) for key in ("commit", "world_size") if key in run.config}
+        facts |= {
+            key: str(run.config[key])
+            for key in ("commit", "world_size")
+            if key in run.config
+        }
         seen.setdefault(tuple(sorted(facts.items())), []).append(run.label)
     parts = []
     for entry, labels in seen.items():
-        rows = [["what", "value"], *entry] if entry else [["what", "value"], ["system.json", "none"]]
+        rows = (
+            [["what", "value"], *entry]
+            if entry
+            else [["what", "value"], ["system.json", "none"]]
+        )
         who = "all runs" if len(seen) == 1 else runs.shortened(labels)
         parts.append(f"<h3>{text(who)}</h3>{table(rows, free=[1])}")
     return "".join(parts)
@@ -322,18 +420,28 @@ def _facts(document: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, st
             yield f"{prefix}{key}", str(value)
 
 
-def page(groups: Sequence[runs.Group], notes: Sequence[str], options: argparse.Namespace) -> str:
+def page(
+    groups: Sequence[runs.Group], notes: Sequence[str], options: argparse.Namespace
+) -> str:
     """Return the whole document."""
     result, refusal = None, ""
     try:
         result = compare.compare(
-            groups, options.value, threshold=options.threshold, target=options.target, mixed=options.mixed
+            groups,
+            options.value,
+            threshold=options.threshold,
+            target=options.target,
+            mixed=options.mixed,
         )
     except ValueError as error:
         refusal = str(error)
     drawn, said = curves(groups, [options.value, *CURVES], options.smooth)
     shown, left_out = videos(groups)
-    remarks = list(dict.fromkeys([*notes, *[n for g in groups for n in g.notes()], *said, *left_out]))
+    remarks = list(
+        dict.fromkeys(
+            [*notes, *[n for g in groups for n in g.notes()], *said, *left_out]
+        )
+    )
     sections = [
         ("run", "What was run", what_was_run(groups)),
         ("curves", "Learning curves", drawn),
@@ -342,11 +450,18 @@ def page(groups: Sequence[runs.Group], notes: Sequence[str], options: argparse.N
         ("seeds", "Every seed", per_seed(groups, result, options.value)),
         ("diagnostics", "Diagnostics", diagnostics(groups, options.smooth)),
         ("system", "System and versions", system(groups)),
-        ("notes", "Notes on the data", "".join(f"<p class='warn'>{text(note)}</p>" for note in remarks)),
+        (
+            "notes",
+            "Notes on the data",
+            "".join(f"<p class='warn'>{text(note)}</p>" for note in remarks),
+        ),
     ]
     sections = [section for section in sections if section[2]]
     links = "".join(f"<a href='#{key}'>{title}</a>" for key, title, _ in sections)
-    body = "".join(f"<section id='{key}'><h2>{title}</h2>{content}</section>" for key, title, content in sections)
+    body = "".join(
+        f"<section id='{key}'><h2>{title}</h2>{content}</section>"
+        for key, title, content in sections
+    )
     count = sum(len(group.runs) for group in groups)
     return (
         f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>{text(options.title)}</title>"
@@ -360,21 +475,71 @@ def page(groups: Sequence[runs.Group], notes: Sequence[str], options: argparse.N
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    p = Parser(prog=PROG, description="Write one self-contained page about experiments.")
+    p = Parser(
+        prog=PROG, description="Write one self-contained page about experiments."
+    )
     p.add_argument(
-        "folders", nargs="+", metavar="DIR", help="folder with runs below it, or the beginning of folder names"
+        "folders",
+        nargs="+",
+        metavar="DIR",
+        help="folder with runs below it, or the beginning of folder names",
     )
     p.add_argument("-o", "--out", required=True, metavar="FILE.html", help="the page")
     p.add_argument("--title", default="Training report", help="default: %(default)s")
-    p.add_argument("-y", "--value", default=runs.PERFORMANCE, metavar="COLUMN", help="default: the episode return")
-    p.add_argument("--threshold", type=float, metavar="RETURN", help="also compare steps and hours to this value")
-    p.add_argument("--target", type=float, metavar="RETURN", help="value that counts as solved, for the optimality gap")
-    p.add_argument("-s", "--smooth", type=int, default=1, metavar="K", help="curves: mean over a window of K rows")
-    p.add_argument("-l", "--legend", nargs="+", metavar="NAME", help="one name for each DIR")
-    p.add_argument("--select", nargs="+", default=[], metavar="WORD", help="only runs whose path holds all of these")
-    p.add_argument("--exclude", nargs="+", default=[], metavar="WORD", help="no run whose path holds one of these")
-    p.add_argument("--mixed", action="store_true", help="compare across environments, rewards or versions, labelled")
-    p.add_argument("--data-dir", default="data", help="where prefixes are looked for; default: %(default)s")
+    p.add_argument(
+        "-y",
+        "--value",
+        default=runs.PERFORMANCE,
+        metavar="COLUMN",
+        help="default: the episode return",
+    )
+    p.add_argument(
+        "--threshold",
+        type=float,
+        metavar="RETURN",
+        help="also compare steps and hours to this value",
+    )
+    p.add_argument(
+        "--target",
+        type=float,
+        metavar="RETURN",
+        help="value that counts as solved, for the optimality gap",
+    )
+    p.add_argument(
+        "-s",
+        "--smooth",
+        type=int,
+        default=1,
+        metavar="K",
+        help="curves: mean over a window of K rows",
+    )
+    p.add_argument(
+        "-l", "--legend", nargs="+", metavar="NAME", help="one name for each DIR"
+    )
+    p.add_argument(
+        "--select",
+        nargs="+",
+        default=[],
+        metavar="WORD",
+        help="only runs whose path holds all of these",
+    )
+    p.add_argument(
+        "--exclude",
+        nargs="+",
+        default=[],
+        metavar="WORD",
+        help="no run whose path holds one of these",
+    )
+    p.add_argument(
+        "--mixed",
+        action="store_true",
+        help="compare across environments, rewards or versions, labelled",
+    )
+    p.add_argument(
+        "--data-dir",
+        default="data",
+        help="where prefixes are looked for; default: %(default)s",
+    )
     return p
 
 
@@ -390,13 +555,20 @@ def _main(args: argparse.Namespace) -> int:
         raise ValueError(f"--smooth must be >= 1, got {args.smooth}")
     columns = [*compare.wanted_columns(args.value), *CURVES, *DIAGNOSTICS]
     groups, said = plot.load(
-        args.folders, columns, legend=args.legend, select=args.select, exclude=args.exclude, data_dir=args.data_dir
+        args.folders,
+        columns,
+        legend=args.legend,
+        select=args.select,
+        exclude=args.exclude,
+        data_dir=args.data_dir,
     )
     plot.check_columns(groups, [args.value])
     document = page(groups, said, args)
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     Path(args.out).write_text(document, encoding="utf-8")
-    print(f"{args.out}: {len(document) / 1e6:.1f} MB, {sum(len(g.runs) for g in groups)} runs")
+    print(
+        f"{args.out}: {len(document) / 1e6:.1f} MB, {sum(len(g.runs) for g in groups)} runs"
+    )
     return 0
 
 
