@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from envs.vector import VecEnv
 
-# Beginning of the id -> (module with check, DEFAULTS and ids; class that builds). The first row that fits is taken.
+# Beginning of the id -> (module with check, DEFAULTS and ids; what builds). The first row that fits is taken.
 FAMILIES: tuple[tuple[str, str, str], ...] = (
-    ("SuperMarioBros", "envs.mario", "envs.mario.vector:MarioVec"),
+    ("SuperMarioBros", "envs.mario", "envs.mario.vector:make"),
     ("Echo-", "envs.echo", "envs.echo:EchoVec"),
     ("", "envs.classic", "envs.classic:ClassicVec"),
 )
@@ -32,6 +32,16 @@ def _family(env_id: str) -> tuple[Any, str]:
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         raise ValueError(f"env: unknown id {env_id!r}{hint}")
     return module, row[2]
+
+
+def family(env_id: str) -> str:
+    """Return the name of the family that an id belongs to, such as "mario"; ValueError for an unknown id."""
+    return _family(env_id)[0].__name__.rsplit(".", 1)[-1]
+
+
+def options(env_id: str) -> tuple[str, ...]:
+    """Return the names of the options that `make_vec` takes for this id."""
+    return tuple(_family(env_id)[0].DEFAULTS)
 
 
 def check_options(env_id: str, **options: Any) -> dict[str, Any]:

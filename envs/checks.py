@@ -18,9 +18,9 @@ Trace = list[dict[str, Any]]
 def check_vec_env(make: Make, steps: int = 100, seed: int = 7) -> None:
     """Check a family of vector environments; AssertionError says which promise is broken.
 
-    Checked: spaces, shapes and dtypes; the same seed gives the same run, another seed another one where the family is
-    random; four environments equal two and two with another first_index; SAME_STEP autoreset with final observations,
-    masks and episode records; a state resumes exactly in a new object; damaged and foreign states are refused.
+    Checked: spaces, shapes and dtypes; the same seed gives the same run; four environments equal two and two with
+    another first_index; SAME_STEP autoreset with final observations, masks and episode records; a state resumes
+    exactly in a new object; damaged and foreign states are refused.
 
     Args:
         make: called as make(num_envs=, seed=, first_index=), returns a new vector environment.

@@ -63,7 +63,7 @@ class PPOConfig:
     chunk_size: int = _field(1024, "samples that go through a network at once; larger minibatches are accumulated")
 
     # environment
-    actions: str = _field("simple", "Mario: right_only, simple, complex or a JSON list such as '[[\"right\",\"A\"]]'")
+    actions: str = _field("simple", 'Mario: right_only, simple, complex or a JSON list such as \'[["right","A"]]\'')
     reward: str = _field("env", "Mario: env, score, score-rules or MODULE:FUNCTION; what PPO is shown")
     skip: int = _field(4, "Mario: frames per step")
     stack: int = _field(4, "Mario: frames in an observation")
@@ -76,6 +76,7 @@ class PPOConfig:
 
     # saving and watching
     save_every: int = _field(10, "epochs between checkpoints")
+    save_minutes: float | None = _field(None, "minutes after which a checkpoint is due in any case")
     keep: int = _field(3, "checkpoints to keep")
     check_every: int = _field(10, "epochs between comparisons of the ranks' parameters")
     stall_timeout: float = _field(300.0, "seconds without progress after which the run is ended; 0: never")
@@ -100,7 +101,7 @@ class PPOConfig:
             _require(0.0 <= getattr(self, name) <= 1.0, name, getattr(self, name), "in [0, 1]")
         for name in ("clip_ratio", "v_clip", "adam_eps"):
             _require(getattr(self, name) > 0.0, name, getattr(self, name), "above 0")
-        for name in ("target_kl", "max_grad_norm"):
+        for name in ("target_kl", "max_grad_norm", "save_minutes"):
             value = getattr(self, name)
             _require(value is None or value > 0.0, name, value, "above 0")
         for field in dataclasses.fields(self):
@@ -108,17 +109,19 @@ class PPOConfig:
             _require(not choices or getattr(self, field.name) in choices, field.name, getattr(self, field.name),
                      "one of " + ", ".join(choices or ()))  # fmt: skip
         _require(self.preset is None or self.preset in PRESETS, "preset", self.preset, "one of " + ", ".join(PRESETS))
-        _require(self.epochs is None or self.total_steps is None, "total_steps", self.total_steps, "not given with epochs")
+        _require(
+            self.epochs is None or self.total_steps is None, "total_steps", self.total_steps, "not given with epochs"
+        )
         _require(self.start_frames <= 30, "start_frames", self.start_frames, "at most 30")
         _require(self.steps_per_epoch % self.num_envs == 0, "steps_per_epoch", self.steps_per_epoch,
                  f"a multiple of num_envs ({self.num_envs})")  # fmt: skip
         _require(self.steps_per_epoch % self.minibatch_size == 0, "minibatch_size", self.minibatch_size,
                  f"a divisor of steps_per_epoch ({self.steps_per_epoch})")  # fmt: skip
         _require(self.minibatch_size % self.num_envs == 0, "minibatch_size", self.minibatch_size,
-                 f"a multiple of num_envs ({self.num_envs}): each environment gives the same number of steps")  # fmt: skip
-        name = self.exp_name
-        _require(name is None or (name not in ("", ".", "..") and "/" not in name and "\0" not in name),
-                 "exp_name", name, "a folder name without /")  # fmt: skip
+                 f"a multiple of num_envs ({self.num_envs}), each of which gives as many steps")  # fmt: skip
+        given = self.exp_name
+        _require(given is None or (given not in ("", ".", "..") and "/" not in given and "\0" not in given),
+                 "exp_name", given, "a folder name without /")  # fmt: skip
         envs.check_options(self.env, **self.env_options())
 
     @property
@@ -145,13 +148,10 @@ class PPOConfig:
 
     def env_options(self) -> dict[str, Any]:
         """Return the options of this environment's family, as `envs.make_vec` takes them."""
-        options: dict[str, Any] = {"max_episode_steps": self.max_episode_steps}
-        if envs.family(self.env) == "mario":
-            actions = json.loads(self.actions) if self.actions.startswith("[") else self.actions
-            names = ("reward", "skip", "stack", "crop_hud", "sticky", "start_frames", "start_mode")
-            options |= {"actions": actions} | {name: getattr(self, name) for name in names}
-            if self.emulator is not None:
-                options["emulator"] = self.emulator
+        names = set(envs.options(self.env)) & {field.name for field in dataclasses.fields(self)}
+        options = {name: getattr(self, name) for name in sorted(names) if getattr(self, name) is not None}
+        if str(options.get("actions", "")).startswith("["):
+            options["actions"] = json.loads(options["actions"])
         return options
 
     def to_dict(self) -> dict[str, Any]:
@@ -166,8 +166,8 @@ def _require(ok: bool, name: str, value: Any, allowed: str) -> None:
 
 # Where a family's numbers come from stands beside them. A preset changes defaults only; the command line wins.
 PRESETS: dict[str, dict[str, Any]] = {
-    # gamma 0.9, lr 1e-4 to 2.5e-4, Huber, advantages normalised: what the repositories that clear most stages of Super
-    # Mario Bros agree on (CVHvn/Mario_PPO, vietnh1009/Super-mario-bros-PPO-pytorch). 16 environments x 256 steps = 4,096.
+    # gamma 0.9, lr 1e-4 to 2.5e-4, Huber, advantages normalised: what the repositories that clear most stages agree on
+    # (CVHvn/Mario_PPO, vietnh1009/Super-mario-bros-PPO-pytorch). 16 environments x 256 steps = 4,096.
     "mario": {
         "network": "nature", "num_envs": 16, "steps_per_epoch": 16 * 256, "minibatch_size": 256, "gamma": 0.9,
         "lam": 0.95, "pi_lr": 2.5e-4, "v_lr": 2.5e-4, "train_pi_iters": 4, "train_v_iters": 4, "ent_coef": 0.01,
@@ -187,7 +187,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "train_v_iters": 80, "target_kl": 0.01, "max_grad_norm": None, "value_target": "rewards-to-go",
         "actions": "complex", "reward": "score", "epochs": 150,
     },
-    # Small vector environments: stable-baselines3's zoo settings for CartPole, in which 8 environments x 32 steps = 256.
+    # Small vector environments: what rl-baselines3-zoo uses for CartPole; 8 environments x 32 steps = 256.
     "classic": {
         "network": "mlp", "num_envs": 8, "steps_per_epoch": 8 * 32, "minibatch_size": 256, "gamma": 0.98, "lam": 0.8,
         "pi_lr": 1e-3, "v_lr": 1e-3, "train_pi_iters": 20, "train_v_iters": 20, "anneal_lr": True, "anneal_clip": True,
@@ -227,8 +227,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if kind is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
         else:
-            parser.add_argument(flag, type=kind, choices=field.metadata["choices"], default=argparse.SUPPRESS,
-                                metavar=None if field.metadata["choices"] else kind.__name__.upper(), help=text)  # fmt: skip
+            choices = field.metadata["choices"]
+            metavar = None if choices else kind.__name__.upper()
+            parser.add_argument(flag, type=kind, choices=choices, default=argparse.SUPPRESS, metavar=metavar, help=text)
 
 
 def _base_type(hint: Any) -> type:

@@ -4,7 +4,8 @@ Letters of the shapes: T steps, N environments of this rank, M samples of a mini
 
 Sources, cited as PPO and GAE below:
     PPO  Schulman et al. 2017, "Proximal Policy Optimization Algorithms", arXiv:1707.06347
-    GAE  Schulman et al. 2016, "High-Dimensional Continuous Control Using Generalized Advantage Estimation", arXiv:1506.02438
+    GAE  Schulman et al. 2016, "High-Dimensional Continuous Control Using Generalized Advantage Estimation",
+         arXiv:1506.02438
 """
 
 from __future__ import annotations

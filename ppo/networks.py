@@ -101,7 +101,8 @@ def initialise(net: nn.Sequential, init: str, last_gain: float, generator: torch
                 nn.init.xavier_uniform_(module.weight, generator=generator)
             else:
                 raise ValueError(f"init must be orthogonal or xavier, got {init!r}")
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 class ActorCritic(nn.Module):
@@ -118,6 +119,7 @@ class ActorCritic(nn.Module):
             raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {network!r}")
         if (len(obs_shape) == 3) != (network != "mlp"):
             raise ValueError(f"network {network!r} does not take observations of shape {tuple(obs_shape)}")
+        self.num_actions = num_actions
         generator = torch.Generator().manual_seed(seed)
         self.pi = self._build(network, obs_shape, num_actions, init, 0.01, generator)
         self.v = self._build(network, obs_shape, 1, init, 1.0, generator)
@@ -129,7 +131,7 @@ class ActorCritic(nn.Module):
         body, features = NETWORKS[network](obs_shape)
         net = nn.Sequential(*body, nn.Linear(features, outputs))
         initialise(net, init, gain, generator)
-        return net.to(memory_format=torch.channels_last) if len(obs_shape) == 3 else net
+        return net.to(memory_format=torch.channels_last) if len(obs_shape) == 3 else net  # type: ignore[call-overload]
 
     def value(self, obs: torch.Tensor) -> torch.Tensor:
         """V(obs), (M,)."""

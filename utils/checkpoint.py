@@ -55,7 +55,9 @@ def save_checkpoint(root: Path, step: int, tensors: dict[str, torch.Tensor], met
         temp.mkdir()
         for name, data in payload.items():
             _write_synced(temp / name, data)
-        manifest = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in payload.items()}
+        manifest = {
+            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in payload.items()
+        }
         _write_synced(temp / "MANIFEST.json", json.dumps({"version": 1, "step": step, "files": manifest}).encode())
         _sync_folder(temp)
         if final.exists():  # a resumed run reaches the same step again
@@ -84,7 +86,9 @@ def verify(folder: Path) -> None:
     """
     try:
         manifest = json.loads((folder / "MANIFEST.json").read_bytes())
-        entries = {name: (int(manifest["files"][name]["bytes"]), str(manifest["files"][name]["sha256"])) for name in FILES}
+        entries = {
+            name: (int(manifest["files"][name]["bytes"]), str(manifest["files"][name]["sha256"])) for name in FILES
+        }
         named = int(manifest["step"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{folder / 'MANIFEST.json'}: missing or unreadable ({error})") from None
@@ -101,7 +105,7 @@ def verify(folder: Path) -> None:
 
 def newest(root: Path) -> tuple[Path | None, list[str]]:
     """Return the newest checkpoint that verifies, or None, and what was wrong with the newer ones."""
-    rejected = []
+    rejected: list[str] = []
     for folder in sorted(root.glob("step_*"), reverse=True):
         try:
             verify(folder)

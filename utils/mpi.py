@@ -109,7 +109,7 @@ class MpiComm(Comm):
 
         self._mpi, self._world = MPI, MPI.COMM_WORLD
         self.library = MPI.Get_library_version().strip("\0").split("\n")[0].strip()
-        size, rank, local, name = _launch()
+        size, _, _, name = _launch()
         if self._world.size != size:
             raise WrongLauncher(
                 f"{size} processes were started, but each sees {self._world.size}: mpirun is {name}, the MPI library "

@@ -9,7 +9,10 @@ from envs.mario import actions, rules, stages
 from envs.vector import check_integer
 
 # Name of an emulator -> the module with `versions()` (which also says what is missing) and its back end's class.
-EMULATORS: dict[str, tuple[str, str]] = {"nes-py": ("envs.mario.nespy", "NesPyBackend")}
+EMULATORS: dict[str, tuple[str, str]] = {
+    "native": ("envs.mario.native_game", "NativeBackend"),
+    "nes-py": ("envs.mario.nespy", "NesPyBackend"),
+}
 
 DEFAULTS: dict[str, Any] = {
     "actions": "simple",
@@ -24,7 +27,7 @@ DEFAULTS: dict[str, Any] = {
     "reward": "env",
     "ram_info": (),
     "stages": None,
-    "emulator": "nes-py",
+    "emulator": "native",
     "threads": 1,
 }
 START_MODES = ("noop", "random")
@@ -51,7 +54,8 @@ def check(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
         sticky: probability, for every frame, that the buttons of the frame before are held instead, 0 <= p < 1.
         start_frames: upper bound of the frames played before an episode starts, 0..30.
         start_mode: what is pressed during them: "noop" nothing, "random" a random action per frame.
-        start_states: states to start episodes from; only emulators that can save one have them (nes-py has none).
+        start_states: file of states to start episodes from, see `envs.mario.native_vector.write_states`; drawn anew for
+            each episode. Only with the native emulator and a reward of its own.
         max_episode_steps: agent steps after which an episode is truncated, None for no limit.
         reward: "env", "score", "score-rules" or "module:function", see `envs.mario.rules`.
         ram_info: names of RAM addresses whose bytes the infos shall hold.
@@ -97,5 +101,8 @@ def _check_emulator(options: dict[str, Any]) -> None:
     if name not in EMULATORS:
         raise ValueError(f"emulator: {name!r}, expected one of {', '.join(EMULATORS)}")
     importlib.import_module(EMULATORS[name][0]).versions()
-    if options["start_states"] is not None:
-        raise ValueError(f"start_states: emulator {name} cannot save states, expected none")
+    if options["start_states"] is None:
+        return
+    if name != "native" or options["reward"] not in rules.REWARDS:
+        raise ValueError(f"start_states: emulator {name} with reward {options['reward']} cannot start from states")
+    importlib.import_module("envs.mario.native_vector").read_states(options["start_states"])

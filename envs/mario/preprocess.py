@@ -18,13 +18,13 @@ HUD_ROWS = 32  # the score line and its margin: the game scrolls what is below l
 # Weights of B, G, R and the unused byte. OpenCV's own, with 15 fractional bits; on the 64 colours that the console
 # has they give the same gray as the published 14-bit form (4899 R + 9617 G + 1868 B + 8192) >> 14.
 _WEIGHTS = np.array([3735, 19235, 9798, 0], np.float32)
-_HALF, _SHIFT = 16384, 15
+_HALF, _UNIT = np.float32(2**14), np.float32(2**-15)
 
 
 def gray(bgra: np.ndarray) -> np.ndarray:
     """Return (9798 R + 19235 G + 3735 B + 16384) >> 15, which is what cv2.cvtColor computes.
 
-    The sums stay below 2**24, so float32 holds them exactly and the matrix product is fast.
+    The sums stay below 2**24 and the shift is a power of two, so float32 is exact; its matrix product is fast.
 
     Args:
         bgra: (H, W, 4) uint8 in the order blue, green, red, unused.
@@ -33,7 +33,9 @@ def gray(bgra: np.ndarray) -> np.ndarray:
         (H, W) uint8.
     """
     weighted = bgra.astype(np.float32) @ _WEIGHTS
-    return ((weighted.astype(np.int32) + _HALF) >> _SHIFT).astype(np.uint8)
+    weighted += _HALF
+    weighted *= _UNIT
+    return weighted.astype(np.uint8)  # cuts the fraction off, as the shift does
 
 
 class BoxResize:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import zlib
+from abc import abstractmethod
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
@@ -103,6 +104,21 @@ class Played(NamedTuple):
     cause: str  # why the episode is over, "" while it goes on
 
 
+def draw_target(shared: Rules, seed: int, index: int, episode: int) -> tuple[int, int] | None:
+    """Return the stage in which environment `index` plays this episode."""
+    targets = shared.targets
+    return targets[generator(seed, index, Purpose.STAGE, episode).integers(len(targets)) if len(targets) > 1 else 0]
+
+
+def draw_start(shared: Rules, draws: np.random.Generator) -> bytes:
+    """Return the controller bytes of an episode's start frames, which its stream of purpose START draws."""
+    if not shared.start_frames:
+        return b""
+    count = int(draws.integers(shared.start_frames + 1))
+    choices = draws.integers(len(shared.buttons), size=count)
+    return bytes(shared.buttons[choice] if shared.start_random else 0 for choice in choices)
+
+
 class MarioEnv:
     """One environment: a console, the frames of its running episode, and its random streams."""
 
@@ -129,12 +145,11 @@ class MarioEnv:
 
     def _prepare(self, seed: int, episode: int) -> None:
         """Put the episode's stage into a console at its first frame, and open its stream of sticky draws."""
-        targets = self.shared.targets
-        pick = generator(seed, self.index, Purpose.STAGE, episode).integers(len(targets)) if len(targets) > 1 else 0
-        if self.console is None or self.target != targets[pick]:
+        target = draw_target(self.shared, seed, self.index, episode)
+        if self.console is None or self.target != target:
             if self.console is not None:
                 self.consoles.give(self.target, self.console)
-            self.target = targets[pick]
+            self.target = target
             self.console = self.consoles.take(self.target)
         self.backend.reset()
         self.pressed = bytearray()  # controller byte of every frame since the console's reset
@@ -143,12 +158,7 @@ class MarioEnv:
 
     def _play_start(self, draws: np.random.Generator) -> None:
         """Play the start frames; an episode that ends in them starts again without any."""
-        if not self.shared.start_frames:
-            return
-        count = int(draws.integers(self.shared.start_frames + 1))
-        choices = draws.integers(len(self.shared.buttons), size=count)
-        for choice in choices:
-            byte = self.shared.buttons[choice] if self.shared.start_random else 0
+        for byte in draw_start(self.shared, draws):
             _, done = self.backend.step(byte)
             self.pressed.append(byte)
             self.start_count += 1
@@ -238,8 +248,9 @@ class MarioEnv:
         return [zlib.crc32(self.backend.ram.tobytes()), zlib.crc32(self.backend.screen.tobytes())]
 
 
-class MarioVec(VecEnv):
-    """N Mario environments. Observations (N, stack, 84, 84) uint8; actions are numbers of the action set.
+class MarioVecBase(VecEnv):
+    """What N Mario environments share, whoever plays their frames. Observations (N, stack, 84, 84) uint8; actions are
+    numbers of the action set.
 
     infos hold, for every name of the option `ram_info`, an array (N,) uint8 of the console's memory as the returned
     observation shows it (after an episode's end: of the new episode).
@@ -254,22 +265,24 @@ class MarioVec(VecEnv):
         combinations = resolve(options["actions"])
         shape = (options["stack"], SIZE, SIZE)
         super().__init__(num_envs, seed, first_index, Box(0, 255, shape, np.uint8), Discrete(len(combinations)))
-        self._threads: ThreadPoolExecutor | None = None
         self.options = options
         self.spec_dict = _describe(env_id, options, combinations)
         self._limit = options["max_episode_steps"]
         self._ram_info = {name: rules.ram_address(name) for name in options["ram_info"]}
         self._obs = np.zeros((num_envs, *shape), np.uint8)
-        shared = _shared(env_id, options, combinations)
-        self._consoles = Consoles(options["emulator"], shared.game)
-        self.envs = [MarioEnv(shared, self._consoles, first_index + i, self._obs[i]) for i in range(num_envs)]
-        threads = min(options["threads"], num_envs)
-        if threads > 1:
-            self._threads = ThreadPoolExecutor(threads, "mario")
+        self._shared = _shared(env_id, options, combinations)
 
-    def _begin(self, i: int, episode: int) -> None:
-        self.episodes.begin(i, episode)
-        self.envs[i].begin(self.seed, episode)
+    @abstractmethod
+    def _play(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Play one decision everywhere; return env_reward (N,) float64, rewards (N,) float32 and why episodes ended."""
+
+    @abstractmethod
+    def _row(self, i: int, cause: str) -> dict[str, Any]:
+        """Return Mario's part of the record of environment i's episode, which ends now."""
+
+    @abstractmethod
+    def _ram(self, i: int) -> np.ndarray:
+        """Return the console memory of environment i, (2048,) uint8."""
 
     def _observe(self) -> np.ndarray:
         return self._obs
@@ -281,32 +294,25 @@ class MarioVec(VecEnv):
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Play one decision in every environment; see `VecEnv.step`."""
-        checked = self._check_actions(actions, int(self.single_action_space.n)).tolist()  # type: ignore[attr-defined]
-        played = self._play(checked)
-        env_reward = np.array([result.env_reward for result in played], np.float64)
-        rewards = np.array([result.reward for result in played], np.float32)
+        checked = self._check_actions(actions, int(self.single_action_space.n))  # type: ignore[attr-defined]
+        env_reward, rewards, causes = self._play(checked)
         self.episodes.add(env_reward, rewards)
-        terminated = np.array([bool(result.cause) for result in played])
+        terminated = np.array([bool(cause) for cause in causes])
         truncated = ~terminated & (self.episodes.ep_len >= (self._limit or np.inf))
         infos: dict[str, Any] = {"env_reward": env_reward, "episodes": []}
         ended = terminated | truncated
         if ended.any():
             infos["final_obs"], infos["_final_obs"] = self._obs.copy(), ended
-            for i in np.flatnonzero(ended):
+            for i in np.flatnonzero(ended).tolist():
                 row = self.episodes.row(i, bool(terminated[i]))
-                infos["episodes"].append({**row, **self.envs[i].row(played[i].cause or "step_limit")})
+                infos["episodes"].append({**row, **self._row(i, causes[i] or "step_limit")})
                 self._begin(i, int(self.episodes.number[i]) + 1)
         return self._obs, rewards, terminated, truncated, {**infos, **self._memory()}
-
-    def _play(self, actions: list[int]) -> list[Played]:
-        if self._threads is None:
-            return [env.play(action) for env, action in zip(self.envs, actions, strict=True)]
-        return list(self._threads.map(MarioEnv.play, self.envs, actions))
 
     def _memory(self) -> dict[str, np.ndarray]:
         """Return the arrays of the option `ram_info`."""
         return {
-            name: np.array([env.backend.ram[address] for env in self.envs], np.uint8)
+            name: np.array([self._ram(i)[address] for i in range(self.num_envs)], np.uint8)
             for name, address in self._ram_info.items()
         }
 
@@ -314,8 +320,39 @@ class MarioVec(VecEnv):
         """Return the states; see `VecEnv.get_state`."""
         return [self._save(i) for i in range(self.num_envs)]
 
+    @abstractmethod
+    def _save(self, i: int) -> bytes:
+        """Return the state of environment i."""
+
     def _kind(self) -> str:
         return f"mario:{self.options['emulator']}"
+
+
+class MarioVec(MarioVecBase):
+    """N environments played frame by frame from Python, over any `Backend`."""
+
+    def __init__(self, env_id: str, num_envs: int, seed: int, first_index: int, options: dict[str, Any]) -> None:
+        super().__init__(env_id, num_envs, seed, first_index, options)
+        self._consoles = Consoles(options["emulator"], self._shared.game)
+        self.envs = [MarioEnv(self._shared, self._consoles, first_index + i, self._obs[i]) for i in range(num_envs)]
+        threads = min(options["threads"], num_envs)
+        self._threads = ThreadPoolExecutor(threads, "mario") if threads > 1 else None
+
+    def _begin(self, i: int, episode: int) -> None:
+        self.episodes.begin(i, episode)
+        self.envs[i].begin(self.seed, episode)
+
+    def _play(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        mapped = map if self._threads is None else self._threads.map
+        played = list(mapped(MarioEnv.play, self.envs, actions.tolist()))
+        env_reward = np.array([result.env_reward for result in played], np.float64)
+        return env_reward, np.array([result.reward for result in played], np.float32), [one.cause for one in played]
+
+    def _row(self, i: int, cause: str) -> dict[str, Any]:
+        return self.envs[i].row(cause)
+
+    def _ram(self, i: int) -> np.ndarray:
+        return self.envs[i].backend.ram
 
     def _save(self, i: int) -> bytes:
         header, arrays = self.envs[i].save()
@@ -337,6 +374,15 @@ class MarioVec(VecEnv):
         if self._threads is not None:
             self._threads.shutdown()
         self._consoles.close()
+
+
+def make(env_id: str, num_envs: int, seed: int, first_index: int, options: dict[str, Any]) -> MarioVecBase:
+    """Return the fastest vector for these options: all in native code, unless emulator or reward are Python's."""
+    if options["emulator"] == "native" and options["reward"] in rules.REWARDS:
+        from envs.mario.native_vector import NativeMarioVec
+
+        return NativeMarioVec(env_id, num_envs, seed, first_index, options)
+    return MarioVec(env_id, num_envs, seed, first_index, options)
 
 
 def _shared(env_id: str, options: dict[str, Any], combinations: Iterable[list[str]]) -> Rules:

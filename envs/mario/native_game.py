@@ -1,0 +1,63 @@
+"""The emulator back end over the native core, for rewards that are Python functions. See `native_vector` for the others."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+
+from envs.mario import native, stages
+from envs.mario.emulator import HEIGHT, RAM_SIZE, WIDTH, Cartridge
+
+CORE_VERSION = "1"  # raised when a frame, a reward or an end of the core changes
+
+
+def versions() -> dict[str, str]:
+    """Return the versions behind this back end. Raises ValueError if the core is not compiled."""
+    native.library_path()
+    return {"core": CORE_VERSION}
+
+
+def target_numbers(game: stages.Game, target: tuple[int, int] | None) -> tuple[int, int, int]:
+    """Return world, stage and area of a stage as the core wants them; zeros are the whole game."""
+    return (0, 0, 0) if target is None else (*target, stages.area(*target, game.lost))
+
+
+class NativeBackend:
+    """One console. See `envs.mario.vector.Backend` for what each member promises."""
+
+    def __init__(self, game: stages.Game, target: tuple[int, int] | None) -> None:
+        self._core = native.library()
+        self._cartridge = Cartridge(stages.rom_path(game))
+        self._handle = native.Handle("player", self._cartridge.address, *target_numbers(game, target))
+        self._address = self._handle.address
+        self.ram = self._handle.view(self._core.player_ram(self._address), RAM_SIZE)
+        self._judged = self._handle.view(self._core.player_judged(self._address), RAM_SIZE)
+        self._colours = self._core.player_screen(self._address)
+        self.screen: np.ndarray = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
+        self._reward = ctypes.c_double()
+        self.reset()
+
+    @property
+    def judged(self) -> bytes:
+        """The memory when the environment judged the last frame, before it skipped a death or a change of area."""
+        return self._judged.tobytes()
+
+    def reset(self) -> None:
+        """Start an episode."""
+        self._core.player_reset(self._address)
+        self._show()
+
+    def step(self, buttons: int) -> tuple[float, bool]:
+        """Play one frame; return the environment's reward and whether the episode is over."""
+        done = native.checked(
+            "player_step", self._address, buttons, True, ctypes.byref(self._reward), error=RuntimeError
+        )
+        self._show()
+        return self._reward.value, bool(done)
+
+    def _show(self) -> None:
+        self._core.screen_colours(self._colours, self.screen.ctypes.data, 4)
+
+    def close(self) -> None:
+        """Nothing to do: the console is freed with this object and the arrays that look into it."""

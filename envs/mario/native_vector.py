@@ -1,0 +1,218 @@
+"""N Mario environments stepped by one call into native code.
+
+Everything a decision needs happens there: frames, rewards, ends of episodes, observations. Only the random numbers are drawn
+here, from the same streams as in `envs.mario.vector`, with which it agrees bit for bit. Unlike there, a state is the console's own
+memory, not the buttons that led to it: it is restored at once and may start an episode.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from envs.mario import native, stages
+from envs.mario.emulator import HEIGHT, RAM_SIZE, WIDTH, Cartridge
+from envs.mario.native_game import target_numbers
+from envs.mario.preprocess import HUD_ROWS
+from envs.mario.vector import MarioVecBase, draw_start, draw_target
+from envs.vector import pack, unpack
+from utils.seeding import Purpose, generator
+
+STATE_VERSION = 1
+KIND = "mario:native"
+REWARDS = ("env", "score", "score-rules")
+CAUSES = ("", "flag", "game_over", "timeout", "pit", "enemy", "rule")
+FILE_MAGIC = b"MARIOST\x01"
+
+_REPORT = np.dtype(
+    [("env_reward", "f8"), ("reward", "f8"), ("frames", "i8")]
+    + [(name, "i4") for name in ("cause", "x_max", "score", "time", "coins", "world", "stage", "cleared")]
+    + [("start_frames", "i4"), ("pressed", "i4")],
+    align=True,
+)
+
+
+def write_states(path: str | Path, states: Sequence[bytes]) -> None:
+    """Write states, as `get_state` returns them, to a file for the option `start_states`.
+
+    Raises:
+        ValueError: none given, or one that the native vector did not write.
+    """
+    if not states:
+        raise ValueError("states: none given, expected at least one")
+    for state in states:
+        unpack(KIND, STATE_VERSION, state)
+    sizes = b"".join(len(state).to_bytes(8, "little") for state in states)
+    Path(path).write_bytes(FILE_MAGIC + len(states).to_bytes(8, "little") + sizes + b"".join(states))
+
+
+def read_states(path: str | Path) -> list[bytes]:
+    """Return the states of a file that `write_states` wrote.
+
+    Raises:
+        ValueError: the file cannot be read, or is no such file, or is damaged.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except (OSError, TypeError) as error:
+        raise ValueError(f"start_states: cannot read {path!r} ({error})") from None
+    start = len(FILE_MAGIC) + 8
+    count = int.from_bytes(data[start - 8 : start], "little")
+    if not data.startswith(FILE_MAGIC) or not 0 < count <= len(data) // 8:
+        raise ValueError(f"start_states: {path} is not a file of states")
+    sizes = np.frombuffer(data[start : start + 8 * count].ljust(8 * count, b"\0"), "<u8").tolist()
+    bounds = np.cumsum([start + 8 * count, *sizes]).tolist()
+    if bounds[-1] != len(data):
+        raise ValueError(f"start_states: {path} is damaged, {len(data)} bytes of {bounds[-1]}")
+    states = [data[begin:end] for begin, end in zip(bounds[:-1], bounds[1:], strict=True)]
+    for state in states:
+        unpack(KIND, STATE_VERSION, state)
+    return states
+
+
+class NativeMarioVec(MarioVecBase):
+    """N environments played in native code."""
+
+    def __init__(self, env_id: str, num_envs: int, seed: int, first_index: int, options: dict[str, Any]) -> None:
+        super().__init__(env_id, num_envs, seed, first_index, options)
+        shared = self._shared
+        self._core = native.library()
+        self._cartridge = Cartridge(stages.rom_path(shared.game))
+        self._reports = np.zeros(num_envs, _REPORT)
+        top = HUD_ROWS if options["crop_hud"] else 0
+        threads = min(options["threads"], num_envs)
+        reward = REWARDS.index(options["reward"])
+        numbers = np.array([num_envs, shared.skip, options["stack"], top, reward, threads], np.int32)
+        pointers = (numbers.ctypes.data, self._obs.ctypes.data, self._reports.ctypes.data)
+        self._handle = native.Handle("vector", self._cartridge.address, *pointers)
+        self._address = self._handle.address
+        self._buttons = np.array(shared.buttons, np.uint8)
+        self._targets: list[tuple[int, int] | None] = [None] * num_envs
+        self._sticky: list[np.random.Generator | None] = [None] * num_envs
+        self._held = np.zeros((num_envs, shared.skip), np.uint8)
+        self._starts: dict[Any, int] = {}
+        self._pool = self._read_pool(options["start_states"])
+        rams = [self._core.vector_ram(self._address, i) for i in range(num_envs)]
+        self._rams = [self._handle.view(address, RAM_SIZE) for address in rams]
+
+    def _read_pool(self, path: str | None) -> list[tuple[Any, bytes]] | None:
+        """Return the stage and the console of every state in the file, if there is one."""
+        if path is None:
+            return None
+        states = read_states(path)
+        self.spec_dict["start_states_sha256"] = hashlib.sha256(b"".join(states)).hexdigest()
+        return [self._start_of(state) for state in states]
+
+    def _start_of(self, state: bytes) -> tuple[Any, bytes]:
+        """Return the stage and the console of a state. Raises ValueError if it is another ROM's or not a state."""
+        header, arrays = unpack(KIND, STATE_VERSION, state)
+        mine, other = self.spec_dict["rom_sha256"], header["identity"]["rom_sha256"]
+        if mine != other:
+            raise ValueError(f"state: made with the ROM {other[:12]}, expected {mine[:12]}")
+        target = header["target"]
+        return (None if target is None else (target[0], target[1])), arrays["console"].tobytes()
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start a new episode everywhere; see `VecEnv.reset`.
+
+        options may be {"state": bytes} or {"state": list of N bytes}, from `get_state` of any environment with the
+        same ROM: then these episodes, but not those after them, begin there, with sums and frame stack empty.
+        """
+        options = dict(kwargs.pop("options", None) or {})
+        given = options.pop("state", None)
+        states = given if isinstance(given, list) else [given] * self.num_envs if given is not None else []
+        if states and len(states) != self.num_envs:
+            raise ValueError(f"options: {len(states)} states, expected one or {self.num_envs}")
+        starts = [self._start_of(state) for state in states]
+        result = super().reset(**kwargs, options=options)
+        for i, start in enumerate(starts):
+            self._start(i, start, b"")
+        return (self._obs, {**result[1], **self._memory()}) if starts else result
+
+    def _begin(self, i: int, episode: int) -> None:
+        index, shared = self.first_index + i, self._shared
+        draws = generator(self.seed, index, Purpose.START, episode)
+        start: Any = draw_target(shared, self.seed, index, episode)
+        if self._pool is not None:
+            start = self._pool[draws.integers(len(self._pool))]
+        self._start(i, start, draw_start(shared, draws))
+        self.episodes.begin(i, episode)
+        self._sticky[i] = generator(self.seed, index, Purpose.STICKY, episode) if shared.sticky else None
+
+    def _start(self, i: int, start: Any, buttons: bytes) -> None:
+        """Put environment i at a start: a stage (None: the whole game), or a pair of stage and console bytes."""
+        saved = isinstance(start, tuple) and isinstance(start[1], bytes)
+        self._targets[i] = start[0] if saved else start
+        if start not in self._starts:
+            numbers = target_numbers(self._shared.game, self._targets[i])
+            arguments = (start[1], len(start[1])) if saved else ()
+            name = "vector_add_state" if saved else "vector_add_stage"
+            self._starts[start] = native.checked(name, self._address, *numbers, *arguments)
+        arguments = (self._address, i, self._starts[start], buttons, len(buttons))
+        native.checked("vector_begin", *arguments, error=RuntimeError)
+
+    def _play(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        held = None
+        if self._shared.sticky:
+            for i, draws in enumerate(self._sticky):
+                assert draws is not None
+                self._held[i] = draws.random(self._shared.skip) < self._shared.sticky
+            held = self._held.ctypes.data
+        buttons = self._buttons[actions]
+        native.checked("vector_step", self._address, buttons.ctypes.data, held, error=RuntimeError)
+        causes = [CAUSES[cause] for cause in self._reports["cause"].tolist()]
+        return self._reports["env_reward"].copy(), self._reports["reward"].astype(np.float32), causes
+
+    def _row(self, i: int, cause: str) -> dict[str, Any]:
+        report = self._reports[i]
+        return {
+            "flag": bool(report["cleared"] > 0),
+            "cause": cause,
+            "x_max": int(report["x_max"]),
+            "score": int(report["score"]),
+            "time_left": int(report["time"]),
+            "coins": int(report["coins"]),
+            "world": int(report["world"]),
+            "stage": int(report["stage"]),
+            "stages_cleared": int(report["cleared"]),
+            "start_frames": int(report["start_frames"]),
+        }
+
+    def _ram(self, i: int) -> np.ndarray:
+        return self._rams[i]
+
+    def _save(self, i: int) -> bytes:
+        console = np.zeros(self._core.vector_snapshot_size(), np.uint8)
+        self._core.vector_save(self._address, i, console.ctypes.data)
+        report = {name: self._reports[i][name].item() for name in _REPORT.names or ()}
+        header = {**self._header(i), "target": self._targets[i], "report": report}
+        return pack(KIND, STATE_VERSION, header, {"console": console, "stack": self._obs[i]})
+
+    def set_state(self, states: list[bytes]) -> np.ndarray:
+        """Restore the states; see `VecEnv.set_state`."""
+        for i, (header, arrays) in enumerate(self._open(KIND, STATE_VERSION, states)):
+            target = header["target"]
+            self._targets[i] = None if target is None else (target[0], target[1])
+            console = arrays["console"].tobytes()
+            numbers = target_numbers(self._shared.game, self._targets[i])
+            native.checked("vector_load", self._address, i, *numbers, console, len(console))
+            self._reports[i] = tuple(header["report"][name] for name in _REPORT.names or ())
+            self._obs[i] = arrays["stack"]
+            self.episodes.load(i, header)
+            if self._shared.sticky:
+                draws = generator(self.seed, self.first_index + i, Purpose.STICKY, header["episode"])
+                draws.random(header["report"]["frames"])
+                self._sticky[i] = draws
+        return self._obs
+
+    def render(self) -> tuple[np.ndarray, ...]:
+        """Return the last drawn screen of every console as (240, 256, 3) uint8 RGB, the caller's own copies."""
+        screens = np.empty((self.num_envs, HEIGHT, WIDTH, 3), np.uint8)
+        for i, screen in enumerate(screens):
+            self._core.vector_colours(self._address, i, ctypes.c_void_p(screen.ctypes.data))
+        return tuple(screens)

@@ -1,0 +1,256 @@
+"""What a run leaves behind: folder, log, checkpoints, policies. Rank 0 writes; the other ranks only send their parts.
+
+A checkpoint holds everything that the rest of the run depends on: weights, both Adam states, the environments' states
+as they were when the epoch began, the epoch's number, and how long the log was. Random numbers need no state: each is
+named by seed, environment and epoch (`utils/seeding.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ppo.config import PPOConfig
+from ppo.policy import load_policy, save_policy
+from ppo.ppo import Run
+from utils import checkpoint, logger, system
+from utils.folder import Refused, RunFolder
+from utils.mpi import Comm
+
+MAX_FAILED_SAVES = 3
+# A resumed run may differ in these settings; in any other it would be another experiment.
+FREE_ON_RESUME = {
+    "epochs", "total_steps", "data_dir", "save_every", "save_minutes", "keep", "check_every", "stall_timeout",
+    "tensorboard",
+}  # fmt: skip
+EXACT_VERSIONS = ("python", "torch", "numpy")  # bit for bit only with the same of these
+
+
+class Recorder:
+    """Keeps the files of one run. On ranks other than 0 it takes part in the collective calls and writes nothing."""
+
+    def __init__(self, cfg: PPOConfig, comm: Comm, resume: bool, overwrite: bool, show: bool = True) -> None:
+        """Take the run's folder.
+
+        Raises:
+            Refused: on all ranks; see `RunFolder`.
+        """
+        self.cfg, self.comm, self.path = cfg, comm, cfg.run_dir
+        self.folder: RunFolder | None = None
+        self.logger: logger.EpochLogger | None = None
+        self.console = logger.Console(cfg.num_epochs * cfg.steps_per_epoch, show=show and comm.rank == 0)
+        self._saved_at, self._failed_saves = time.monotonic(), 0
+        self._facts: dict[str, Any] = {}  # config.json
+        refusal = None
+        if comm.rank == 0:
+            try:
+                self.folder = RunFolder(self.path, resume, overwrite)
+            except Refused as error:
+                refusal = str(error)
+        refusal = comm.broadcast(refusal)
+        if refusal is not None:
+            raise Refused(refusal)
+
+    # Starting ---------------------------------------------------------------------------------------------------------
+
+    def begin(self, run: Run, allow_mismatch: bool) -> None:
+        """Write down what is run or, where the folder holds a run, restore it from its newest checkpoint.
+
+        Raises:
+            Refused: on all ranks: settings or versions differ from those of the run that is resumed.
+        """
+        problem, saved = None, None
+        if self.folder is not None:
+            self._facts = {
+                **self.cfg.to_dict(), "exp_name": self.cfg.experiment, "world_size": self.comm.world_size,
+                "spec": run.env.spec_dict, "commit": system.commit(),
+            }  # fmt: skip
+            try:
+                if not self.folder.fresh:
+                    saved = self._newest(allow_mismatch)
+                self._open_log(run, saved)
+            except Refused as error:
+                problem = str(error)
+        problem = self.comm.broadcast(problem)
+        if problem is not None:
+            raise Refused(problem)
+        saved = self.comm.broadcast(saved)
+        if saved is not None:
+            restore(run, *saved)
+
+    def _newest(self, allow_mismatch: bool) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Return tensors (as arrays) and meta of the newest good checkpoint, None if there is none yet."""
+        assert self.folder is not None
+        self._compare_with_config(self.folder.read_config(), allow_mismatch)
+        newest, rejected = checkpoint.newest(self.path / "checkpoints")
+        for reason in rejected:
+            self.say(f"checkpoint rejected: {reason}")
+        checkpoint.clean_temporary(self.path / "checkpoints")
+        if newest is None:
+            self.say(f"{self.path} has no usable checkpoint: starting at the beginning")
+            return None
+        tensors, meta = checkpoint.load_checkpoint(newest)
+        self.say(f"resuming {self.path} at epoch {meta['epoch']} ({newest.name})" + self._how_it_ended())
+        return {name: tensor.numpy() for name, tensor in tensors.items()}, meta
+
+    def _compare_with_config(self, old: dict[str, Any], allow_mismatch: bool) -> None:
+        differing = {
+            name: (old.get(name), value)
+            for name, value in json.loads(json.dumps(self._facts)).items()
+            if name not in FREE_ON_RESUME | {"commit"} and old.get(name) != value
+        }
+        versions, mine = old.get("versions") or {}, system.versions()
+        differing |= {
+            name: (versions.get(name), mine[name]) for name in EXACT_VERSIONS if versions.get(name) != mine[name]
+        }
+        if differing and not allow_mismatch:
+            listed = "; ".join(f"{name} was {was!r}, now {now!r}" for name, (was, now) in differing.items())
+            raise Refused(
+                f"{self.path} was made with other settings: {listed} (--allow-mismatch continues all the same)"
+            )
+        if differing:
+            self._facts["mismatch"] = {name: list(pair) for name, pair in differing.items()}
+
+    def _how_it_ended(self) -> str:
+        try:
+            ending = json.loads((self.path / "exit.json").read_text())
+            return f"; it had ended: {ending['reason']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "; it had been killed"
+
+    def _open_log(self, run: Run, saved: tuple[dict[str, Any], dict[str, Any]] | None) -> None:
+        assert self.folder is not None
+        resumes = (saved[1]["resumes"] + [saved[1]["epoch"]]) if saved else []
+        self._facts |= {"versions": system.versions(), "resumed_at_epochs": resumes}
+        self.folder.write_json("config.json", self._facts)
+        self.folder.write_json("system.json", system.describe(self.comm.library))
+        (self.path / "exit.json").unlink(missing_ok=True)
+        logger.cut_back(self.path, saved[1]["log"] if saved else {"progress.txt": 0, "episodes.csv": 0})
+        self.logger = logger.EpochLogger(self.path, run.env.episode_fields, self.cfg.tensorboard)
+
+    # Each epoch -------------------------------------------------------------------------------------------------------
+
+    def log(self, run: Run, row: dict[str, Any], episodes: list[dict[str, Any]]) -> None:
+        """Write the epoch's row and episodes, and show them."""
+        run.watchdog.touch(f"log, epoch {run.epoch - 1}")
+        if self.logger is None:
+            return
+        self.logger.log_episodes(row["Epoch"], row["TotalEnvInteracts"], episodes)
+        for name, value in row.items():
+            self.logger.log(name, value)
+        self.logger.dump()
+        self.console.advance(self.cfg.steps_per_epoch)
+        self.console.epoch(row, self.cfg.num_epochs)
+        score = row["ClearRate"] + 1e-9 * row["AverageEpRet"] if "ClearRate" in row else row["AverageEpRet"]
+        if row["EpCount"] >= 10 and score >= run.best:
+            run.best = score
+            self._save_policy("best", run)
+
+    def save(self, run: Run, now: bool) -> None:
+        """Save a checkpoint and the last policy if they are due: all ranks call this after every epoch."""
+        run.watchdog.touch(f"save, epoch {run.epoch}")
+        minutes = (time.monotonic() - self._saved_at) / 60
+        by_clock = self.cfg.save_minutes is not None and minutes >= self.cfg.save_minutes
+        due = now or run.epoch % self.cfg.save_every == 0 or run.epoch == self.cfg.num_epochs or by_clock
+        if not self.comm.broadcast(due):
+            return
+        shares = self.comm.gather(run.env_states)
+        if shares is not None and self.logger is not None:
+            tensors = run_tensors(run, [state for share in shares for state in share])
+            meta = {
+                "epoch": run.epoch, "seconds": run.seconds, "best": run.best if math.isfinite(run.best) else None,
+                "log": self.logger.positions(), "resumes": self._facts["resumed_at_epochs"],
+            }  # fmt: skip
+            try:
+                checkpoint.save_checkpoint(
+                    self.path / "checkpoints", run.epoch * self.cfg.steps_per_epoch, tensors, meta, self.cfg.keep
+                )
+                self._save_policy("last", run)
+                self._failed_saves = 0
+            except OSError as error:
+                self._failed_saves += 1
+                self.say(f"WARNING: checkpoint not saved ({self._failed_saves} in a row): {error}")
+                if self._failed_saves >= MAX_FAILED_SAVES:
+                    raise
+        self._saved_at = time.monotonic()
+
+    def _save_policy(self, name: str, run: Run) -> None:
+        cfg = self.cfg
+        save_policy(self.path / "policy" / name, run.ac, {
+            "env": cfg.env, "spec": run.env.spec_dict, "network": cfg.network,
+            "obs_shape": list(run.env.single_observation_space.shape or ()),
+            "num_actions": run.ac.num_actions, "preset": cfg.preset, "seed": cfg.seed,
+            "epoch": run.epoch, "steps": run.epoch * cfg.steps_per_epoch, "commit": self._facts["commit"],
+            "versions": self._facts["versions"],
+        })  # fmt: skip
+
+    # Ending -----------------------------------------------------------------------------------------------------------
+
+    def say(self, text: str) -> None:
+        """Print a line on rank 0."""
+        self.console.say(text)
+
+    def close(self, reason: str, code: int, epoch: int) -> None:
+        """Write how the run ended and let go of the folder."""
+        self.console.close()
+        if self.logger is not None:
+            self.logger.close()
+        if self.folder is not None:
+            self.folder.write_json(
+                "exit.json", {"reason": reason, "code": code, "epoch": epoch, "time": time.strftime("%F %T%z")}
+            )
+            self.folder.close()
+            self.folder = None
+
+
+def run_tensors(run: Run, env_states: list[bytes]) -> dict[str, torch.Tensor]:
+    """Return all tensors of a checkpoint by name: ac/*, adam_pi/*, adam_v/*, env/<global index> (bytes)."""
+    tensors = {f"ac/{name}": p.detach().cpu().contiguous() for name, p in run.ac.state_dict().items()}
+    for prefix, optimiser in (("adam_pi", run.pi_optimiser), ("adam_v", run.v_optimiser)):
+        for i, state in optimiser.state_dict()["state"].items():
+            for name, value in state.items():
+                tensors[f"{prefix}/{i}/{name}"] = value.detach().cpu().contiguous()
+    for i, state in enumerate(env_states):
+        tensors[f"env/{i}"] = torch.frombuffer(bytearray(state), dtype=torch.uint8)
+    return tensors
+
+
+def restore(run: Run, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+    """Put a checkpoint into a run that was just built.
+
+    Raises:
+        ValueError: it does not belong to this run.
+    """
+    run.ac.load_state_dict({name[3:]: torch.from_numpy(a) for name, a in arrays.items() if name.startswith("ac/")})
+    for prefix, optimiser in (("adam_pi", run.pi_optimiser), ("adam_v", run.v_optimiser)):
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, array in arrays.items():
+            if name.startswith(prefix + "/"):
+                _, index, key = name.split("/")
+                state.setdefault(int(index), {})[key] = torch.from_numpy(array.copy())
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    run.obs = run.env.set_state([arrays[f"env/{i}"].tobytes() for i in run.env_indices])
+    run.epoch, run.seconds = int(meta["epoch"]), float(meta["seconds"])
+    run.best = -math.inf if meta["best"] is None else float(meta["best"])
+
+
+def init_from(run: Run, folder: Path) -> str:
+    """Start the networks from a policy's weights and return one line that says so.
+
+    Raises:
+        ValueError: no policy, or its tensors have other shapes than this run's, both of which are named.
+    """
+    weights = load_policy(folder).ac.state_dict()
+    mine = run.ac.state_dict()
+    for name, p in mine.items():
+        if name not in weights or weights[name].shape != p.shape:
+            theirs = tuple(weights[name].shape) if name in weights else "missing"
+            raise ValueError(f"init-from {folder}: {name} is {theirs} there and {tuple(p.shape)} here")
+    run.ac.load_state_dict(weights)
+    return f"starting from the weights of {folder}"

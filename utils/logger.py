@@ -1,0 +1,215 @@
+"""EpochLogger: one row per epoch in `progress.txt`, one line per episode in `episodes.csv`, a table on the console.
+
+`progress.txt` is tab separated with Spinning Up's column names, so that its readers and ours both work. Only rank 0
+has a logger; numbers of all ranks are joined before they come here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from tqdm import tqdm
+
+
+class EpochLogger:
+    """Collects the numbers of an epoch and writes them when it ends."""
+
+    def __init__(self, folder: Path, episode_fields: tuple[str, ...], tensorboard: bool = False) -> None:
+        """Open the files in `folder`, adding to those that are there."""
+        self._progress = _open(folder / "progress.txt")
+        self._episodes = _open(folder / "episodes.csv")
+        self._episode_fields = ("epoch", "steps", *episode_fields)
+        self._columns: list[str] | None = None
+        self._row: dict[str, Any] = {}
+        self._writer = _tensorboard_writer(folder) if tensorboard else None
+        if self._progress.tell():
+            with (folder / "progress.txt").open() as file:
+                self._columns = file.readline().rstrip("\n").split("\t")
+        if not self._episodes.tell():
+            self._episodes.write(",".join(self._episode_fields) + "\n")
+
+    def log(self, name: str, value: Any) -> None:
+        """Set one column of this epoch's row; None and NaN become an empty cell."""
+        self._row[name] = value
+
+    def log_statistics(self, name: str, values: np.ndarray) -> None:
+        """Set Average, Std, Max and Min of `values`, as Spinning Up's `with_min_and_max` does; empty cells if none."""
+        has = len(values) > 0
+        for prefix, function in (("Average", np.mean), ("Std", np.std), ("Max", np.max), ("Min", np.min)):
+            self.log(prefix + name, float(function(values)) if has else None)
+
+    def log_episodes(self, epoch: int, steps: int, episodes: list[dict[str, Any]]) -> None:
+        """Add one line per finished episode to episodes.csv."""
+        out = csv.writer(self._episodes, lineterminator="\n")
+        for episode in episodes:
+            out.writerow([epoch, steps, *(_cell(episode.get(name)) for name in self._episode_fields[2:])])
+
+    def dump(self) -> dict[str, Any]:
+        """Write the row, put both files on disk, and return the row.
+
+        Raises:
+            ValueError: the columns differ from those of the first row.
+            OSError: disk full, ...; no part of the row is left behind.
+        """
+        row, self._row = self._row, {}
+        if self._columns is None:
+            self._columns = list(row)
+            self._progress.write("\t".join(self._columns) + "\n")
+        if list(row) != self._columns:
+            raise ValueError(f"columns of a row must stay the same: {sorted(set(row) ^ set(self._columns))} differ")
+        for file, text in (
+            (self._progress, "\t".join(_cell(value) for value in row.values()) + "\n"),
+            (self._episodes, ""),
+        ):
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if self._writer is not None:
+            for name, value in row.items():
+                if isinstance(value, int | float) and math.isfinite(value):
+                    self._writer.add_scalar(name, value, row["TotalEnvInteracts"])
+            self._writer.flush()
+        return row
+
+    def positions(self) -> dict[str, int]:
+        """Return how many bytes of each file belong to the epochs written so far; a checkpoint keeps them."""
+        return {"progress.txt": self._progress.tell(), "episodes.csv": self._episodes.tell()}
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in (self._progress, self._episodes, self._writer):
+            if file is not None:
+                file.close()
+
+
+def cut_back(folder: Path, positions: dict[str, int]) -> int:
+    """Cut the logs to what a checkpoint knew; what is cut off is kept in `<name>.bak`.
+
+    Returns:
+        how many rows of progress.txt were cut off.
+    """
+    lost = 0
+    for name, size in positions.items():
+        path = folder / name
+        data = path.read_bytes() if path.exists() else b""
+        if len(data) > size:
+            path.with_name(name + ".bak").write_bytes(data)
+            temp = path.with_name(f".tmp-{name}")
+            temp.write_bytes(data[:size])
+            temp.replace(path)
+            if name == "progress.txt":
+                lost = data[size:].count(b"\n")
+    return lost
+
+
+def _open(path: Path) -> TextIO:
+    file = path.open("a", newline="", buffering=1 << 20)
+    file.seek(0, io.SEEK_END)
+    return file
+
+
+def _tensorboard_writer(folder: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bool | np.bool_):
+        return str(int(value))
+    return repr(float(value)) if isinstance(value, float | np.floating) else str(value)
+
+
+class Console:
+    """What a person sees on rank 0: a progress bar on a terminal, a short table per epoch; plain lines elsewhere.
+
+    A closed or broken standard output never ends a run: the console falls silent, the files go on.
+    """
+
+    def __init__(self, total_steps: int, first_step: int = 0, show: bool = True) -> None:
+        """Start at `first_step` of `total_steps`."""
+        self._show = show
+        self._terminal = show and sys.stderr.isatty()
+        self._bar = tqdm(total=total_steps, initial=first_step, unit="step", unit_scale=True, dynamic_ncols=True,
+                         smoothing=0.1, disable=not self._terminal, file=sys.stderr)  # fmt: skip
+        self._rows, self._last_row = 0, -math.inf
+
+    def say(self, text: str) -> None:
+        """Print one or more lines."""
+        if not self._show:
+            return
+        try:
+            with self._bar.external_write_mode(file=sys.stdout) if self._terminal else contextlib.nullcontext():
+                print(text, flush=True)
+        except (BrokenPipeError, OSError, ValueError):
+            self._show = self._terminal = False
+            with contextlib.suppress(OSError):  # Python flushes stdout at exit: give it somewhere to go
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+    def advance(self, steps: int) -> None:
+        """Move the bar."""
+        if self._terminal:
+            self._bar.update(steps)
+
+    def epoch(self, row: dict[str, Any], epochs: int) -> None:
+        """Print the row's main numbers, at most one row per second, with the heading every 20 rows."""
+        now, last = time.monotonic(), row["Epoch"] == epochs - 1
+        if now - self._last_row < 1.0 and not last:
+            return
+        self._last_row = now
+        columns = [
+            ("epoch", f"{row['Epoch']}/{epochs - 1}"),
+            ("steps", _short(row["TotalEnvInteracts"])),
+            ("episodes", f"{row['EpCount']}"),
+            ("return", _number(row["AverageEpRet"], 1)),
+            ("best", _number(row["MaxEpRet"], 0)),
+            ("length", _number(row["EpLen"], 0)),
+        ]
+        if "XMax" in row:
+            columns += [("furthest x", _number(row["XMax"], 0)), ("cleared", _percent(row["ClearRate"]))]
+        columns += [
+            ("entropy", _number(row["Entropy"], 2)),
+            ("KL", _number(row["KL"], 4)),
+            ("expl.var", _number(row["ExplainedVariance"], 2)),
+            ("steps/s", _number(row["StepsPerSecond"], 0)),
+            (
+                "time",
+                time.strftime("%H:%M:%S", time.gmtime(row["Time"])) if row["Time"] < 86400 else _short(row["Time"]),
+            ),
+        ]
+        widths = [max(len(name), 10 if name in ("epoch", "furthest x") else 7) for name, _ in columns]
+        if self._rows % 20 == 0:
+            self.say("  ".join(name.rjust(width) for (name, _), width in zip(columns, widths, strict=True)))
+        self.say("  ".join(text.rjust(width) for (_, text), width in zip(columns, widths, strict=True)))
+        self._rows += 1
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        with contextlib.suppress(OSError, ValueError):
+            self._bar.close()
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:,.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.0f}%"
+
+
+def _short(value: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.2f}{unit}"
+    return f"{value:.0f}"

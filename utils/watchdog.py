@@ -1,0 +1,93 @@
+"""No silent hang: a thread per rank that ends the job when nothing moves, or when the launcher has died.
+
+It must be a thread of its own: an emulator stuck in an endless loop never returns to Python.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Watchdog:
+    """Remembers when this rank last made progress and in which phase."""
+
+    def __init__(self, rank: int, stall_timeout: float, abort: Callable[[int], None]) -> None:
+        """Start watching.
+
+        Args:
+            rank: named in the message.
+            stall_timeout: seconds without a `touch` after which the job is ended; 0 only watches the launcher.
+            abort: ends all ranks.
+        """
+        self.rank, self.stall_timeout, self._abort = rank, stall_timeout, abort
+        self.phase = "start"
+        self._moved = time.monotonic()
+        self._parent = os.getppid()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread.start()
+
+    def touch(self, phase: str) -> None:
+        """Say that this rank is alive and what it does."""
+        self.phase = phase
+        self._moved = time.monotonic()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.5):
+            if os.getppid() != self._parent:
+                sys.stderr.write(f"rank {self.rank}: the launcher has died; ending\n")
+                sys.stderr.flush()
+                os._exit(1)
+            still = time.monotonic() - self._moved
+            if self.stall_timeout and still > self.stall_timeout:
+                sys.stderr.write(
+                    f"\nrank {self.rank} has not moved for {still:.0f} s (limit {self.stall_timeout:.0f} s) in phase "
+                    f"'{self.phase}'; its threads are here:\n"
+                )
+                sys.stderr.flush()
+                faulthandler.dump_traceback(all_threads=True)
+                self._abort(1)
+                os._exit(1)
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent dies, however busy it is then."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+
+class StopSignals:
+    """Remembers SIGINT, SIGTERM and SIGUSR1, so that all ranks can stop together at the next safe point.
+
+    The first signal asks; a second SIGINT ends this process as Python does by default.
+    """
+
+    def __init__(self) -> None:
+        """Take over the three signals; only the main thread may do this."""
+        self.received: int = 0
+        self._old = {
+            number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        }
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = max(self.received, number)
+
+    def close(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
