@@ -1,4 +1,8 @@
-"""Build the emulator core (until the project's own setup.py takes it over)."""
+"""Install with `pip install -e .`; the emulator core is compiled on the way (needs a C++17 compiler).
+
+Only the editable install is supported: the rooms `utils`, `data` and `scripts` are top-level names, which would
+collide with others in a shared site-packages.
+"""
 
 from glob import glob
 
@@ -8,8 +12,33 @@ NATIVE = "envs/mario/native"
 NAMES = ("bus", "c_api", "cartridge", "console", "cpu", "game", "observe", "ppu", "vector")
 
 setup(
-    name="mario-core",
-    packages=[],
+    name="mario-ppo",
+    version="0.1.0",
+    description="PPO on Super Mario Bros over MPI: a research codebase in the manner of Spinning Up",
+    license="MIT",
+    python_requires=">=3.11,<3.13",
+    packages=["ppo", "envs", "envs.mario", "envs.mario.native", "utils", "scripts"],
+    install_requires=[
+        "torch>=2.10",
+        "numpy<2",
+        "scipy",
+        "gymnasium>=1.1",
+        "gym==0.26.2",
+        "gym-super-mario-bros==7.4.0",
+        "nes-py==8.2.1",
+        "opencv-python-headless",
+        "joblib",
+        "matplotlib",
+        "tqdm",
+        "safetensors",
+        "filelock",
+    ],
+    extras_require={
+        "mpi": ["mpi4py>=4", "mpich"],
+        "dev": ["pytest", "ruff", "mypy", "rliable"],
+        "tensorboard": ["tensorboard"],
+        "bench": ["stable-baselines3==2.9.2"],
+    },
     ext_modules=[
         Extension(
             "envs.mario.native._core",

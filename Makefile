@@ -1,0 +1,46 @@
+# make train | make test | make check    -- each sets up .venv first; see README.md
+#
+# Variables:
+#   PYTHON     interpreter for .venv, 3.11 or 3.12 (found if not given)
+#   TORCH      which torch, e.g. TORCH='torch==2.13.0 --index-url URL-OF-THE-BUILD-YOU-WANT'
+#   NP         ranks of `make train` (default: one per core, 8 at most)
+#   ARGS       more flags for `make train`, e.g. ARGS='--env SuperMarioBros-1-2-v0 --seed 1'
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+TORCH ?= $(shell grep -m1 '^torch==' requirements.lock)
+NP    ?= $(shell n=$$(nproc); echo $$((n > 8 ? 8 : n)))
+ARGS  ?=
+STAMP := $(VENV)/.installed
+NATIVE := $(wildcard envs/mario/native/*.cpp envs/mario/native/*.hpp)
+
+.PHONY: help setup train test check test-slow test-faults clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -8
+
+train: setup
+	$(BIN)/python -m ppo.run --cpu $(NP) --resume $(ARGS)
+
+test: check
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock setup.py pyproject.toml $(NATIVE)
+	@.ci/venv "$(PYTHON)" $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info envs/mario/native/*.so
