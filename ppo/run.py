@@ -227,10 +227,15 @@ def build_run(cfg: PPOConfig, comm: mpi.Comm) -> Run:
 
 
 def limit_threads(comm: mpi.Comm) -> None:
-    """Give each rank its share of the cores of its host: more threads than cores make everything slower."""
+    """Give each rank its share of the cores of its host, and no more threads than OMP_NUM_THREADS allows.
+
+    More threads than cores make everything slower; scripts.sweep sets the variable when runs share a machine.
+    """
     import torch
 
-    torch.set_num_threads(max(1, system.cores() // comm.local_size))
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    share = max(1, system.cores() // comm.local_size)
+    torch.set_num_threads(min(share, int(allowed)) if allowed.isdigit() and int(allowed) else share)
 
 
 def pick_device(wanted: str, local_rank: int) -> str:
