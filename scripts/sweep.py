@@ -95,21 +95,15 @@ def split_flags(words: Sequence[str]) -> dict[str, list[str]]:
             name, equals, value = word[2:].partition("=")
             name = name.replace("_", "-")
             if name in flags:
-                raise ValueError(
-                    f"--{name} is given twice: give it once with all its values"
-                )
+                raise ValueError(f"--{name} is given twice: give it once with all its values")
             flags[name] = [value] if equals else []
         elif not name:
-            raise ValueError(
-                f"{word!r} is not a flag: values come after the flag that they belong to"
-            )
+            raise ValueError(f"{word!r} is not a flag: values come after the flag that they belong to")
         else:
             flags[name].append(word)
     for name, values in flags.items():
         if name in OWN:
-            raise ValueError(
-                f"--{name} is not for a sweep: it always continues what is there and never overwrites"
-            )
+            raise ValueError(f"--{name} is not for a sweep: it always continues what is there and never overwrites")
         if name in SINGLE and len(values) != 1:
             raise ValueError(f"--{name} takes one value, got {len(values)}")
         if len(set(values)) < len(values):
@@ -127,26 +121,15 @@ def grid(flags: dict[str, list[str]]) -> list[Job]:
     base = _base_name(flags)
     data = Path(flags.get("data-dir", ["data"])[0])
     varied = [name for name, values in flags.items() if len(values) > 1]
-    fixed = {
-        name: values[0] if values else ""
-        for name, values in flags.items()
-        if len(values) <= 1
-    }
+    fixed = {name: values[0] if values else "" for name, values in flags.items() if len(values) <= 1}
     fixed.pop("exp-name", None)
     jobs = []
     for values in itertools.product(*[flags[name] for name in varied]):
         chosen = dict(zip(varied, values, strict=True))
-        name = "_".join(
-            [base, *[f"{key}{_clean(value)}" for key, value in chosen.items()]]
-        )
-        jobs += [
-            Job(name, seed, data / name / f"{name}_s{seed}", fixed | chosen)
-            for seed in seeds
-        ]
+        name = "_".join([base, *[f"{key}{_clean(value)}" for key, value in chosen.items()]])
+        jobs += [Job(name, seed, data / name / f"{name}_s{seed}", fixed | chosen) for seed in seeds]
     if len({job.folder for job in jobs}) < len(jobs):
-        raise ValueError(
-            "two settings would get the same name: give values that differ in more than punctuation"
-        )
+        raise ValueError("two settings would get the same name: give values that differ in more than punctuation")
     return jobs
 
 
@@ -178,12 +161,8 @@ def complete(job: Job) -> bool:
     if runs.read_json(job.folder / "exit.json").get("reason") != "finished":
         return False
     config = runs.read_json(job.folder / "config.json")
-    named = {
-        name.replace("-", "_"): value for name, value in job.flags.items() if value
-    }
-    return all(
-        _same(config[name], value) for name, value in named.items() if name in config
-    )
+    named = {name.replace("-", "_"): value for name, value in job.flags.items() if value}
+    return all(_same(config[name], value) for name, value in named.items() if name in config)
 
 
 def _same(recorded: object, asked: str) -> bool:
@@ -208,47 +187,31 @@ class Progress:
 
 def progress(job: Job) -> Progress:
     """Return how far a run is, from its own files."""
-    run = (
-        runs.read_run(job.folder, ["AverageEpRet"])
-        if (job.folder / "progress.txt").exists()
-        else None
-    )
+    run = runs.read_run(job.folder, ["AverageEpRet"]) if (job.folder / "progress.txt").exists() else None
     if run is None:
         return Progress(float(job.state == "finished"), 0.0, math.nan)
     xs = run.columns.get(runs.STEPS)
     steps = float(xs[-1]) if xs is not None and len(xs) else 0.0
     rets = run.series(runs.STEPS, "AverageEpRet")[1]
     total = _length(run.config)
-    share = (
-        1.0 if job.state == "finished" else min(1.0, steps / total) if total else 0.0
-    )
+    share = 1.0 if job.state == "finished" else min(1.0, steps / total) if total else 0.0
     return Progress(share, steps, float(rets[-1]) if len(rets) else math.nan)
 
 
 def _length(config: dict[str, object]) -> float:
     """Return the steps that a run will take; 0 where its config does not tell."""
-    total, epochs, each = (
-        config.get(name) for name in ("total_steps", "epochs", "steps_per_epoch")
-    )
+    total, epochs, each = (config.get(name) for name in ("total_steps", "epochs", "steps_per_epoch"))
     if isinstance(total, int | float) and total > 0:
         return float(total)
-    return (
-        float(epochs * each)
-        if isinstance(epochs, int) and isinstance(each, int)
-        else 0.0
-    )
+    return float(epochs * each) if isinstance(epochs, int) and isinstance(each, int) else 0.0
 
 
 def overview(jobs: Sequence[Job], now: float) -> list[str]:
     """Return the lines of the live view: counts, time left, best experiment, and each running job."""
     known = {job.label: progress(job) for job in jobs}
     states = [job.state for job in jobs]
-    counts = ", ".join(
-        f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states))
-    )
-    lines = [
-        f"{len(jobs)} runs: {counts}{_time_left(jobs, known, now)}{_best(jobs, known)}"
-    ]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states)))
+    lines = [f"{len(jobs)} runs: {counts}{_time_left(jobs, known, now)}{_best(jobs, known)}"]
     for job in jobs:
         if job.state == "running":
             p = known[job.label]
@@ -262,23 +225,12 @@ def overview(jobs: Sequence[Job], now: float) -> list[str]:
 def _time_left(jobs: Sequence[Job], known: dict[str, Progress], now: float) -> str:
     """Return the time that the rest will take at the present speed of the running jobs."""
     running = [job for job in jobs if job.state == "running" and now > job.started]
-    speed = sum(
-        (known[job.label].share - job.share_at_start) / (now - job.started)
-        for job in running
-    )
-    rest = sum(
-        1 - known[job.label].share
-        for job in jobs
-        if job.state in ("waiting", "running")
-    )
+    speed = sum((known[job.label].share - job.share_at_start) / (now - job.started) for job in running)
+    rest = sum(1 - known[job.label].share for job in jobs if job.state in ("waiting", "running"))
     if speed <= 0 or rest <= 0:
         return ""
     seconds = rest / speed
-    return (
-        f"; about {seconds / 3600:.1f} h left"
-        if seconds > 5400
-        else f"; about {seconds / 60:.0f} min left"
-    )
+    return f"; about {seconds / 3600:.1f} h left" if seconds > 5400 else f"; about {seconds / 60:.0f} min left"
 
 
 def _best(jobs: Sequence[Job], known: dict[str, Progress]) -> str:
@@ -299,9 +251,7 @@ def _best(jobs: Sequence[Job], known: dict[str, Progress]) -> str:
 class Sweep:
     """Runs jobs, some at a time, until all have ended or somebody stops it."""
 
-    def __init__(
-        self, jobs: Sequence[Job], at_once: int, command: Sequence[str]
-    ) -> None:
+    def __init__(self, jobs: Sequence[Job], at_once: int, command: Sequence[str]) -> None:
         """Take jobs that wait; `command` starts one run when its arguments are put behind it."""
         self.jobs, self.at_once, self.command = list(jobs), at_once, list(command)
         self.stops = 0  # how often somebody has asked to stop
@@ -310,10 +260,7 @@ class Sweep:
 
     def run(self) -> None:
         """Start and watch the jobs; signals are passed on to the runs, which save and end."""
-        before = {
-            number: signal.signal(number, self._ask_to_stop)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        before = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
         before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._ask_to_stop)
         shown = -math.inf
         try:
@@ -348,14 +295,8 @@ class Sweep:
         while self.sent < min(self.stops, len(SIGNALS)):
             number = SIGNALS[self.sent]
             self.sent += 1
-            alive = [
-                job
-                for job in self.jobs
-                if job.process is not None and job.process.poll() is None
-            ]
-            self.say(
-                f"stopping: {number.name} to {len(alive)} runs, waiting for them to save (again: harder)"
-            )
+            alive = [job for job in self.jobs if job.process is not None and job.process.poll() is None]
+            self.say(f"stopping: {number.name} to {len(alive)} runs, waiting for them to save (again: harder)")
             for job in alive:
                 assert job.process is not None
                 job.process.send_signal(number)
@@ -365,10 +306,7 @@ class Sweep:
         job.share_at_start = progress(job).share
         ranks = int(job.flags.get("cpu", "1"))
         threads = str(max(1, cores() // (self.at_once * ranks)))
-        limits = {
-            name: threads
-            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        }
+        limits = {name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         job.output = job.log.open("ab")
         job.process = subprocess.Popen(
             [*self.command, *job.arguments()],
@@ -386,9 +324,7 @@ class Sweep:
         code = job.process.returncode
         job.process = None
         job.output.close()
-        job.state = (
-            "finished" if code == 0 else "preempted" if code == PREEMPTED else "failed"
-        )
+        job.state = "finished" if code == 0 else "preempted" if code == PREEMPTED else "failed"
         if job.state == "failed" and self.stops:
             job.state = "stopped"
         self.say(f"{job.state} {job.label}" + ("" if code == 0 else f" (code {code})"))
@@ -401,9 +337,7 @@ class Sweep:
     def _draw(self) -> None:
         self._erase()
         width = os.get_terminal_size().columns
-        lines = [
-            printable(line, width - 1) for line in overview(self.jobs, time.monotonic())
-        ]
+        lines = [printable(line, width - 1) for line in overview(self.jobs, time.monotonic())]
         print("\n".join(lines), flush=True)
         self._drawn = len(lines)
 
@@ -429,9 +363,7 @@ def last_lines(path: Path) -> list[str]:
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return []
-    return [printable(line, 200) for line in text.splitlines() if line.strip()][
-        -LAST_LINES:
-    ]
+    return [printable(line, 200) for line in text.splitlines() if line.strip()][-LAST_LINES:]
 
 
 def summary(jobs: Sequence[Job]) -> list[str]:
@@ -445,13 +377,7 @@ def summary(jobs: Sequence[Job]) -> list[str]:
             ]
     if any(job.state != "finished" for job in jobs):
         lines.append("the same command again continues what is missing")
-    folders = list(
-        dict.fromkeys(
-            str(job.folder.parent)
-            for job in jobs
-            if (job.folder / "progress.txt").exists()
-        )
-    )
+    folders = list(dict.fromkeys(str(job.folder.parent) for job in jobs if (job.folder / "progress.txt").exists()))
     if folders:
         words = " ".join(shlex.quote(folder) for folder in folders)
         lines += [
@@ -465,13 +391,7 @@ def listed(jobs: Sequence[Job], command: Sequence[str]) -> list[str]:
     """Return a line for each run: what there is of it, and the command that would be started."""
     lines = []
     for job in jobs:
-        there = (
-            "complete"
-            if job.state == "finished"
-            else "continue"
-            if job.folder.exists()
-            else "new"
-        )
+        there = "complete" if job.state == "finished" else "continue" if job.folder.exists() else "new"
         lines.append(f"{there:<8} {shlex.join([*command, *job.arguments()])}")
     return lines
 
@@ -520,9 +440,7 @@ def _main(argv: list[str], command: Sequence[str], check: Check) -> int:
     if args.dry_run:
         print("\n".join(listed(jobs, command)))
         return 0
-    busy = min(args.jobs, len(jobs)) * max(
-        int(job.flags.get("cpu", "1")) for job in jobs
-    )
+    busy = min(args.jobs, len(jobs)) * max(int(job.flags.get("cpu", "1")) for job in jobs)
     if busy > cores():
         print(
             f"note: {busy} processes at a time on {cores()} cores: fewer --jobs would not be slower",

@@ -34,20 +34,13 @@ class Browser:
             "goog:loggingPrefs": {"browser": "ALL"},
         }
         self._address = address
-        self._address += (
-            "/session/"
-            + self.post("/session", {"capabilities": {"alwaysMatch": wanted}})[
-                "sessionId"
-            ]
-        )
+        self._address += "/session/" + self.post("/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
 
     def post(self, path: str, body: dict[str, Any], method: str = "POST") -> Any:
         """Send one command and return its value."""
         data = json.dumps(body).encode() if method == "POST" else None
         headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(
-            self._address + path, data, headers, method=method
-        )
+        request = urllib.request.Request(self._address + path, data, headers, method=method)
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)["value"]
 
@@ -55,9 +48,7 @@ class Browser:
         """Run one command of the Chrome DevTools protocol."""
         return self.post("/goog/cdp/execute", {"cmd": command, "params": parameters})
 
-    def open(
-        self, path: Path, width: int = 1200, height: int = 900, dark: bool = False
-    ) -> None:
+    def open(self, path: Path, width: int = 1200, height: int = 900, dark: bool = False) -> None:
         """Load a local page on a screen of this size and colour scheme, with the network switched off."""
         metrics = {
             "width": width,
@@ -87,20 +78,12 @@ class Browser:
 @contextmanager
 def chromium(log: Path) -> Iterator[Browser]:
     """Start a browser and end it afterwards; the test skips where there is none."""
-    binary = (
-        shutil.which("chromium")
-        or shutil.which("chromium-browser")
-        or shutil.which("google-chrome")
-    )
+    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     if not binary or not driver:
-        pytest.skip(
-            "no chromium and chromedriver on this machine (Debian: apt-get install chromium chromium-driver)"
-        )
+        pytest.skip("no chromium and chromedriver on this machine (Debian: apt-get install chromium chromium-driver)")
     with log.open("w") as output:
-        process = subprocess.Popen(
-            [driver, "--port=0"], stdout=output, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen([driver, "--port=0"], stdout=output, stderr=subprocess.STDOUT)
         try:
             browser = Browser(f"http://127.0.0.1:{_port(log, process)}", binary)
             try:

@@ -55,25 +55,17 @@ def write_run(
         json.dumps({"cpu": "Test CPU", "cores": 2, "python": "3.11", "torch": "2.13.0"})
     )
     if reason is not None:
-        (folder / "exit.json").write_text(
-            json.dumps({"reason": reason, "code": 0, "epoch": epochs, "time": 1.0})
-        )
+        (folder / "exit.json").write_text(json.dumps({"reason": reason, "code": 0, "epoch": epochs, "time": 1.0}))
     return folder
 
 
-def write_monitor(
-    folder: Path, episodes: int = 60, level: float = 200.0, seed: int = 0
-) -> Path:
+def write_monitor(folder: Path, episodes: int = 60, level: float = 200.0, seed: int = 0) -> Path:
     """Write two monitor.csv as Stable-Baselines3 does for two environments."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     for env in range(2):
         lines = [f'#{{"t_start": {1000.0 + env}, "env_id": "CartPole-v1"}}', "r,l,t"]
-        ret = level * (1 - np.exp(-np.arange(episodes) / 20)) + rng.normal(
-            0, 5, episodes
-        )
-        lines += [
-            f"{r:.6f},{max(1, int(r))},{3.0 * i + 1:.4f}" for i, r in enumerate(ret)
-        ]
+        ret = level * (1 - np.exp(-np.arange(episodes) / 20)) + rng.normal(0, 5, episodes)
+        lines += [f"{r:.6f},{max(1, int(r))},{3.0 * i + 1:.4f}" for i, r in enumerate(ret)]
         (folder / f"{env}.monitor.csv").write_text("\n".join(lines) + "\n")
     return folder

@@ -18,7 +18,9 @@ def load(*paths: Path) -> list[runs.Group]:
     return plot.load([str(path) for path in paths], compare.wanted_columns(runs.PERFORMANCE))[0]
 
 
-def write_log(folder: Path, rows: list[tuple[float, ...]], columns: str = "AverageEpRet TotalEnvInteracts EpCount Time") -> None:
+def write_log(
+    folder: Path, rows: list[tuple[float, ...]], columns: str = "AverageEpRet TotalEnvInteracts EpCount Time"
+) -> None:
     lines = ["\t".join(columns.split()), *["\t".join(f"{v:g}" for v in row) for row in rows]]
     (folder / "progress.txt").write_text("\n".join(lines) + "\n")
 
@@ -76,6 +78,14 @@ def test_one_seed_has_no_interval_and_says_so(tmp_path):
     figures.encode(compare.draw(result), "png")
 
 
+def test_seeds_that_all_score_the_same_are_no_proof(tmp_path):
+    for seed in range(5):
+        folder = write_run(tmp_path, "a", seed)
+        write_log(folder, [(0, 0, 1, 0), (500, 50, 1, 1), (500, 100, 1, 2)])
+    result = compare.compare(load(tmp_path))
+    assert result.notes == ["a: all 5 seeds scored the same: an interval of width 0 proves nothing"]
+
+
 def test_experiments_that_cannot_be_told_apart_are_not_ranked(tmp_path):
     for seed in range(6):
         write_run(tmp_path, "a", seed, noise=60)
@@ -88,7 +98,10 @@ def test_experiments_that_cannot_be_told_apart_are_not_ranked(tmp_path):
     ("spec", "named"),
     [
         ({"env_id": "Acrobot-v1"}, "differ in environment (a: CartPole-v1, b: Acrobot-v1)"),
-        ({"versions": {"gymnasium": "1.0.0"}}, "differ in environment version (a: gymnasium 1.4.0, b: gymnasium 1.0.0)"),
+        (
+            {"versions": {"gymnasium": "1.0.0"}},
+            "differ in environment version (a: gymnasium 1.4.0, b: gymnasium 1.0.0)",
+        ),
         ({"reward_version": 2}, "differ in environment's reward version (a: 1, b: 2)"),
     ],
 )
@@ -118,7 +131,7 @@ def test_unequal_and_unfinished_runs_are_compared_over_common_steps_and_named(tm
     write_run(tmp_path, "b", 0, epochs=20, lr=1e-4, reason="interrupted")
     assert compare.main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "compared up to 20k steps, where b_s0 ends (the longest run has 40k)" in out
+    assert "compared up to 20k steps, where the rows of b_s0 end (the longest run has 40k)" in out
     assert "1, 1 unfinished" in out and "b_s0 (interrupted)" in out
 
 
@@ -158,7 +171,9 @@ def test_numbers_agree_with_rliable_on_the_same_folders(two):
     for one, scores in zip(result.summaries, (high, low), strict=True):
         assert one.aggregates["mean"].value == pytest.approx(metrics.aggregate_mean(scores), abs=1e-9)
         assert one.aggregates["iqm"].value == pytest.approx(metrics.aggregate_iqm(scores), abs=1e-9)
-        assert one.aggregates["gap"].value == pytest.approx(
-            np.maximum(300 - scores, 0).mean(), abs=1e-9
-        ) == pytest.approx(metrics.aggregate_optimality_gap(scores, 300), abs=1e-9)
+        assert (
+            one.aggregates["gap"].value
+            == pytest.approx(np.maximum(300 - scores, 0).mean(), abs=1e-9)
+            == pytest.approx(metrics.aggregate_optimality_gap(scores, 300), abs=1e-9)
+        )
     assert result.pairs[0].probability.value == pytest.approx(metrics.probability_of_improvement(high, low), abs=1e-9)

@@ -48,7 +48,9 @@ def test_an_empty_field_is_a_missing_value_and_not_damage():
     assert np.isnan(table.columns["Ret"]).tolist() == [True, False, True] and table.notes() == []
 
 
-@pytest.mark.parametrize("data", [b"", b"\n\n", b"Epoch\tRe", b"\x00" * 100, b"Logging to somewhere\n", b"\xff\xfe\n1\t2\n"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\n\n", b"Epoch\tRe", b"\x00" * 100, b"Logging to somewhere\n", b"\xff\xfe\n1\t2\n"]
+)
 def test_a_file_without_a_header_has_no_rows(data):
     table = parse_table(data)
     assert table.columns == {} and table.notes()[0] == "no header line: nothing read"
@@ -106,7 +108,9 @@ def test_spinning_ups_folders_are_read(tmp_path):
         rows = "".join(f"{e}\t{20 * e}\t{4000 * (e + 1)}\t{e}\n" for e in range(5))
         (folder / "progress.txt").write_text("Epoch\tAverageEpRet\tTotalEnvInteracts\tTime\n" + rows)
     groups, said = plot.load([str(tmp_path)], ["Performance"])
-    assert [(g.label, len(g.runs), [r.seed for r in g.runs]) for g in groups] == [("ppo", 2, ["0", "10"])] and said == []
+    assert [(g.label, len(g.runs), [r.seed for r in g.runs]) for g in groups] == [
+        ("ppo", 2, ["0", "10"])
+    ] and said == []
     assert groups[0].runs[0].state == "", "Spinning Up does not say how a run ended, so nothing is claimed"
     joined = runs.join(groups[0], runs.STEPS, "Performance")
     assert joined.values[0].tolist() == [0, 20, 40, 60, 80] and joined.x[-1] == 20000
@@ -163,7 +167,7 @@ def test_unequal_lengths_are_cut_to_what_all_cover_and_said(tmp_path):
     groups, _ = plot.load([str(tmp_path)], None)
     joined = runs.join(groups[0], runs.STEPS, "Performance")
     assert joined.x[-1] == 10_000
-    note = "a: unequal lengths: TotalEnvInteracts cut to 1k..10k (where a_s1 ends; longest 40k)"
+    note = "a: unequal lengths: TotalEnvInteracts cut to 1k..10k (where the rows of a_s1 end; longest 40k)"
     assert joined.notes == [note] and groups[0].notes() == ["a: not finished: a_s1 (unfinished)"]
 
 
@@ -223,12 +227,16 @@ def test_the_figure_names_axes_seeds_and_band(folders):
     assert axes[0].get_xlabel() == "Environment steps (agent decisions)"
     assert [a.get_ylabel() for a in axes] == ["Episode return (environment's reward)", "Clear rate (share of episodes)"]
     words = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert words == ["fast (n=3)", "slow (n=3)", "ppo (n=1)"] or sorted(words) == ["fast (n=3)", "ppo (n=1)", "slow (n=3)"]
+    assert words == ["fast (n=3)", "slow (n=3)", "ppo (n=1)"] or sorted(words) == [
+        "fast (n=3)",
+        "ppo (n=1)",
+        "slow (n=3)",
+    ]
     assert "95% bootstrap interval" in figure.get_supxlabel()
     colours = [line.get_color() for line in axes[0].lines]
     assert len(set(colours)) == 3 and set(colours) <= set(figures.COLOURS)
     low, high = axes[1].get_ylim()
-    assert -0.1 < low and high < 1.1, "a band of a share stays a share"
+    assert low > -0.1 and high < 1.1, "a band of a share stays a share"
 
 
 def test_each_seed_its_own_line(folders):

@@ -78,14 +78,32 @@ def test_bad_input_is_one_line_and_code_2(words, named, capsys, tmp_path, monkey
 
 
 def test_a_dry_run_lists_the_runs_and_starts_none(tmp_path, capsys):
-    assert run(["--data-dir", str(tmp_path), "--exp-name", "d", "--pi-lr", "1e-4", "3e-4", "--seed", "0", "1", "--dry-run"]) == 0
+    assert (
+        run(
+            ["--data-dir", str(tmp_path), "--exp-name", "d", "--pi-lr", "1e-4", "3e-4", "--seed", "0", "1", "--dry-run"]
+        )
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and all(line.startswith("new ") for line in lines)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_sweep_runs_everything_and_again_nothing(tmp_path, capsys):
-    argv = ["--data-dir", str(tmp_path), "--exp-name", "g", "--pi-lr", "1e-4", "3e-4", "--seed", "0", "1", "--jobs", "2"]
+    argv = [
+        "--data-dir",
+        str(tmp_path),
+        "--exp-name",
+        "g",
+        "--pi-lr",
+        "1e-4",
+        "3e-4",
+        "--seed",
+        "0",
+        "1",
+        "--jobs",
+        "2",
+    ]
     assert run(argv) == 0
     out = capsys.readouterr().out
     assert "4 runs: 4 finished" in out and "best so far 12.5 g_pi-lr3e-4 (n=2)" in out
@@ -127,10 +145,25 @@ def test_a_finished_run_counts_only_for_the_length_it_had(tmp_path):
 
 def test_ctrl_c_reaches_each_run_once_and_the_sweep_waits_and_later_resumes(tmp_path):
     code = f"import sys; from scripts import sweep; sys.exit(sweep.main(sys.argv[1:], {FAKE!r}, lambda words: None))"
-    argv = ["--data-dir", str(tmp_path), "--exp-name", "c", "--behave", "slow", "--epochs", "40", "--seed", "0", "1", "2"]
+    argv = [
+        "--data-dir",
+        str(tmp_path),
+        "--exp-name",
+        "c",
+        "--behave",
+        "slow",
+        "--epochs",
+        "40",
+        "--seed",
+        "0",
+        "1",
+        "2",
+    ]
     root = Path(__file__).parents[1]
     command = [sys.executable, "-c", code, *argv, "--jobs", "2"]
-    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": "."})
+    process = subprocess.Popen(
+        command, cwd=root, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": "."}
+    )
     logs = [tmp_path / "c" / f"c_s{seed}" / "progress.txt" for seed in (0, 1)]
     for _ in range(200):
         if all(log.exists() and len(log.read_text().splitlines()) > 2 for log in logs):

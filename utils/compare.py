@@ -84,16 +84,12 @@ class Summary:
     runs: list[runs.Run]
     final: Array  # (R,)
     area: Array  # (R,)
-    aggregates: dict[
-        str, Estimate
-    ]  # of `final`: mean, median, iqm, and gap where a target is known
+    aggregates: dict[str, Estimate]  # of `final`: mean, median, iqm, and gap where a target is known
     area_mean: Estimate
     clear: Estimate | None
     clear_per_seed: Array
     clear_episodes: int  # behind `clear`, over all seeds
-    speeds: dict[
-        str, Speed
-    ]  # "steps first", "steps sustained", "hours first", "hours sustained"
+    speeds: dict[str, Speed]  # "steps first", "steps sustained", "hours first", "hours sustained"
 
 
 @dataclass
@@ -151,20 +147,13 @@ def compare(
     kept: list[tuple[runs.Group, list[runs.Run]]] = []
     for group in groups:
         members = [run for run in group.runs if len(run.series(runs.STEPS, y)[0]) >= 2]
-        notes += [
-            f"{r.label}: fewer than two rows with {y}: left out"
-            for r in group.runs
-            if r not in members
-        ]
+        notes += [f"{r.label}: fewer than two rows with {y}: left out" for r in group.runs if r not in members]
         if members:
             kept.append((group, members))
     if not kept:
         raise ValueError(f"no run has two rows with {runs.STEPS} and {y}")
     low, high = _range([run for _, members in kept for run in members], y, notes)
-    summaries = [
-        _summary(g.label, members, y, low, high, threshold, target)
-        for g, members in kept
-    ]
+    summaries = [_summary(g.label, members, y, low, high, threshold, target) for g, members in kept]
     pairs = [_pair(a, b) for a, b in combinations(summaries, 2)]
     notes += _warnings(summaries, pairs)
     return Comparison(y, low, high, threshold, target, summaries, pairs, notes)
@@ -175,40 +164,23 @@ def _comparable(groups: Sequence[runs.Group], y: str, mixed: bool) -> list[str]:
 
     A value that a folder does not tell (Spinning Up's do not name the environment) is no difference, but is named.
     """
-    questions = dict(INCOMPARABLE) | (
-        {"training reward": TRAINING_REWARD} if y in SHOWN_REWARD else {}
-    )
+    questions = dict(INCOMPARABLE) | ({"training reward": TRAINING_REWARD} if y in SHOWN_REWARD else {})
     differing, notes = [], []
     for question, names in questions.items():
         values = {group.label: _value(group.runs[0], names) for group in groups}
         known = {value for value in values.values() if value}
         if len(known) > 1:
-            shown = runs.shortened(
-                [f"{label}: {value or 'not told'}" for label, value in values.items()]
-            )
+            shown = runs.shortened([f"{label}: {value or 'not told'}" for label, value in values.items()])
             differing.append(f"experiments differ in {question} ({shown})")
         elif question == "environment" and not all(values.values()):
-            silent = runs.shortened(
-                [label for label, value in values.items() if not value]
-            )
-            notes.append(
-                f"{silent}: the folder does not tell the environment: that it is the same is your claim"
-            )
+            silent = runs.shortened([label for label, value in values.items() if not value])
+            notes.append(f"{silent}: the folder does not tell the environment: that it is the same is your claim")
     if differing and not mixed:
-        raise ValueError(
-            f"{'; '.join(differing)}: returns are not comparable (--mixed compares them all the same)"
-        )
+        raise ValueError(f"{'; '.join(differing)}: returns are not comparable (--mixed compares them all the same)")
     if len({run.kind for group in groups for run in group.runs}) > 1:
-        notes.append(
-            "some experiments log every episode (monitor.csv), others the means of epochs (progress.txt)"
-        )
-    if (
-        y not in SHOWN_REWARD
-        and len({_value(group.runs[0], TRAINING_REWARD) for group in groups} - {""}) > 1
-    ):
-        notes.append(
-            f"trained on different rewards; {y} is the environment's own return in all of them"
-        )
+        notes.append("some experiments log every episode (monitor.csv), others the means of epochs (progress.txt)")
+    if y not in SHOWN_REWARD and len({_value(group.runs[0], TRAINING_REWARD) for group in groups} - {""}) > 1:
+        notes.append(f"trained on different rewards; {y} is the environment's own return in all of them")
     return [f"MIXED: {note}" for note in differing] + notes
 
 
@@ -216,22 +188,13 @@ def _value(run: runs.Run, names: Sequence[str]) -> str:
     """Return the first of the named settings that the run has, whole branches as one word; "" for none."""
     own = runs.settings(run)
     for name in names:
-        branch = {
-            key: value
-            for key, value in own.items()
-            if key == name or key.startswith(name + ".")
-        }
+        branch = {key: value for key, value in own.items() if key == name or key.startswith(name + ".")}
         if branch:
-            return ", ".join(
-                v if k == name else f"{k.removeprefix(name + '.')} {v}"
-                for k, v in sorted(branch.items())
-            )
+            return ", ".join(v if k == name else f"{k.removeprefix(name + '.')} {v}" for k, v in sorted(branch.items()))
     return ""
 
 
-def _range(
-    members: Sequence[runs.Run], y: str, notes: list[str]
-) -> tuple[float, float]:
+def _range(members: Sequence[runs.Run], y: str, notes: list[str]) -> tuple[float, float]:
     """Return the steps that every run covers; say what was cut."""
     ends = [(run, run.series(runs.STEPS, y)[0]) for run in members]
     low, high = (
@@ -239,16 +202,12 @@ def _range(
         min(float(xs[-1]) for _, xs in ends),
     )
     if low >= high:
-        raise ValueError(
-            f"the runs have no range of {runs.STEPS} in common ({low:g} to {high:g}): choose them apart"
-        )
+        raise ValueError(f"the runs have no range of {runs.STEPS} in common ({low:g} to {high:g}): choose them apart")
     longest = max(float(xs[-1]) for _, xs in ends)
     if longest - high > 0.02 * longest:
         shortest = min(ends, key=lambda pair: float(pair[1][-1]))[0].label
-        cut = f"compared up to {runs.compact(high)} steps, where {shortest} ends"
-        notes.append(
-            f"unequal lengths: {cut} (the longest run has {runs.compact(longest)})"
-        )
+        cut = f"compared up to {runs.compact(high)} steps, where the rows of {shortest} end"
+        notes.append(f"unequal lengths: {cut} (the longest run has {runs.compact(longest)})")
     return low, high
 
 
@@ -278,32 +237,19 @@ def _summary(
     target: float | None,
 ) -> Summary:
     final = np.array([final_performance(run, y, low, high) for run in members])
-    area = np.array(
-        [
-            stats.area_under_curve(*run.series(runs.STEPS, y), low, high)
-            for run in members
-        ]
-    )
-    aggregates = {
-        name: _estimate(final, statistic) for name, statistic in AGGREGATES.items()
-    }
+    area = np.array([stats.area_under_curve(*run.series(runs.STEPS, y), low, high) for run in members])
+    aggregates = {name: _estimate(final, statistic) for name, statistic in AGGREGATES.items()}
     if target is not None:
         gaps = np.maximum(target - final, 0.0)
         aggregates["gap"] = _estimate(gaps, stats.mean, (0.0, math.inf))
-    clearing = [
-        run for run in members if len(run.series(runs.STEPS, "ClearRate")[0]) >= 2
-    ]
-    clear = np.array(
-        [final_performance(run, "ClearRate", low, high) for run in clearing]
-    )
+    clearing = [run for run in members if len(run.series(runs.STEPS, "ClearRate")[0]) >= 2]
+    clear = np.array([final_performance(run, "ClearRate", low, high) for run in clearing])
     clear_mean = _estimate(clear, stats.mean, (0.0, 1.0)) if len(clear) else None
     speeds = {} if threshold is None else _speeds(members, y, threshold, high)
     episodes = 0.0
     for run in clearing:
         xs = run.series(runs.STEPS, "ClearRate")[0]
-        episodes += _episodes(
-            run, xs[(xs > high - FINAL_SHARE * (high - low)) & (xs <= high)]
-        ).sum()
+        episodes += _episodes(run, xs[(xs > high - FINAL_SHARE * (high - low)) & (xs <= high)]).sum()
     area_mean = _estimate(area, stats.mean)
     return Summary(
         label,
@@ -330,9 +276,7 @@ def _estimate(
     )
 
 
-def _speeds(
-    members: list[runs.Run], y: str, threshold: float, high: float
-) -> dict[str, Speed]:
+def _speeds(members: list[runs.Run], y: str, threshold: float, high: float) -> dict[str, Speed]:
     """Return how soon each seed reaches the threshold within the common range, by steps and by hours."""
     found: dict[str, list[float]] = {}
     for run in members:
@@ -343,28 +287,16 @@ def _speeds(
         for kind, value in zip(("first", "sustained"), steps, strict=True):
             found.setdefault(f"steps {kind}", []).append(value)
             if len(clock_x):
-                hours = (
-                    float(np.interp(value, clock_x, clock)) / 3600
-                    if math.isfinite(value)
-                    else math.inf
-                )
+                hours = float(np.interp(value, clock_x, clock)) / 3600 if math.isfinite(value) else math.inf
                 found.setdefault(f"hours {kind}", []).append(hours)
-    return {
-        kind: _speed(values, members)
-        for kind, values in found.items()
-        if len(values) == len(members)
-    }
+    return {kind: _speed(values, members) for kind, values in found.items() if len(values) == len(members)}
 
 
 def _speed(values: list[float], members: list[runs.Run]) -> Speed:
     reached = sum(math.isfinite(value) for value in values)
     interval, coverage = stats.median_interval(values)
-    share = Estimate(
-        reached / len(values), *stats.wilson_interval(reached, len(values))
-    )
-    middle = float(
-        np.sort(values)[(len(values) - 1) // 2 : len(values) // 2 + 1].mean()
-    )
+    share = Estimate(reached / len(values), *stats.wilson_interval(reached, len(values)))
+    middle = float(np.sort(values)[(len(values) - 1) // 2 : len(values) // 2 + 1].mean())
     return Speed(
         reached,
         share,
@@ -382,9 +314,7 @@ def _pair(a: Summary, b: Summary) -> Pair:
     chance = Estimate(probability, *stats.probability_interval(a.final, b.final))
     gap = float(a.final.mean() - b.final.mean())
     difference = Estimate(gap, *stats.difference_interval(a.final, b.final))
-    return Pair(
-        a.label, b.label, chance, difference, _verdict(a, b, chance, difference)
-    )
+    return Pair(a.label, b.label, chance, difference, _verdict(a, b, chance, difference))
 
 
 def _verdict(a: Summary, b: Summary, chance: Estimate, difference: Estimate) -> str:
@@ -410,31 +340,17 @@ def _warnings(summaries: Sequence[Summary], pairs: Sequence[Pair]) -> list[str]:
     for one in summaries:
         count = len(one.runs)
         if count == 1:
-            said.append(
-                f"{one.label}: one seed: no interval, and nothing can be said about other seeds"
-            )
+            said.append(f"{one.label}: one seed: no interval, and nothing can be said about other seeds")
         elif count < 5:
-            said.append(
-                f"{one.label}: {count} seeds: intervals are wide and rest on normality; take 5 or more"
-            )
-        elif np.ptp(one.final) == 0:
-            said.append(
-                f"{one.label}: all {count} seeds scored the same: an interval of width 0 proves nothing"
-            )
-        if (
-            one.clear is not None
-            and len(one.clear_per_seed) > 1
-            and np.ptp(one.clear_per_seed) == 0
-        ):
+            said.append(f"{one.label}: {count} seeds: intervals are wide and rest on normality; take 5 or more")
+        if count > 1 and np.ptp(one.final) == 0:
+            said.append(f"{one.label}: all {count} seeds scored the same: an interval of width 0 proves nothing")
+        if one.clear is not None and len(one.clear_per_seed) > 1 and np.ptp(one.clear_per_seed) == 0:
             rate = one.clear_per_seed[0]
-            said.append(
-                f"{one.label}: every seed has clear rate {rate:.3g}: its interval of width 0 proves nothing"
-            )
+            said.append(f"{one.label}: every seed has clear rate {rate:.3g}: its interval of width 0 proves nothing")
     if len(pairs) > 1:
         chance = 1 - 0.95 ** len(pairs)
-        said.append(
-            f"{len(pairs)} pairs, uncorrected: one of them looks decided by chance up to {100 * chance:.0f}%"
-        )
+        said.append(f"{len(pairs)} pairs, uncorrected: one of them looks decided by chance up to {100 * chance:.0f}%")
     return said
 
 
@@ -469,21 +385,12 @@ def rows(result: Comparison) -> list[list[str]]:
     table.append(["seeds n", *[_count(one) for one in result.summaries]])
     for name in ("iqm", "median", "mean", "gap"):
         if name in result.summaries[0].aggregates:
-            what = (
-                f"{NAMES[name]} to {result.target:g}"
-                if name == "gap"
-                else f"final {NAMES[name]}"
-            )
-            table.append(
-                [what, *[written(one.aggregates[name]) for one in result.summaries]]
-            )
+            what = f"{NAMES[name]} to {result.target:g}" if name == "gap" else f"final {NAMES[name]}"
+            table.append([what, *[written(one.aggregates[name]) for one in result.summaries]])
     table.append(
         [
             "worst..best seed",
-            *[
-                f"{number(s.final.min())}..{number(s.final.max())}"
-                for s in result.summaries
-            ],
+            *[f"{number(s.final.min())}..{number(s.final.max())}" for s in result.summaries],
         ]
     )
     table.append(
@@ -507,11 +414,7 @@ def rows(result: Comparison) -> list[list[str]]:
 
 
 def _clear_words(one: Summary) -> str:
-    return (
-        f"{written(one.clear, 'percent')}, {one.clear_episodes} episodes"
-        if one.clear
-        else "-"
-    )
+    return f"{written(one.clear, 'percent')}, {one.clear_episodes} episodes" if one.clear else "-"
 
 
 def _count(one: Summary) -> str:
@@ -534,12 +437,7 @@ def footnotes(result: Comparison) -> list[str]:
         f"{unit}; final: last tenth of steps {runs.compact(result.low)}..{runs.compact(result.high)}; "
         "[95% interval over seeds: stratified bootstrap widened for few seeds]"
     ]
-    speeds = [
-        speed
-        for one in result.summaries
-        for speed in one.speeds.values()
-        if len(speed.per_seed) > 1
-    ]
+    speeds = [speed for one in result.summaries for speed in one.speeds.values() if len(speed.per_seed) > 1]
     if speeds:
         least = min(speed.coverage for speed in speeds)
         said.append(
@@ -553,12 +451,7 @@ def console(result: Comparison) -> str:
     """Return the table, the pairs and the notes as text, one column per experiment."""
     table = rows(result)
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) for cell, width in zip(row, widths, strict=True)
-        ).rstrip()
-        for row in table
-    ]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     lines.insert(1, "-" * len(max(lines, key=len)))
     lines += ["", *[_pair_words(pair) for pair in result.pairs]] if result.pairs else []
     return "\n".join([*lines, "", *[f"note: {note}" for note in footnotes(result)]])
@@ -593,9 +486,7 @@ def as_json(result: Comparison) -> str:
         "level": stats.LEVEL,
         "experiments": [_experiment(one) for one in result.summaries],
         "pairs": [
-            vars(pair)
-            | {k: _flat(getattr(pair, k)) for k in ("probability", "difference")}
-            for pair in result.pairs
+            vars(pair) | {k: _flat(getattr(pair, k)) for k in ("probability", "difference")} for pair in result.pairs
         ],
         "notes": result.notes,
     }
@@ -608,9 +499,7 @@ def _experiment(one: Summary) -> dict[str, Any]:
         "n": len(one.runs),
         "final": {name: _flat(value) for name, value in one.aggregates.items()},
         "area_under_curve": _flat(one.area_mean),
-        "clear_rate": _flat(one.clear) | {"episodes": one.clear_episodes}
-        if one.clear
-        else None,
+        "clear_rate": _flat(one.clear) | {"episodes": one.clear_episodes} if one.clear else None,
         "threshold": {
             kind: {
                 "reached": s.reached,
@@ -629,9 +518,7 @@ def _experiment(one: Summary) -> dict[str, Any]:
                 "final": final,
                 "area": area,
             }
-            for run, final, area in zip(
-                one.runs, one.final.tolist(), one.area.tolist(), strict=True
-            )
+            for run, final, area in zip(one.runs, one.final.tolist(), one.area.tolist(), strict=True)
         ],
     }
 
@@ -652,27 +539,23 @@ def _finite(value: Any) -> Any:
 # ---------------------------------------------------------------------------------------------- figure
 
 
-def draw(result: Comparison, dark: bool = False) -> Figure:
+def draw(result: Comparison) -> Figure:
     """Return the figure: aggregates with intervals, performance profiles and the probability of each improvement."""
-    names = [
-        name
-        for name in ("iqm", "mean", "median", "gap")
-        if name in result.summaries[0].aggregates
-    ]
+    names = [name for name in ("iqm", "mean", "median", "gap") if name in result.summaries[0].aggregates]
     count, pairs = len(result.summaries), min(len(result.pairs), 12)
-    height = 1.3 + 0.27 * count + max(2.4, 0.7 + 0.3 * pairs)
+    height = 1.3 + 0.32 * count + max(2.4, 0.7 + 0.45 * pairs)
     figure = Figure(figsize=(7.2, height), layout="constrained")
-    ratios = [1.1 + 0.27 * count, height - 1.1 - 0.27 * count]
+    ratios = [1.1 + 0.32 * count, height - 1.1 - 0.32 * count]
     top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=ratios)[:, 0]
     panels = top.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
-        _intervals(axes, result, name, dark)
+        _intervals(axes, result, name)
     _experiments(panels[0], result)
     top.supxlabel(f"Final {figures.axis_label(result.y).lower()}", fontsize=9)
     sides = bottom.subplots(1, 2 if pairs else 1, squeeze=False)[0]
-    _profiles(sides[0], result, dark)
+    _profiles(sides[0], result)
     if pairs:
-        _chances(sides[1], result.pairs[:pairs], dark)
+        _chances(sides[1], result.pairs[:pairs])
     text = "Dots: single seeds. Bars and bands: 95% intervals over seeds. Colours of the profiles: as above."
     if len(result.pairs) > pairs:
         text += f" {len(result.pairs) - pairs} more pairs in the table."
@@ -680,17 +563,15 @@ def draw(result: Comparison, dark: bool = False) -> Figure:
     return figure
 
 
-def draw_apart(result: Comparison, dark: bool = False) -> list[tuple[str, Figure]]:
+def draw_apart(result: Comparison) -> list[tuple[str, Figure]]:
     """Return (what it shows, figure) for each part of `draw`, small enough to be read on a phone."""
     name = figures.axis_label(result.y)
     parts: list[tuple[str, Figure]] = []
     for aggregate in ("iqm", "mean", "gap"):
         if aggregate in result.summaries[0].aggregates:
-            figure = Figure(
-                figsize=(4.3, 1.1 + 0.34 * len(result.summaries)), layout="constrained"
-            )
+            figure = Figure(figsize=(4.3, 1.1 + 0.42 * len(result.summaries)), layout="constrained")
             axes = figure.subplots()
-            _intervals(axes, result, aggregate, dark)
+            _intervals(axes, result, aggregate)
             _experiments(axes, result)
             figure.supxlabel(f"Final {name.lower()}", fontsize=8)
             parts.append(
@@ -701,7 +582,7 @@ def draw_apart(result: Comparison, dark: bool = False) -> list[tuple[str, Figure
             )
     figure = Figure(figsize=(4.3, 3.0), layout="constrained")
     axes = figure.subplots()
-    _profiles(axes, result, dark)
+    _profiles(axes, result)
     figure.legend(
         *axes.get_legend_handles_labels(),
         loc="outside lower center",
@@ -716,8 +597,8 @@ def draw_apart(result: Comparison, dark: bool = False) -> list[tuple[str, Figure
     )
     if result.pairs:
         shown = result.pairs[:12]
-        figure = Figure(figsize=(4.3, 1.3 + 0.4 * len(shown)), layout="constrained")
-        _chances(figure.subplots(), shown, dark)
+        figure = Figure(figsize=(4.3, 1.2 + 0.5 * len(shown)), layout="constrained")
+        _chances(figure.subplots(), shown)
         parts.append(
             (
                 "Probability that a seed of the first beats one of the second, with 95% intervals",
@@ -729,14 +610,14 @@ def draw_apart(result: Comparison, dark: bool = False) -> list[tuple[str, Figure
 
 def _experiments(axes: Axes, result: Comparison) -> None:
     """Name the experiments along the y axis, the first at the top."""
-    names = [f"{one.label} (n={_count(one)})" for one in result.summaries]
-    axes.set_yticks(range(len(names)), names)
+    names = [figures.wrapped(f"{one.label} (n={_count(one)})", 26) for one in result.summaries]
+    axes.set_yticks(range(len(names)), names, fontsize=8 if all("\n" not in name for name in names) else 7)
     axes.set_ylim(len(names) - 0.45, -0.5)
 
 
-def _intervals(axes: Axes, result: Comparison, name: str, dark: bool) -> None:
+def _intervals(axes: Axes, result: Comparison, name: str) -> None:
     for place, one in enumerate(result.summaries):
-        colour = figures.look(place, dark)["color"]
+        colour = figures.look(place)["color"]
         estimate = one.aggregates[name]
         if not math.isnan(estimate.low):
             axes.plot(
@@ -762,55 +643,42 @@ def _intervals(axes: Axes, result: Comparison, name: str, dark: bool) -> None:
                 markersize=4,
                 alpha=0.8,
             )
-    axes.set_title(
-        NAMES[name] if name != "gap" else f"Gap to {result.target:g} (best: 0)"
-    )
+    axes.set_title(NAMES[name] if name != "gap" else f"Gap to {result.target:g} (best: 0)")
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.locator_params(axis="x", nbins=4)
 
 
-def _profiles(axes: Axes, result: Comparison, dark: bool) -> None:
+def _profiles(axes: Axes, result: Comparison) -> None:
     every = np.concatenate([one.final for one in result.summaries])
     margin = 0.05 * (np.ptp(every) or abs(every[0]) or 1.0)
     taus = np.linspace(every.min() - margin, every.max() + margin, 400)
     for place, one in enumerate(result.summaries):
-        look = figures.look(place, dark)
-        axes.plot(
-            taus, stats.performance_profile(one.final, taus), label=one.label, **look
-        )
+        look = figures.look(place)
+        axes.plot(taus, stats.performance_profile(one.final, taus), label=one.label, **look)
         if len(one.final) > 1:
             low, high = stats.profile_band(one.final, taus)
-            axes.fill_between(
-                taus, low, high, color=look["color"], alpha=0.13, linewidth=0
-            )
-    axes.set_xlabel(
-        f"Score \N{GREEK SMALL LETTER TAU}, {figures.axis_label(result.y).lower()}"
-    )
+            axes.fill_between(taus, low, high, color=look["color"], alpha=0.13, linewidth=0)
+    axes.set_xlabel(f"Score \N{GREEK SMALL LETTER TAU}, {figures.axis_label(result.y).lower()}")
     axes.set_ylabel("Share of seeds above \N{GREEK SMALL LETTER TAU}")
     axes.set_ylim(-0.03, 1.03)
     axes.set_title("Performance profiles")
 
 
-def _chances(axes: Axes, pairs: Sequence[Pair], dark: bool) -> None:
-    ink = "#e6e6e6" if dark else "#333333"
+def _chances(axes: Axes, pairs: Sequence[Pair]) -> None:
     for place, pair in enumerate(pairs):
         chance = pair.probability
         axes.plot(
             [chance.low, chance.high],
             [place, place],
-            color=ink,
+            color=figures.INK,
             linewidth=7,
             alpha=0.3,
             solid_capstyle="butt",
         )
-        axes.plot(
-            [chance.value] * 2, [place - 0.28, place + 0.28], color=ink, linewidth=2
-        )
-    axes.axvline(0.5, color=ink, linewidth=0.8, linestyle=":")
-    axes.set_yticks(
-        range(len(pairs)), [f"{pair.a}\n> {pair.b}" for pair in pairs], fontsize=7
-    )
+        axes.plot([chance.value] * 2, [place - 0.28, place + 0.28], color=figures.INK, linewidth=2)
+    axes.axvline(0.5, color=figures.INK, linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(pairs)), [f"{pair.a}\n> {pair.b}" for pair in pairs], fontsize=7)
     axes.set_ylim(len(pairs) - 0.4, -0.6)
     axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel("P(a seed of the first beats one of the second)")
@@ -823,9 +691,7 @@ def _chances(axes: Axes, pairs: Sequence[Pair], dark: bool) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    p = Parser(
-        prog=PROG, description="Compare experiments seed by seed, with 95%% intervals."
-    )
+    p = Parser(prog=PROG, description="Compare experiments seed by seed, with 95%% intervals.")
     p.add_argument(
         "folders",
         nargs="+",
@@ -851,9 +717,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="RETURN",
         help="value that counts as solved, for the optimality gap",
     )
-    p.add_argument(
-        "-l", "--legend", nargs="+", metavar="NAME", help="one name for each DIR"
-    )
+    p.add_argument("-l", "--legend", nargs="+", metavar="NAME", help="one name for each DIR")
     p.add_argument(
         "--select",
         nargs="+",
@@ -911,11 +775,7 @@ def _main(args: argparse.Namespace) -> int:
         target=args.target,
         mixed=args.mixed,
     )
-    result.notes = list(
-        dict.fromkeys(
-            said + [note for group in groups for note in group.notes()] + result.notes
-        )
-    )
+    result.notes = list(dict.fromkeys(said + [note for group in groups for note in group.notes()] + result.notes))
     print(console(result))
     for path, text in ((args.json, as_json), (args.markdown, markdown)):
         if path:

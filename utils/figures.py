@@ -8,6 +8,7 @@ library, so that plotting twice gives the same bytes.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,8 @@ DARK_COLOURS = (
     "#8FD0F5",
     "#FFFFFF",
 )
+INK, PAPER = "#1c1f23", "#ffffff"
+DARK_INK, DARK_PAPER = "#e6e6e6", "#15181c"
 LINES = ("-", "--", "-.", ":")
 FORMATS = ("png", "svg", "pdf")
 
@@ -65,9 +68,15 @@ COLUMNS = {
     "StepsPerSecond": ("Speed", "steps/s"),
 }
 SHARES = {"ClearRate", "ClipFrac"}
+NOT_NEGATIVE = {"StdEpRet", "EpLen", "EpCount", "XMax", "Score", "Entropy", "GradNormPi", "GradNormV", "StepsPerSecond"}
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,
@@ -94,16 +103,6 @@ STYLE: dict[str, Any] = {
     "text.parse_math": False,  # a "$" in the name of an experiment is a dollar
     "axes.unicode_minus": True,
 }
-DARK = {
-    "figure.facecolor": "#15181c",
-    "axes.facecolor": "#15181c",
-    "savefig.facecolor": "#15181c",
-    "text.color": "#e6e6e6",
-    "axes.labelcolor": "#e6e6e6",
-    "axes.edgecolor": "#b0b0b0",
-    "xtick.color": "#d0d0d0",
-    "ytick.color": "#d0d0d0",
-}
 
 
 class _Multiples(MaxNLocator):
@@ -115,38 +114,34 @@ class _Multiples(MaxNLocator):
 
     def tick_values(self, vmin: float, vmax: float):  # type: ignore[no-untyped-def]
         """Return the ticks between two times in seconds."""
-        return (
-            np.asarray(super().tick_values(vmin / self.seconds, vmax / self.seconds))
-            * self.seconds
-        )
+        return np.asarray(super().tick_values(vmin / self.seconds, vmax / self.seconds)) * self.seconds
 
 
 @contextmanager
-def style(dark: bool = False) -> Iterator[None]:
+def style() -> Iterator[None]:
     """Use the project's figure style, and no setting of the user's own, inside the block."""
     with matplotlib.rc_context():
         backend = matplotlib.rcParams["backend"]
         matplotlib.rcdefaults()
-        for name, value in (
-            {"backend": backend} | STYLE | (DARK if dark else {})
-        ).items():
+        for name, value in ({"backend": backend} | STYLE).items():
             matplotlib.rcParams[name] = value  # type: ignore[index]
         yield
 
 
-def look(number: int, dark: bool = False) -> dict[str, Any]:
+def look(number: int) -> dict[str, Any]:
     """Return colour and line style of curve `number`."""
-    colours = DARK_COLOURS if dark else COLOURS
-    return {
-        "color": colours[number % len(colours)],
-        "linestyle": LINES[number // len(colours) % len(LINES)],
-    }
+    return {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number // len(COLOURS) % len(LINES)]}
 
 
 def axis_label(column: str) -> str:
     """Return the words for an axis: what, and the unit in brackets; an unknown column keeps its own name."""
     what, unit = COLUMNS.get(column, (column, ""))
     return f"{what} ({unit})" if unit else what
+
+
+def bounds(column: str) -> tuple[float, float]:
+    """Return the values that a column, and so a band around it, cannot leave."""
+    return (0.0, 1.0) if column in SHARES else (0.0 if column in NOT_NEGATIVE else -np.inf, np.inf)
 
 
 def set_axis(axes: Axes, which: str, column: str) -> None:
@@ -168,12 +163,21 @@ def set_axis(axes: Axes, which: str, column: str) -> None:
         axis.set_major_formatter(EngFormatter(sep=""))
 
 
+def wrapped(label: str, width: int) -> str:
+    """Return a label on lines of at most `width` characters, three at most, broken after _ and spaces where it can."""
+    lines = [""]
+    for piece in re.findall(r"[^_ ]*[_ ]?", label):
+        if lines[-1] and len(lines[-1]) + len(piece) > width:
+            lines.append("")
+        lines[-1] += piece
+    shown = [line if len(line) <= width + 1 else line[: width - 1] + "\N{HORIZONTAL ELLIPSIS}" for line in lines]
+    return "\n".join(shown[:2] + (["\N{HORIZONTAL ELLIPSIS}" + shown[-1]] if len(shown) > 3 else shown[2:]))
+
+
 def encode(figure: Figure, kind: str) -> bytes:
     """Return the figure as the bytes of a PNG, SVG or PDF file, the same bytes every time."""
     if kind not in FORMATS:
-        raise ValueError(
-            f"figure format must be one of {', '.join(FORMATS)}, got {kind!r}"
-        )
+        raise ValueError(f"figure format must be one of {', '.join(FORMATS)}, got {kind!r}")
     fixed: dict[str, dict[str, Any]] = {
         "png": {"Software": None},
         "svg": {"Date": None, "Creator": None},
@@ -189,6 +193,13 @@ def encode(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
+def darkened(svg: bytes) -> bytes:
+    """Return an SVG that `encode` made, in the colours for a dark page."""
+    pairs = dict(zip((*COLOURS, INK, PAPER), (*DARK_COLOURS, DARK_INK, DARK_PAPER), strict=True))
+    table = {light.lower().encode(): dark.lower().encode() for light, dark in pairs.items()}
+    return re.sub(rb"#[0-9a-f]{6}\b", lambda match: table.get(match[0], match[0]), svg)
+
+
 def figure_format(path: str | Path) -> str:
     """Return the format that a file name asks for.
 
@@ -197,9 +208,7 @@ def figure_format(path: str | Path) -> str:
     """
     kind = Path(path).suffix.lower().removeprefix(".")
     if kind not in FORMATS:
-        raise ValueError(
-            f"--out must end in {', '.join('.' + f for f in FORMATS)}, got {str(path)!r}"
-        )
+        raise ValueError(f"--out must end in {', '.join('.' + f for f in FORMATS)}, got {str(path)!r}")
     return kind
 
 

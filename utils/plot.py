@@ -38,10 +38,7 @@ class Options:
     estimator: str = "mean"
     smooth: int = 1
     each_seed: bool = False
-    dark: bool = False
-    small: bool = (
-        False  # for a page that is read on a phone: letters stay legible at 360 pixels
-    )
+    small: bool = False  # for a page that is read on a phone: letters stay legible at 360 pixels
 
 
 def load(
@@ -60,9 +57,7 @@ def load(
         ValueError: an argument matches nothing, or the legend has another number of names than there are arguments.
     """
     if legend is not None and len(legend) != len(arguments):
-        raise ValueError(
-            f"--legend needs one name for each of the {len(arguments)} folders, got {len(legend)}"
-        )
+        raise ValueError(f"--legend needs one name for each of the {len(arguments)} folders, got {len(legend)}")
     paths: list[Path] = []
     names: list[str] = []
     for number, argument in enumerate(arguments):
@@ -76,9 +71,7 @@ def load(
     return runs.group(found, names if legend is not None else None)
 
 
-def draw(
-    groups: Sequence[runs.Group], options: Options, caption: bool = True
-) -> tuple[Figure, list[str]]:
+def draw(groups: Sequence[runs.Group], options: Options, caption: bool = True) -> tuple[Figure, list[str]]:
     """Return the figure, one panel for each y, and notes on what was cut or left out.
 
     Raises:
@@ -102,53 +95,47 @@ def draw(
         raise ValueError(f"nothing to draw: {'; '.join(notes[:3]) or 'no rows'}")
     _legend(figure, shown)
     if caption:
-        text = "\n".join(
-            textwrap.wrap(_caption(options, notes), 95 if across == 1 else 62 * across)
-        )
+        text = "\n".join(textwrap.wrap(_caption(options, notes), 95 if across == 1 else 62 * across))
         figure.supxlabel(text, fontsize=6.5, alpha=0.75)
     return figure, notes
 
 
-def _panel(
-    axes: Axes, groups: Sequence[runs.Group], y: str, options: Options
-) -> tuple[dict[str, Line2D], list[str]]:
+def _panel(axes: Axes, groups: Sequence[runs.Group], y: str, options: Options) -> tuple[dict[str, Line2D], list[str]]:
     """Draw one panel; return a line for each legend entry and the notes."""
     notes: list[str] = []
     shown: dict[str, Line2D] = {}
+    extent: list[float] = []
     for number, (label, members) in enumerate(_curves(groups, options)):
-        lines = []
+        drawn: list[runs.Run] = []
         for member in members:
             joined = runs.join(member, options.x, y, smooth=options.smooth)
             notes += joined.notes
             if joined.runs:
-                bounds = (0.0, 1.0) if y in figures.SHARES else (-np.inf, np.inf)
-                lines.append(
-                    (
-                        _line(
-                            axes,
-                            joined,
-                            figures.look(number, options.dark),
-                            options.estimator,
-                            bounds,
-                        ),
-                        joined,
-                    )
-                )
-        if lines:
-            drawn = [run for _, joined in lines for run in joined.runs]
+                line = _line(axes, joined, figures.look(number), options.estimator, figures.bounds(y))
+                drawn += joined.runs
+                extent += [joined.values.min(), joined.values.max()]
+        if drawn:
             one = len(members) > 1 or not options.each_seed
-            shown[f"{label} (n={len(drawn)}{_open(drawn)})" if one else label] = lines[
-                0
-            ][0]
+            shown[f"{label} (n={len(drawn)}{_open(drawn)})" if one else label] = line
     axes.margins(x=0.01)
+    notes += _frame(axes, extent, y)
     figures.set_axis(axes, "x", options.x)
     figures.set_axis(axes, "y", y)
     return shown, notes
 
 
-def _curves(
-    groups: Sequence[runs.Group], options: Options
-) -> list[tuple[str, list[runs.Group]]]:
+def _frame(axes: Axes, extent: Sequence[float], y: str) -> list[str]:
+    """Keep the y axis near the values of the seeds: a band of three seeds may be many times wider. Say what it cuts."""
+    if not extent or np.ptp(extent) == 0:
+        return []
+    low, high = axes.get_ylim()
+    room = 0.15 * np.ptp(extent)
+    axes.set_ylim(max(low, min(extent) - room), min(high, max(extent) + room))
+    cut = low < min(extent) - 1.5 * room or high > max(extent) + 1.5 * room
+    return [f"{y}: bands are cut at the frame where they go far beyond every seed"] if cut else []
+
+
+def _curves(groups: Sequence[runs.Group], options: Options) -> list[tuple[str, list[runs.Group]]]:
     """Return (legend entry, what is joined into one line) in order.
 
     With a line for each seed, the seeds of an experiment share its colour; a single experiment shows them apart.
@@ -157,10 +144,7 @@ def _curves(
         return [(group.label, [group]) for group in groups]
     if len(groups) == 1:
         return [(run.label, [runs.Group(run.label, [run])]) for run in groups[0].runs]
-    return [
-        (group.label, [runs.Group(run.label, [run]) for run in group.runs])
-        for group in groups
-    ]
+    return [(group.label, [runs.Group(run.label, [run]) for run in group.runs]) for group in groups]
 
 
 def _line(
@@ -179,9 +163,7 @@ def _line(
             replications=1000 if len(joined.runs) <= 100 else 200,
         )
         low, high = np.clip(band, *bounds)
-        axes.fill_between(
-            joined.x, low, high, color=look["color"], alpha=0.18, linewidth=0
-        )
+        axes.fill_between(joined.x, low, high, color=look["color"], alpha=0.18, linewidth=0)
     return line
 
 
@@ -196,26 +178,18 @@ def _legend(figure: Figure, shown: dict[str, Line2D]) -> None:
     width, height = figure.get_size_inches()
     columns = max(
         1,
-        min(
-            len(shown), int(width / (0.062 * max(len(label) for label in shown) + 0.5))
-        ),
+        min(len(shown), int(width / (0.062 * max(len(label) for label in shown) + 0.5))),
     )
     figure.set_size_inches(width, height + 0.17 * (-(-len(shown) // columns) - 1))
-    figure.legend(
-        list(shown.values()), list(shown), loc="outside upper center", ncols=columns
-    )
+    figure.legend(list(shown.values()), list(shown), loc="outside upper center", ncols=columns)
 
 
 def _caption(options: Options, notes: Sequence[str]) -> str:
     """Return what a reader needs to judge the figure."""
     said = ["Each line is one seed."] if options.each_seed else []
     if not options.each_seed:
-        name = {"mean": "mean", "iqm": "interquartile mean", "median": "median"}[
-            options.estimator
-        ]
-        said.append(
-            f"Line: {name} over n seeds; band: pointwise 95% bootstrap interval over seeds, none for n=1."
-        )
+        name = {"mean": "mean", "iqm": "interquartile mean", "median": "median"}[options.estimator]
+        said.append(f"Line: {name} over n seeds; band: pointwise 95% bootstrap interval over seeds, none for n=1.")
     if options.smooth > 1:
         said.append(f"Smoothed over {options.smooth} rows.")
     said += [f"{note}." for note in notes[:4]]
@@ -287,9 +261,7 @@ def parser() -> argparse.ArgumentParser:
         default="mean",
         help="over seeds; default: %(default)s",
     )
-    p.add_argument(
-        "-o", "--out", metavar="FILE", help="PNG, SVG or PDF; without it a window opens"
-    )
+    p.add_argument("-o", "--out", metavar="FILE", help="PNG, SVG or PDF; without it a window opens")
     p.add_argument(
         "--data-dir",
         default="data",
@@ -308,9 +280,7 @@ def _main(args: argparse.Namespace) -> int:
         raise ValueError(f"--smooth must be >= 1, got {args.smooth}")
     if args.out:
         figures.figure_format(args.out)
-    elif matplotlib.get_backend().lower() not in backend_registry.list_builtin(
-        BackendFilter.INTERACTIVE
-    ):
+    elif matplotlib.get_backend().lower() not in backend_registry.list_builtin(BackendFilter.INTERACTIVE):
         raise ValueError("no display for a window: give --out FILE.png")
     options = Options(args.xaxis, tuple(args.value), args.est, args.smooth, args.count)
     groups, said = load(
@@ -329,9 +299,7 @@ def _main(args: argparse.Namespace) -> int:
             print(f"note: {printable(note, 400)}", file=sys.stderr)
         if args.out:
             figures.save(figure, args.out)
-            print(
-                f"{args.out}: {sum(len(g.runs) for g in groups)} runs in {len(groups)} experiments"
-            )
+            print(f"{args.out}: {sum(len(g.runs) for g in groups)} runs in {len(groups)} experiments")
         else:
             _show(figure)
     return 0
@@ -342,9 +310,7 @@ def check_columns(groups: Sequence[runs.Group], wanted: Sequence[str]) -> None:
     names = {name for group in groups for run in group.runs for name in run.names}
     for column in wanted:
         if names and column not in names and column != runs.PERFORMANCE:
-            raise ValueError(
-                f"no run has a column {column!r}; there are: {', '.join(sorted(names))}"
-            )
+            raise ValueError(f"no run has a column {column!r}; there are: {', '.join(sorted(names))}")
 
 
 def _show(figure: Figure) -> None:

@@ -2,7 +2,7 @@
 
 The page holds its figures, videos and style, and its content policy forbids it to load anything or to run a script, so
 that a shared run folder cannot smuggle either in: every word from a folder is escaped, every video is recognised by
-its first bytes. Figures are drawn twice, for light and for dark screens. The same folders give the same page.
+its first bytes. Every figure is there in light and in dark colours. The same folders give the same page.
 """
 
 from __future__ import annotations
@@ -83,10 +83,7 @@ def table(rows: Sequence[Sequence[object]], free: Iterable[int] = ()) -> str:
     head = "".join(f"<th scope='col'>{text(cell)}</th>" for cell in rows[0])
     body = "".join(
         "<tr>"
-        + "".join(
-            f"<td{' class=free' if i in wrap else ''}>{text(cell)}</td>"
-            for i, cell in enumerate(row)
-        )
+        + "".join(f"<td{' class=free' if i in wrap else ''}>{text(cell)}</td>" for i, cell in enumerate(row))
         + "</tr>"
         for row in rows[1:]
     )
@@ -98,12 +95,11 @@ def embedded(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def picture(light: Figure, dark: Figure, alt: str, caption: str = "") -> str:
+def picture(figure: Figure, alt: str, caption: str = "") -> str:
     """Return a figure that follows the reader's colour scheme."""
     with figures.style():
-        day = embedded(figures.encode(light, "svg"), "image/svg+xml")
-    with figures.style(dark=True):
-        night = embedded(figures.encode(dark, "svg"), "image/svg+xml")
+        svg = figures.encode(figure, "svg")
+    day, night = embedded(svg, "image/svg+xml"), embedded(figures.darkened(svg), "image/svg+xml")
     source = f"<source media='(prefers-color-scheme: dark)' srcset='{night}'>"
     words = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
     return f"<figure><picture>{source}<img src='{day}' alt='{text(alt)}'></picture>{words}</figure>"
@@ -136,16 +132,8 @@ def what_was_run(groups: Sequence[runs.Group]) -> str:
                 *[own.get(n, "-") for n in differing],
             ]
         )
-    shared = {
-        name: value
-        for name, value in runs.settings(every[0]).items()
-        if name not in differing
-    }
-    common = (
-        table([["setting", "value"], *sorted(shared.items())], free=[1])
-        if shared
-        else "<p>none recorded</p>"
-    )
+    shared = {name: value for name, value in runs.settings(every[0]).items() if name not in differing}
+    common = table([["setting", "value"], *sorted(shared.items())], free=[1]) if shared else "<p>none recorded</p>"
     said = (
         ""
         if differing
@@ -153,48 +141,33 @@ def what_was_run(groups: Sequence[runs.Group]) -> str:
         if len(groups) > 1
         else ""
     )
-    return (
-        table(rows)
-        + said
-        + f"<details><summary>Settings in common ({len(shared)})</summary>{common}</details>"
-    )
+    return table(rows) + said + f"<details><summary>Settings in common ({len(shared)})</summary>{common}</details>"
 
 
 def _states(group: runs.Group) -> str:
     states = [run.state or "not told" for run in group.runs]
-    return ", ".join(
-        f"{states.count(state)} {state}" for state in dict.fromkeys(states)
-    )
+    return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
 
 
 def _reach(group: runs.Group) -> str:
-    last = [
-        float(x[-1])
-        for x in (run.columns.get(runs.STEPS) for run in group.runs)
-        if x is not None and len(x)
-    ]
+    last = [float(x[-1]) for x in (run.columns.get(runs.STEPS) for run in group.runs) if x is not None and len(x)]
     if not last:
         return "-"
     return (
-        runs.compact(max(last))
-        if min(last) == max(last)
-        else f"{runs.compact(min(last))}..{runs.compact(max(last))}"
+        runs.compact(max(last)) if min(last) == max(last) else f"{runs.compact(min(last))}..{runs.compact(max(last))}"
     )
 
 
-def curves(
-    groups: Sequence[runs.Group], columns: Sequence[str], smooth: int
-) -> tuple[str, list[str]]:
+def curves(groups: Sequence[runs.Group], columns: Sequence[str], smooth: int) -> tuple[str, list[str]]:
     """Return a figure for each column that has rows, and the notes."""
     parts: list[str] = []
     notes: list[str] = []
     for column in columns:
-        drawn = _both(groups, column, smooth)
+        drawn = _curve(groups, column, smooth)
         if drawn is not None:
-            light, dark, said = drawn
             what = f"{figures.axis_label(column)} over {figures.axis_label(runs.STEPS)}"
-            parts.append(picture(light, dark, what))
-            notes += [] if column in CURVES else said
+            parts.append(picture(drawn[0], what))
+            notes += [] if column in CURVES else drawn[1]
     if not parts:
         return "<p>No rows to draw yet.</p>", notes
     words = "Lines: mean over n seeds. Bands: pointwise 95% bootstrap intervals over seeds, none for one seed."
@@ -202,48 +175,27 @@ def curves(
     return f"<p class='dim'>{words}</p><div class='grid'>{''.join(parts)}</div>", notes
 
 
-def _both(
-    groups: Sequence[runs.Group], column: str, smooth: int
-) -> tuple[Figure, Figure, list[str]] | None:
-    """Return the light and the dark figure of one column, None where no run has rows of it."""
-    if not any(
-        len(run.series(runs.STEPS, column)[0]) >= 2
-        for group in groups
-        for run in group.runs
-    ):
+def _curve(groups: Sequence[runs.Group], column: str, smooth: int) -> tuple[Figure, list[str]] | None:
+    """Return the figure of one column and its notes, None where no run has rows of it."""
+    if not any(len(run.series(runs.STEPS, column)[0]) >= 2 for group in groups for run in group.runs):
         return None
-    drawn = []
-    for dark in (False, True):
-        with figures.style(dark):
-            options = plot.Options(y=(column,), smooth=smooth, dark=dark, small=True)
-            try:
-                drawn.append(plot.draw(groups, options, caption=False))
-            except ValueError:  # rows, but no common range
-                return None
-    return drawn[0][0], drawn[1][0], drawn[0][1]
+    with figures.style():
+        try:
+            return plot.draw(groups, plot.Options(y=(column,), smooth=smooth, small=True), caption=False)
+        except ValueError:  # rows, but no common range
+            return None
 
 
-def comparison(
-    groups: Sequence[runs.Group], result: compare.Comparison | None, refusal: str
-) -> str:
+def comparison(groups: Sequence[runs.Group], result: compare.Comparison | None, refusal: str) -> str:
     """Return the verdicts, the figure of intervals and the table; or why there is no comparison."""
     if result is None:
         return f"<p class='warn'>Not compared: {text(refusal)}</p>"
-    verdicts = "".join(
-        f"<li class='verdict'>{text(pair.verdict)}</li>" for pair in result.pairs[:20]
-    )
-    drawn = []
-    for dark in (False, True):
-        with figures.style(dark):
-            drawn.append(compare.draw_apart(result, dark))
-    parts = [
-        picture(light, dark, what, what)
-        for (what, light), (_, dark) in zip(*drawn, strict=True)
-    ]
+    verdicts = "".join(f"<li class='verdict'>{text(pair.verdict)}</li>" for pair in result.pairs[:20])
+    with figures.style():
+        drawn = compare.draw_apart(result)
+    parts = [picture(figure, what, what) for what, figure in drawn]
     shown = f"<div class='grid'>{''.join(parts)}</div>"
-    chances = [
-        ["first", "second", "P(first > second)", "difference of means", "conclusion"]
-    ]
+    chances = [["first", "second", "P(first > second)", "difference of means", "conclusion"]]
     chances += [
         [
             p.a,
@@ -259,17 +211,11 @@ def comparison(
     return f"<ul>{verdicts}</ul>{shown}{table(compare.rows(result))}{pairs}<ul class='dim'>{notes}</ul>"
 
 
-def per_seed(
-    groups: Sequence[runs.Group], result: compare.Comparison | None, y: str
-) -> str:
+def per_seed(groups: Sequence[runs.Group], result: compare.Comparison | None, y: str) -> str:
     """Return one row for each run."""
     finals = {}
     if result is not None:
-        finals = {
-            id(run): v
-            for one in result.summaries
-            for run, v in zip(one.runs, one.final, strict=True)
-        }
+        finals = {id(run): v for one in result.summaries for run, v in zip(one.runs, one.final, strict=True)}
     rows: list[list[object]] = [
         [
             "run",
@@ -299,10 +245,7 @@ def per_seed(
                 compare.number(_last(run, "StepsPerSecond")),
             ]
         )
-    return (
-        table(rows)
-        + "<p class='dim'>Clear rate and speed: last row. Final: as in the comparison.</p>"
-    )
+    return table(rows) + "<p class='dim'>Clear rate and speed: last row. Final: as in the comparison.</p>"
 
 
 def _last(run: runs.Run, column: str) -> float:
@@ -314,18 +257,12 @@ def diagnostics(groups: Sequence[runs.Group], smooth: int) -> str:
     """Return a figure with an explanation for each diagnostic column that the runs have."""
     parts = []
     for column, words in DIAGNOSTICS.items():
-        drawn = _both(groups, column, smooth)
+        drawn = _curve(groups, column, smooth)
         if drawn is not None:
             title = figures.COLUMNS[column][0]
-            shown = picture(
-                drawn[0], drawn[1], f"{title} over environment steps", words
-            )
+            shown = picture(drawn[0], f"{title} over environment steps", words)
             parts.append(f"<div><h3>{html.escape(title)}</h3>{shown}</div>")
-    return (
-        f"<div class='grid'>{''.join(parts)}</div>"
-        if parts
-        else "<p>The logs hold no diagnostic columns.</p>"
-    )
+    return f"<div class='grid'>{''.join(parts)}</div>" if parts else "<p>The logs hold no diagnostic columns.</p>"
 
 
 # ---------------------------------------------------------------------------------------------- videos
@@ -351,9 +288,7 @@ def videos(groups: Sequence[runs.Group]) -> tuple[str, list[str]]:
             size = path.stat().st_size
             name = f"{path.parent.parent.name}/{path.name}"
             if size > LARGEST_VIDEO or total + size > LARGEST_PAGE:
-                notes.append(
-                    f"video {name} left out: {size >> 20} MiB would make the page too large to mail"
-                )
+                notes.append(f"video {name} left out: {size >> 20} MiB would make the page too large to mail")
                 continue
             data = path.read_bytes()
             kind = video_kind(data)
@@ -370,12 +305,8 @@ def _video_files(run: runs.Run) -> list[Path]:
     folder = run.path / "videos"
     if folder.is_symlink() or not folder.is_dir():
         return []
-    found = (
-        p for p in folder.iterdir() if p.suffix.lower() in (".webm", ".mp4", ".gif")
-    )
-    return sorted(
-        (p for p in found if p.is_file() and not p.is_symlink()), reverse=True
-    )
+    found = (p for p in folder.iterdir() if p.suffix.lower() in (".webm", ".mp4", ".gif"))
+    return sorted((p for p in found if p.is_file() and not p.is_symlink()), reverse=True)
 
 
 def _video(data: bytes, kind: str, name: str) -> str:
@@ -393,19 +324,11 @@ def system(groups: Sequence[runs.Group]) -> str:
     seen: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for run in (run for group in groups for run in group.runs):
         facts = dict(_facts(runs.read_json(run.path / "system.json")))
-        facts |= {
-            key: str(run.config[key])
-            for key in ("commit", "world_size")
-            if key in run.config
-        }
+        facts |= {key: str(run.config[key]) for key in ("commit", "world_size") if key in run.config}
         seen.setdefault(tuple(sorted(facts.items())), []).append(run.label)
     parts = []
     for entry, labels in seen.items():
-        rows = (
-            [["what", "value"], *entry]
-            if entry
-            else [["what", "value"], ["system.json", "none"]]
-        )
+        rows = [["what", "value"], *entry] if entry else [["what", "value"], ["system.json", "none"]]
         who = "all runs" if len(seen) == 1 else runs.shortened(labels)
         parts.append(f"<h3>{text(who)}</h3>{table(rows, free=[1])}")
     return "".join(parts)
@@ -420,9 +343,7 @@ def _facts(document: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, st
             yield f"{prefix}{key}", str(value)
 
 
-def page(
-    groups: Sequence[runs.Group], notes: Sequence[str], options: argparse.Namespace
-) -> str:
+def page(groups: Sequence[runs.Group], notes: Sequence[str], options: argparse.Namespace) -> str:
     """Return the whole document."""
     result, refusal = None, ""
     try:
@@ -437,11 +358,7 @@ def page(
         refusal = str(error)
     drawn, said = curves(groups, [options.value, *CURVES], options.smooth)
     shown, left_out = videos(groups)
-    remarks = list(
-        dict.fromkeys(
-            [*notes, *[n for g in groups for n in g.notes()], *said, *left_out]
-        )
-    )
+    remarks = list(dict.fromkeys([*notes, *[n for g in groups for n in g.notes()], *said, *left_out]))
     sections = [
         ("run", "What was run", what_was_run(groups)),
         ("curves", "Learning curves", drawn),
@@ -458,10 +375,7 @@ def page(
     ]
     sections = [section for section in sections if section[2]]
     links = "".join(f"<a href='#{key}'>{title}</a>" for key, title, _ in sections)
-    body = "".join(
-        f"<section id='{key}'><h2>{title}</h2>{content}</section>"
-        for key, title, content in sections
-    )
+    body = "".join(f"<section id='{key}'><h2>{title}</h2>{content}</section>" for key, title, content in sections)
     count = sum(len(group.runs) for group in groups)
     return (
         f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>{text(options.title)}</title>"
@@ -475,9 +389,7 @@ def page(
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    p = Parser(
-        prog=PROG, description="Write one self-contained page about experiments."
-    )
+    p = Parser(prog=PROG, description="Write one self-contained page about experiments.")
     p.add_argument(
         "folders",
         nargs="+",
@@ -513,9 +425,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="K",
         help="curves: mean over a window of K rows",
     )
-    p.add_argument(
-        "-l", "--legend", nargs="+", metavar="NAME", help="one name for each DIR"
-    )
+    p.add_argument("-l", "--legend", nargs="+", metavar="NAME", help="one name for each DIR")
     p.add_argument(
         "--select",
         nargs="+",
@@ -566,9 +476,7 @@ def _main(args: argparse.Namespace) -> int:
     document = page(groups, said, args)
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     Path(args.out).write_text(document, encoding="utf-8")
-    print(
-        f"{args.out}: {len(document) / 1e6:.1f} MB, {sum(len(g.runs) for g in groups)} runs"
-    )
+    print(f"{args.out}: {len(document) / 1e6:.1f} MB, {sum(len(g.runs) for g in groups)} runs")
     return 0
 
 

@@ -90,9 +90,7 @@ class Run:
         """Return the log's own name of y."""
         if y != PERFORMANCE:
             return y
-        return (
-            "AverageTestEpRet" if "AverageTestEpRet" in self.columns else "AverageEpRet"
-        )
+        return "AverageTestEpRet" if "AverageTestEpRet" in self.columns else "AverageEpRet"
 
 
 @dataclass
@@ -105,19 +103,13 @@ class Group:
     def notes(self) -> list[str]:
         """Return what must be said about the group: unreadable rows, unfinished runs, doubled seeds."""
         said = [f"{run.label}: {note}" for run in self.runs for note in run.notes]
-        unfinished = [
-            f"{run.label} ({run.state})"
-            for run in self.runs
-            if run.state not in ("", "finished")
-        ]
+        unfinished = [f"{run.label} ({run.state})" for run in self.runs if run.state not in ("", "finished")]
         if unfinished:
             said.append(f"{self.label}: not finished: {shortened(unfinished)}")
         seeds = [run.seed for run in self.runs if run.seed]
         doubled = sorted({seed for seed in seeds if seeds.count(seed) > 1})
         if doubled:
-            said.append(
-                f"{self.label}: seed {shortened(doubled)} more than once: these runs are not independent"
-            )
+            said.append(f"{self.label}: seed {shortened(doubled)} more than once: these runs are not independent")
         return said
 
 
@@ -143,27 +135,18 @@ def find(argument: str, data_dir: str = "data") -> list[Path]:
         if base.is_dir():
             folders = [base]
         elif base.parent.is_dir() and base.name:
-            folders = sorted(
-                p
-                for p in base.parent.iterdir()
-                if p.is_dir() and p.name.startswith(base.name)
-            )
+            folders = sorted(p for p in base.parent.iterdir() if p.is_dir() and p.name.startswith(base.name))
         else:
             continue
         found = [run for folder in folders for run in _walk(folder)]
         if found:
             return sorted(set(found), key=_natural)
-    raise ValueError(
-        f"no run folder (progress.txt or monitor.csv) in or beginning with {printable(argument)!r}"
-    )
+    raise ValueError(f"no run folder (progress.txt or monitor.csv) in or beginning with {printable(argument)!r}")
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
     """Return a key that sorts exp_s2 before exp_s10."""
-    return [
-        (int(part), "") if part.isdigit() else (-1, part)
-        for part in re.split(r"([0-9]+)", str(path))
-    ]
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", str(path))]
 
 
 def _walk(folder: Path) -> Iterable[Path]:
@@ -172,29 +155,18 @@ def _walk(folder: Path) -> Iterable[Path]:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
         return
-    if any(
-        entry.name == "progress.txt" or entry.name.endswith("monitor.csv")
-        for entry in entries
-    ):
+    if any(entry.name == "progress.txt" or entry.name.endswith("monitor.csv") for entry in entries):
         yield folder
         return
     for entry in entries:
-        aside = (
-            entry.name.startswith(".") or ".old-" in entry.name
-        )  # --overwrite moves a run to NAME.old-TIME
+        aside = entry.name.startswith(".") or ".old-" in entry.name  # --overwrite moves a run to NAME.old-TIME
         if entry.is_dir(follow_symlinks=False) and not aside:
             yield from _walk(Path(entry.path))
 
 
-def chosen(
-    paths: Sequence[Path], select: Sequence[str] = (), exclude: Sequence[str] = ()
-) -> list[Path]:
+def chosen(paths: Sequence[Path], select: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Path]:
     """Return the paths that hold every word of `select` and none of `exclude`."""
-    return [
-        p
-        for p in paths
-        if all(s in str(p) for s in select) and not any(s in str(p) for s in exclude)
-    ]
+    return [p for p in paths if all(s in str(p) for s in select) and not any(s in str(p) for s in exclude)]
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -345,24 +317,14 @@ def _seed(path: Path, config: dict[str, Any]) -> str:
     return match.group(1) if match else ""
 
 
-def read_runs(
-    paths: Sequence[Path], wanted: Iterable[str] | None = None, jobs: int | None = None
-) -> list[Run]:
+def read_runs(paths: Sequence[Path], wanted: Iterable[str] | None = None, jobs: int | None = None) -> list[Run]:
     """Return the runs of the folders in order; many folders are read by `jobs` processes (default: every core)."""
     columns = None if wanted is None else list(wanted)
     jobs = jobs or len(os.sched_getaffinity(0))
-    size = sum(
-        (p / "progress.txt").stat().st_size
-        for p in paths
-        if (p / "progress.txt").exists()
-    )
+    size = sum((p / "progress.txt").stat().st_size for p in paths if (p / "progress.txt").exists())
     if jobs == 1 or size < 50_000_000:  # starting processes costs about a second
         return [read_run(path, columns) for path in paths]
-    return list(
-        Parallel(n_jobs=jobs, batch_size=8)(
-            delayed(read_run)(path, columns) for path in paths
-        )
-    )
+    return list(Parallel(n_jobs=jobs, batch_size=8)(delayed(read_run)(path, columns) for path in paths))
 
 
 # ---------------------------------------------------------------------------------------------- joining
@@ -381,9 +343,7 @@ def settings(run: Run) -> dict[str, str]:
                 if str(key) not in skip:
                     walk(f"{prefix}{key}.", inner, skip)
         elif not (isinstance(value, str) and re.search(r" at 0x[0-9a-f]+", value)):
-            flat[printable(prefix[:-1], 60)] = printable(
-                json.dumps(value, sort_keys=True), 60
-            ).strip('"')
+            flat[printable(prefix[:-1], 60)] = printable(json.dumps(value, sort_keys=True), 60).strip('"')
 
     scheduled = any(run.config.get(name) for name in ("anneal_lr", "anneal_clip"))
     walk("", run.config, HARMLESS if scheduled else HARMLESS | LENGTHS)
@@ -399,19 +359,11 @@ def differences(runs: Sequence[Run]) -> list[str]:
     every = [settings(run) for run in runs]
     names = sorted({name for one in every for name in one})
     differing = [name for name in names if len({one.get(name) for one in every}) > 1]
-    shown = {
-        name.removeprefix("spec.") for name in differing if not name.startswith("spec.")
-    }
-    return [
-        n
-        for n in differing
-        if not (n.startswith("spec.") and n.removeprefix("spec.") in shown)
-    ]
+    shown = {name.removeprefix("spec.") for name in differing if not name.startswith("spec.")}
+    return [n for n in differing if not (n.startswith("spec.") and n.removeprefix("spec.") in shown)]
 
 
-def group(
-    runs: Sequence[Run], names: Sequence[str] | None = None
-) -> tuple[list[Group], list[str]]:
+def group(runs: Sequence[Run], names: Sequence[str] | None = None) -> tuple[list[Group], list[str]]:
     """Return the experiments in order of appearance, and what must be said about how they were divided.
 
     Args:
@@ -432,19 +384,12 @@ def group(
         parts: dict[str, list[Run]] = {}
         for run in members:
             own = settings(run)
-            words = ", ".join(
-                f"{_short(name)}={own.get(name, 'not given')}" for name in by[:4]
-            )
+            words = ", ".join(f"{_short(name)}={own.get(name, 'not given')}" for name in by[:4])
             key = words + ("" if len(by) <= 4 else f", ... {_fingerprint(own, by)}")
             parts.setdefault(key, []).append(run)
         if by:
-            said.append(
-                f"{label}: its runs differ in {shortened(by)}: shown apart, not averaged"
-            )
-        groups += [
-            Group(f"{label} [{key}]" if key else label, part)
-            for key, part in parts.items()
-        ]
+            said.append(f"{label}: its runs differ in {shortened(by)}: shown apart, not averaged")
+        groups += [Group(f"{label} [{key}]" if key else label, part) for key, part in parts.items()]
     return groups, said
 
 
@@ -464,10 +409,7 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     homes: dict[str, set[Path]] = {}
     for run in runs:
         homes.setdefault(run.name, set()).add(_home(run))
-    return [
-        run.name if len(homes[run.name]) == 1 else f"{run.name} ({_home(run)})"
-        for run in runs
-    ]
+    return [run.name if len(homes[run.name]) == 1 else f"{run.name} ({_home(run)})" for run in runs]
 
 
 def _home(run: Run) -> Path:
@@ -499,9 +441,7 @@ def smoothed(y: Array, rows: int) -> Array:
     return (total[right] - total[left]) / (right - left)
 
 
-def join(
-    group: Group, x: str, y: str, *, smooth: int = 1, points: int = POINTS
-) -> Joined:
+def join(group: Group, x: str, y: str, *, smooth: int = 1, points: int = POINTS) -> Joined:
     """Return a group's runs on the grid that all of them cover; what was cut or left out is in the notes.
 
     Where runs have at most as many rows as the grid has points, they are interpolated linearly between rows; where
@@ -509,28 +449,16 @@ def join(
     """
     series = [(run, *run.series(x, y)) for run in group.runs]
     full = [(run, xs, smoothed(ys, smooth)) for run, xs, ys in series if len(xs) >= 2]
-    notes = [
-        f"{run.label}: fewer than two rows with {x} and {y}: left out"
-        for run, xs, _ in series
-        if len(xs) < 2
-    ]
+    notes = [f"{run.label}: fewer than two rows with {x} and {y}: left out" for run, xs, _ in series if len(xs) < 2]
     if not full:
         return Joined(np.zeros(0), np.zeros((0, 0)), [], notes)
     low, high = max(xs[0] for _, xs, _ in full), min(xs[-1] for _, xs, _ in full)
     if low >= high:
-        ends = [
-            f"{run.label} {compact(xs[0])}..{compact(xs[-1])}" for run, xs, _ in full
-        ]
-        notes.append(
-            f"{group.label}: its runs have no range of {x} in common ({shortened(ends)}): left out"
-        )
+        ends = [f"{run.label} {compact(xs[0])}..{compact(xs[-1])}" for run, xs, _ in full]
+        notes.append(f"{group.label}: its runs have no range of {x} in common ({shortened(ends)}): left out")
         return Joined(np.zeros(0), np.zeros((0, 0)), [], notes)
-    notes += _backward_notes(group, x, y) + _cut_note(
-        group.label, x, [(run, xs) for run, xs, _ in full], low, high
-    )
-    grid = np.linspace(
-        low, high, min(points, max(2, max(len(xs) for _, xs, _ in full)))
-    )
+    notes += _backward_notes(group, x, y) + _cut_note(group.label, x, [(run, xs) for run, xs, _ in full], low, high)
+    grid = np.linspace(low, high, min(points, max(2, max(len(xs) for _, xs, _ in full))))
     values = np.stack([_resampled(xs, ys, grid) for _, xs, ys in full])
     return Joined(grid, values, [run for run, _, _ in full], notes)
 
@@ -543,31 +471,21 @@ def _backward_notes(group: Group, x: str, y: str) -> list[str]:
             run.columns.get(x, np.zeros(0)),
             run.columns.get(run.column(y), np.zeros(0)),
         )
-        dropped = int((np.isfinite(xs) & np.isfinite(ys)).sum()) - len(
-            run.series(x, y)[0]
-        )
+        dropped = int((np.isfinite(xs) & np.isfinite(ys)).sum()) - len(run.series(x, y)[0])
         if dropped:
             said.append(f"{run.label}: {dropped} rows left out where {x} does not grow")
     return said
 
 
-def _cut_note(
-    label: str, x: str, ends: list[tuple[Run, Array]], low: float, high: float
-) -> list[str]:
+def _cut_note(label: str, x: str, ends: list[tuple[Run, Array]], low: float, high: float) -> list[str]:
     """Return a note where the common range is more than 2% shorter than the longest run."""
     longest = max(float(xs[-1]) for _, xs in ends)
     first = min(float(xs[0]) for _, xs in ends)
     if max(longest - high, low - first) <= 0.02 * (longest - first):
         return []
     shortest = min(ends, key=lambda pair: pair[1][-1])[0].label
-    why = (
-        f"where {shortest} ends"
-        if longest - high >= low - first
-        else "the common range of its runs"
-    )
-    return [
-        f"{label}: unequal lengths: {x} cut to {compact(low)}..{compact(high)} ({why}; longest {compact(longest)})"
-    ]
+    why = f"where the rows of {shortest} end" if longest - high >= low - first else "the common range of its runs"
+    return [f"{label}: unequal lengths: {x} cut to {compact(low)}..{compact(high)} ({why}; longest {compact(longest)})"]
 
 
 def _resampled(xs: Array, ys: Array, grid: Array) -> Array:

@@ -58,9 +58,7 @@ def _matrix(scores: ArrayLike) -> Array:
     if array.ndim == 1:
         array = array[:, None]
     if array.ndim < 2 or array.shape[-1] == 0 or array.shape[-2] == 0:
-        raise ValueError(
-            f"scores must have shape (runs,) or (runs, tasks), one run at least, got {np.shape(scores)}"
-        )
+        raise ValueError(f"scores must have shape (runs,) or (runs, tasks), one run at least, got {np.shape(scores)}")
     return array
 
 
@@ -105,9 +103,7 @@ def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> float:
     """
     a, b = _matrix(x), _matrix(y)
     if a.shape[-1] != b.shape[-1]:
-        raise ValueError(
-            f"x and y must have the same number of tasks, got {a.shape[-1]} and {b.shape[-1]}"
-        )
+        raise ValueError(f"x and y must have the same number of tasks, got {a.shape[-1]} and {b.shape[-1]}")
     wins = np.sign(a[:, None, :] - b[None, :, :])  # (R_x, R_y, K)
     return float(0.5 + 0.5 * wins.mean())
 
@@ -121,9 +117,7 @@ def performance_profile(scores: ArrayLike, taus: ArrayLike) -> Array:
 # ---------------------------------------------------------------------------------------------- intervals
 
 
-def small_sample_scale(
-    runs: int, tasks: int = 1, *, level: float = LEVEL, linear: bool = True
-) -> float:
+def small_sample_scale(runs: int, tasks: int = 1, *, level: float = LEVEL, linear: bool = True) -> float:
     """Return the factor by which a bootstrap interval of few runs is too narrow.
 
     A resample of R values has variance (R - 1)/R s^2, and a normal quantile z stands where Student's t with
@@ -138,29 +132,21 @@ def small_sample_scale(
     if runs < 2:
         return math.nan
     tail = 0.5 + level / 2
-    ratio = float(
-        scipy_stats.t.ppf(tail, tasks * (runs - 1)) / scipy_stats.norm.ppf(tail)
-    )
+    ratio = float(scipy_stats.t.ppf(tail, tasks * (runs - 1)) / scipy_stats.norm.ppf(tail))
     return ratio * math.sqrt(runs / (runs - 1)) if linear or runs < 3 else ratio
 
 
-def resample(
-    scores: ArrayLike, replications: int = REPLICATIONS, seed: int = 0
-) -> Array:
+def resample(scores: ArrayLike, replications: int = REPLICATIONS, seed: int = 0) -> Array:
     """Return B stratified resamples (B, R, K): within each task the runs are drawn with replacement, tasks stay."""
     array = _matrix(scores)
     runs, tasks = array.shape
-    rows = np.stack(
-        [_rows(runs, replications, seed, task) for task in range(tasks)], axis=-1
-    )  # (B, R, K)
+    rows = np.stack([_rows(runs, replications, seed, task) for task in range(tasks)], axis=-1)  # (B, R, K)
     return array[rows, np.arange(tasks)]
 
 
 def _rows(runs: int, replications: int, seed: int, stratum: int) -> NDArray[np.int64]:
     """Return indices of runs (B, R) for one stratum."""
-    return generator(seed, stratum, Purpose.BOOTSTRAP).integers(
-        runs, size=(replications, runs)
-    )
+    return generator(seed, stratum, Purpose.BOOTSTRAP).integers(runs, size=(replications, runs))
 
 
 def bootstrap_interval(
@@ -197,9 +183,7 @@ def bootstrap_interval(
         [0.5 - level / 2, 0.5 + level / 2],
     )
     if scaled:
-        factor = small_sample_scale(
-            runs, tasks, level=level, linear=statistic is not median
-        )
+        factor = small_sample_scale(runs, tasks, level=level, linear=statistic is not median)
         low, high = (
             estimate + factor * (low - estimate),
             estimate + factor * (high - estimate),
@@ -221,23 +205,14 @@ def difference_interval(
         return Interval(math.nan, math.nan)
     deviations = []
     for index, side in enumerate(sides):
-        factor = small_sample_scale(
-            *side.shape, level=level, linear=statistic is not median
-        )
-        deviations.append(
-            factor
-            * (statistic(resample(side, replications, seed=index)) - statistic(side))
-        )
+        factor = small_sample_scale(*side.shape, level=level, linear=statistic is not median)
+        deviations.append(factor * (statistic(resample(side, replications, seed=index)) - statistic(side)))
     centre = float(statistic(sides[0]) - statistic(sides[1]))
-    low, high = np.quantile(
-        deviations[0] - deviations[1], [0.5 - level / 2, 0.5 + level / 2]
-    )
+    low, high = np.quantile(deviations[0] - deviations[1], [0.5 - level / 2, 0.5 + level / 2])
     return Interval(centre + float(low), centre + float(high))
 
 
-def probability_interval(
-    x: ArrayLike, y: ArrayLike, *, level: float = LEVEL
-) -> Interval:
+def probability_interval(x: ArrayLike, y: ArrayLike, *, level: float = LEVEL) -> Interval:
     """Return the interval of `probability_of_improvement` for one task by inverting its score test.
 
     Newcombe, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic, part 2" (Statistics
@@ -247,17 +222,13 @@ def probability_interval(
     """
     a, b = _matrix(x), _matrix(y)
     if a.shape[1] != 1 or b.shape[1] != 1:
-        raise ValueError(
-            "probability_interval takes one task; for several, bootstrap probability_of_improvement"
-        )
+        raise ValueError("probability_interval takes one task; for several, bootstrap probability_of_improvement")
     m, n = a.shape[0], b.shape[0]
     estimate = probability_of_improvement(a, b)
     p = np.linspace(0.0, 1.0, 20001)
     shape = 1 + ((m + n) / 2 - 1) * ((1 - p) / (2 - p) + p / (1 + p))
     z = scipy_stats.norm.ppf(0.5 + level / 2)
-    inside = p[
-        np.abs(p - estimate) <= z * np.sqrt(p * (1 - p) * shape / (m * n)) + 1e-12
-    ]
+    inside = p[np.abs(p - estimate) <= z * np.sqrt(p * (1 - p) * shape / (m * n)) + 1e-12]
     return Interval(float(min(inside[0], estimate)), float(max(inside[-1], estimate)))
 
 
@@ -277,9 +248,7 @@ def wilson_interval(successes: int, trials: int, *, level: float = LEVEL) -> Int
     return Interval(min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)))
 
 
-def median_interval(
-    values: Sequence[float], *, level: float = LEVEL
-) -> tuple[Interval, float]:
+def median_interval(values: Sequence[float], *, level: float = LEVEL) -> tuple[Interval, float]:
     """Return the distribution-free interval of a median by order statistics, and the coverage it really has.
 
     Infinite values (a threshold never reached) are welcome. The k-th smallest and k-th largest of n values enclose the
@@ -290,17 +259,12 @@ def median_interval(
     n = len(ordered)
     if n < 2:
         return Interval(math.nan, math.nan), 0.0
-    coverage = [
-        1 - 2 * float(scipy_stats.binom.cdf(k - 1, n, 0.5))
-        for k in range(1, n // 2 + 1)
-    ]
+    coverage = [1 - 2 * float(scipy_stats.binom.cdf(k - 1, n, 0.5)) for k in range(1, n // 2 + 1)]
     k = max([i + 1 for i, c in enumerate(coverage) if c >= level], default=1)
     return Interval(float(ordered[k - 1]), float(ordered[n - k])), coverage[k - 1]
 
 
-def profile_band(
-    scores: ArrayLike, taus: ArrayLike, *, level: float = LEVEL
-) -> tuple[Array, Array]:
+def profile_band(scores: ArrayLike, taus: ArrayLike, *, level: float = LEVEL) -> tuple[Array, Array]:
     """Return the pointwise band (low, high) of `performance_profile`.
 
     For one task each point is a proportion of R runs: Wilson's interval. For several tasks: the scaled bootstrap.
@@ -309,26 +273,15 @@ def profile_band(
     runs, tasks = array.shape
     if tasks == 1:
         counts = (array > grid).sum(axis=0)
-        table = np.array(
-            [wilson_interval(k, runs, level=level) for k in range(runs + 1)]
-        )
+        table = np.array([wilson_interval(k, runs, level=level) for k in range(runs + 1)])
         return table[counts, 0], table[counts, 1]
-    bands = [
-        bootstrap_interval(
-            (array > tau).astype(float), mean, level=level, bounds=(0, 1)
-        )
-        for tau in grid
-    ]
-    return np.array([band.low for band in bands]), np.array(
-        [band.high for band in bands]
-    )
+    bands = [bootstrap_interval((array > tau).astype(float), mean, level=level, bounds=(0, 1)) for tau in grid]
+    return np.array([band.low for band in bands]), np.array([band.high for band in bands])
 
 
 # ---------------------------------------------------------------------------------------------- curves
 
-ESTIMATORS: dict[
-    str, Callable[[int], int]
-] = {  # how many of n sorted values are cut at each end
+ESTIMATORS: dict[str, Callable[[int], int]] = {  # how many of n sorted values are cut at each end
     "mean": lambda n: 0,
     "iqm": lambda n: int(0.25 * n),
     "median": lambda n: (n - 1) // 2,
@@ -362,16 +315,12 @@ def bootstrap_band(
     if runs < 2:
         return np.full(points, np.nan), np.full(points, np.nan)
     rows = _rows(runs, replications, seed, 0)
-    counts = np.stack([np.bincount(row, minlength=runs) for row in rows]).astype(
-        np.float64
-    )  # (B, R)
+    counts = np.stack([np.bincount(row, minlength=runs) for row in rows]).astype(np.float64)  # (B, R)
     cut = _cut(estimator, runs)
     if cut == 0:
         samples = counts @ array / runs  # (B, G)
     else:
-        samples = np.stack(
-            [_trimmed(counts, column, cut) for column in array.T], axis=1
-        )
+        samples = np.stack([_trimmed(counts, column, cut) for column in array.T], axis=1)
     low, high = np.quantile(samples, [0.5 - level / 2, 0.5 + level / 2], axis=0)
     centre = curve(array, estimator)
     factor = small_sample_scale(runs, level=level, linear=estimator != "median")
@@ -380,9 +329,7 @@ def bootstrap_band(
 
 def _cut(estimator: str, runs: int) -> int:
     if estimator not in ESTIMATORS:
-        raise ValueError(
-            f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}"
-        )
+        raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
     return ESTIMATORS[estimator](runs)
 
 
@@ -402,22 +349,14 @@ def area_under_curve(x: ArrayLike, y: ArrayLike, low: float, high: float) -> flo
     """
     xs, ys = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if not xs[0] <= low < high <= xs[-1]:
-        raise ValueError(
-            f"range [{low:g}, {high:g}] must be non-empty and inside [{xs[0]:g}, {xs[-1]:g}]"
-        )
+        raise ValueError(f"range [{low:g}, {high:g}] must be non-empty and inside [{xs[0]:g}, {xs[-1]:g}]")
     inside = (xs > low) & (xs < high)
     grid = np.concatenate([[low], xs[inside], [high]])
-    heights = np.concatenate(
-        [[np.interp(low, xs, ys)], ys[inside], [np.interp(high, xs, ys)]]
-    )
-    return float(
-        np.sum(np.diff(grid) * (heights[1:] + heights[:-1]) / 2) / (high - low)
-    )
+    heights = np.concatenate([[np.interp(low, xs, ys)], ys[inside], [np.interp(high, xs, ys)]])
+    return float(np.sum(np.diff(grid) * (heights[1:] + heights[:-1]) / 2) / (high - low))
 
 
-def steps_to_threshold(
-    x: ArrayLike, y: ArrayLike, threshold: float
-) -> tuple[float, float]:
+def steps_to_threshold(x: ArrayLike, y: ArrayLike, threshold: float) -> tuple[float, float]:
     """Return the x of the first row with y >= threshold, and of the first row from which no later row falls below it.
 
     Infinity where there is none. A threshold held by the last row alone counts as sustained there: look at the curve.

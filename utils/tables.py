@@ -34,9 +34,7 @@ class Table:
     """Columns of equal length by name, and an account of what was left out."""
 
     columns: dict[str, Array] = field(default_factory=dict)
-    names: list[str] = field(
-        default_factory=list
-    )  # every column of every header, in order of appearance
+    names: list[str] = field(default_factory=list)  # every column of every header, in order of appearance
     rows: int = 0  # lines below the first header that hold or should hold numbers
     unreadable: int = 0
     headers: int = 0  # header lines after the first
@@ -50,17 +48,13 @@ class Table:
         if self.unreadable:
             said.append(f"{self.unreadable} of {self.rows} rows unreadable")
         if self.headers:
-            said.append(
-                f"{self.headers} repeated header{'s' if self.headers > 1 else ''}"
-            )
+            said.append(f"{self.headers} repeated header{'s' if self.headers > 1 else ''}")
         if self.incomplete:
             said.append("last line incomplete")
         return said
 
 
-def read_table(
-    path: Path | str, wanted: Iterable[str] | None = None, delimiter: int = TAB
-) -> Table:
+def read_table(path: Path | str, wanted: Iterable[str] | None = None, delimiter: int = TAB) -> Table:
     """Return the wanted columns (all where None) of the file; those that it lacks are absent.
 
     Raises:
@@ -69,9 +63,7 @@ def read_table(
     return parse_table(Path(path).read_bytes(), wanted, delimiter)
 
 
-def parse_table(
-    data: bytes, wanted: Iterable[str] | None = None, delimiter: int = TAB
-) -> Table:
+def parse_table(data: bytes, wanted: Iterable[str] | None = None, delimiter: int = TAB) -> Table:
     """Return the table in `data`; see the rules at the top of the module."""
     table = Table()
     whole = data.rfind(b"\n") + 1
@@ -84,23 +76,15 @@ def parse_table(
     table.headers = max(0, len(headers) - 1)
     for _, names in headers:
         table.names += [name for name in names if name not in table.names]
-    keep = (
-        table.names
-        if wanted is None
-        else [name for name in wanted if name in table.names]
-    )
+    keep = table.names if wanted is None else [name for name in wanted if name in table.names]
     parts: list[dict[str, Array]] = []
     places = np.flatnonzero(buffer == delimiter)
     for number, (line, names) in enumerate(headers):
         until = headers[number + 1][0] if number + 1 < len(headers) else len(starts)
         block = slice(line + 1, until)
         good = sound[block]
-        parts.append(
-            _block(buffer, starts[block][good], ends[block][good], places, names, keep)
-        )
-    table.columns = {
-        name: np.concatenate([part[name] for part in parts]) for name in keep
-    }
+        parts.append(_block(buffer, starts[block][good], ends[block][good], places, names, keep))
+    table.columns = {name: np.concatenate([part[name] for part in parts]) for name in keep}
     table.unreadable = table.rows - sum(len(part[""]) for part in parts)
     return table
 
@@ -108,14 +92,8 @@ def parse_table(
 def _lines(buffer: Bytes) -> tuple[Places, Places]:
     """Return the start and end of each line that holds anything, line ends (also CRLF) left out."""
     ends = np.flatnonzero(buffer == NEWLINE)
-    starts = (
-        np.concatenate([[0], ends[:-1] + 1]).astype(np.int64) if len(ends) else ends
-    )
-    returns = (
-        (ends > starts) & (buffer[ends - 1] == RETURN)
-        if len(ends)
-        else np.zeros(0, dtype=bool)
-    )
+    starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64) if len(ends) else ends
+    returns = (ends > starts) & (buffer[ends - 1] == RETURN) if len(ends) else np.zeros(0, dtype=bool)
     ends = ends - returns
     filled = ends > starts
     return starts[filled], ends[filled]
@@ -125,12 +103,7 @@ def _sound(data: bytes, buffer: Bytes, starts: Places) -> NDArray[np.bool_]:
     """Return for each line whether it is free of NUL and non-ASCII bytes."""
     sound = np.ones(len(starts), dtype=bool)
     if len(starts) and not (data.isascii() and b"\0" not in data):
-        line = (
-            np.searchsorted(
-                starts, np.flatnonzero((buffer == 0) | (buffer >= 127)), side="right"
-            )
-            - 1
-        )
+        line = np.searchsorted(starts, np.flatnonzero((buffer == 0) | (buffer >= 127)), side="right") - 1
         sound[line[line >= 0]] = False
     return sound
 
@@ -145,22 +118,11 @@ def _headers(
 ) -> list[tuple[int, list[str]]]:
     """Return (line number, names) of the first header and of each later one that shares a column with it."""
     first = buffer[starts] if len(starts) else buffer[:0]
-    letters = (
-        ((first >= 65) & (first <= 90))
-        | ((first >= 97) & (first <= 122))
-        | (first == 95)
-    )
+    letters = ((first >= 65) & (first <= 90)) | ((first >= 97) & (first <= 122)) | (first == 95)
     found: list[tuple[int, list[str]]] = []
     for line in np.flatnonzero(letters & sound):
-        names = [
-            name.strip()
-            for name in data[starts[line] : ends[line]].decode("ascii").split(delimiter)
-        ]
-        proper = (
-            1 < len(names) == len(set(names))
-            and all(names)
-            and not any(_is_number(name) for name in names)
-        )
+        names = [name.strip() for name in data[starts[line] : ends[line]].decode("ascii").split(delimiter)]
+        proper = 1 < len(names) == len(set(names)) and all(names) and not any(_is_number(name) for name in names)
         if proper and (not found or set(names) & set(found[0][1])):
             found.append((int(line), names))
     return found
@@ -197,14 +159,10 @@ def _block(
         right = ends if at == len(names) - 1 else places[low + at]
         values[name], fine = _numbers(buffer, left, right)
         readable &= fine
-    return {name: column[readable] for name, column in values.items()} | {
-        "": np.ones(int(readable.sum()))
-    }
+    return {name: column[readable] for name, column in values.items()} | {"": np.ones(int(readable.sum()))}
 
 
-def _numbers(
-    buffer: Bytes, left: Places, right: Places
-) -> tuple[Array, NDArray[np.bool_]]:
+def _numbers(buffer: Bytes, left: Places, right: Places) -> tuple[Array, NDArray[np.bool_]]:
     """Return the number in each span of bytes, NaN for an empty one, and whether the span was one or the other."""
     length = right - left
     fine = length <= WIDEST_NUMBER
