@@ -230,6 +230,8 @@ def _time_left(jobs: Sequence[Job], known: dict[str, Progress], now: float) -> s
     if speed <= 0 or rest <= 0:
         return ""
     seconds = rest / speed
+    if seconds < 120:
+        return f"; about {seconds:.0f} s left"
     return f"; about {seconds / 3600:.1f} h left" if seconds > 5400 else f"; about {seconds / 60:.0f} min left"
 
 
