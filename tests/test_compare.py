@@ -1,0 +1,179 @@
+"""Comparing experiments: one number per seed, honest intervals, and no silent mixture."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_folders import write_monitor, write_run
+
+from utils import compare, figures, plot, runs
+
+
+def load(*paths: Path) -> list[runs.Group]:
+    return plot.load([str(path) for path in paths], compare.wanted_columns(runs.PERFORMANCE))[0]
+
+
+def write_log(
+    folder: Path, rows: list[tuple[float, ...]], columns: str = "AverageEpRet TotalEnvInteracts EpCount Time"
+) -> None:
+    lines = ["\t".join(columns.split()), *["\t".join(f"{v:g}" for v in row) for row in rows]]
+    (folder / "progress.txt").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def two(tmp_path) -> Path:
+    for seed in range(6):
+        write_run(tmp_path, "low", seed, level=200, lr=1e-4)
+        write_run(tmp_path, "high", seed, level=400, lr=3e-4)
+    return tmp_path
+
+
+def test_final_performance_weighs_the_last_tenth_by_episodes(tmp_path):
+    folder = write_run(tmp_path, "a", 0)
+    write_log(folder, [(0, 0, 1, 0), (50, 90, 9, 90), (10, 95, 1, 95), (20, 100, 3, 100)])
+    assert compare.final_performance(runs.read_run(folder), "AverageEpRet", 0, 100) == pytest.approx((10 + 60) / 4)
+
+
+def test_every_number_of_a_small_example_by_hand(tmp_path):
+    for seed, last in enumerate((10.0, 20.0, 40.0)):
+        folder = write_run(tmp_path, "a", seed)
+        write_log(folder, [(0, 0, 1, 0), (10, 50, 1, 3600), (last, 100, 1, 7200)])
+    result = compare.compare(load(tmp_path), threshold=15, target=30)
+    one = result.summaries[0]
+    assert one.final.tolist() == [10, 20, 40] and one.area.tolist() == [7.5, 10, 15]
+    assert one.aggregates["mean"].value == pytest.approx(70 / 3) and one.aggregates["median"].value == 20
+    assert one.aggregates["gap"].value == pytest.approx((20 + 10 + 0) / 3)
+    speed = one.speeds["steps first"]
+    assert (speed.reached, speed.median.value, speed.median.low, speed.median.high) == (2, 100, 100, math.inf)
+    assert one.speeds["hours sustained"].median.value == pytest.approx(2.0) and speed.coverage == pytest.approx(0.75)
+
+
+def test_a_clear_winner_is_named_with_both_intervals_agreeing(two):
+    result = compare.compare(load(two))
+    pair = result.pairs[0]
+    assert (pair.a, pair.b, pair.probability.value) == ("high", "low", 1.0) and pair.probability.low > 0.5
+    assert pair.difference.low > 0 and pair.verdict.startswith("high is better than low")
+
+
+def test_three_seeds_against_three_conclude_nothing(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path, "low", seed, level=200, lr=1e-4)
+        write_run(tmp_path, "high", seed, level=400, lr=3e-4)
+    result = compare.compare(load(tmp_path))
+    assert "nothing can be concluded: 3 against 3 seeds give p >= 0.1 even without overlap" in result.pairs[0].verdict
+    assert sum("3 seeds: intervals are wide" in note for note in result.notes) == 2
+
+
+def test_one_seed_has_no_interval_and_says_so(tmp_path):
+    write_run(tmp_path, "a", 0)
+    write_run(tmp_path, "b", 0, lr=1e-4)
+    result = compare.compare(load(tmp_path))
+    assert "one seed does not show its spread" in result.pairs[0].verdict
+    assert "[no interval]" in compare.console(result)
+    figures.encode(compare.draw(result), "png")
+
+
+def test_seeds_that_all_score_the_same_are_no_proof(tmp_path):
+    for seed in range(5):
+        folder = write_run(tmp_path, "a", seed)
+        write_log(folder, [(0, 0, 1, 0), (500, 50, 1, 1), (500, 100, 1, 2)])
+    result = compare.compare(load(tmp_path))
+    assert result.notes == ["a: all 5 seeds scored the same: an interval of width 0 proves nothing"]
+
+
+def test_experiments_that_cannot_be_told_apart_are_not_ranked(tmp_path):
+    for seed in range(6):
+        write_run(tmp_path, "a", seed, noise=60)
+        write_run(tmp_path, "bb", seed, noise=60, lr=1e-4)
+    verdict = compare.compare(load(tmp_path)).pairs[0].verdict
+    assert re.search(r"no difference shown: it may be anything from -[\d.]+ to [\d.]+", verdict)
+
+
+@pytest.mark.parametrize(
+    ("spec", "named"),
+    [
+        ({"env_id": "Acrobot-v1"}, "differ in environment (a: CartPole-v1, b: Acrobot-v1)"),
+        (
+            {"versions": {"gymnasium": "1.0.0"}},
+            "differ in environment version (a: gymnasium 1.4.0, b: gymnasium 1.0.0)",
+        ),
+        ({"reward_version": 2}, "differ in environment's reward version (a: 1, b: 2)"),
+    ],
+)
+def test_mixtures_are_refused_or_labelled(tmp_path, capsys, spec, named):
+    base = {"reward_version": 1}
+    write_run(tmp_path, "a", 0, spec=base)
+    write_run(tmp_path, "b", 0, spec=base | spec)
+    assert compare.main([str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert named in error and error.count("\n") == 1
+    assert compare.main([str(tmp_path), "--mixed"]) == 0
+    assert f"MIXED: experiments {named}" in capsys.readouterr().out
+
+
+def test_training_rewards_may_differ_where_the_environments_own_return_is_compared(tmp_path):
+    write_run(tmp_path, "a", 0)
+    write_run(tmp_path, "b", 0, spec={"reward": "score"})
+    assert any("trained on different rewards" in note for note in compare.compare(load(tmp_path)).notes)
+    groups = plot.load([str(tmp_path)], compare.wanted_columns("AverageTrainRet"))[0]
+    with pytest.raises(ValueError, match="differ in training reward .a: env, b: score."):
+        compare.compare(groups, "AverageTrainRet")
+
+
+def test_unequal_and_unfinished_runs_are_compared_over_common_steps_and_named(tmp_path, capsys):
+    for seed in range(3):
+        write_run(tmp_path, "a", seed, epochs=40)
+    write_run(tmp_path, "b", 0, epochs=20, lr=1e-4, reason="interrupted")
+    assert compare.main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "compared up to 20k steps, where the rows of b_s0 end (the longest run has 40k)" in out
+    assert "1, 1 unfinished" in out and "b_s0 (interrupted)" in out
+
+
+def test_stable_baselines_folders_compare_with_ours_and_the_difference_is_named(tmp_path):
+    write_run(tmp_path, "a", 0, epochs=20, steps=200)
+    write_monitor(tmp_path / "sb3" / "ppo_1")
+    notes = compare.compare(load(tmp_path)).notes
+    assert any("log every episode (monitor.csv)" in note for note in notes)
+
+
+def test_a_clear_rate_comes_with_interval_and_episodes(two):
+    one = compare.compare(load(two)).summaries[0]
+    assert one.clear is not None and 0 <= one.clear.low <= one.clear.value <= one.clear.high <= 1
+    assert one.clear_episodes == 6 * 4 * 12  # seeds, rows of the last tenth, episodes in each
+
+
+def test_json_markdown_and_figure_are_written_and_repeat(two, tmp_path):
+    outputs = []
+    for name in ("one", "two"):
+        out = tmp_path / name
+        argv = [str(two / "low"), str(two / "high"), "--threshold", "1000", "--target", "500"]
+        argv += ["--out", f"{out}/f.png", "--json", f"{out}/f.json", "--markdown", f"{out}/f.md"]
+        assert compare.main(argv) == 0
+        outputs.append([(out / f"f.{kind}").read_bytes() for kind in ("png", "json", "md")])
+    assert outputs[0] == outputs[1]
+    document = json.loads(outputs[0][1])
+    assert document["experiments"][0]["n"] == 6 and document["pairs"][0]["probability"]["value"] == 0.0
+    speed = document["experiments"][0]["threshold"]["steps first"]
+    assert speed["reached"] == 0 and speed["median"]["value"] is None, "JSON has no infinity"
+    assert b"| final IQM | " in outputs[0][2]
+
+
+def test_numbers_agree_with_rliable_on_the_same_folders(two):
+    metrics = pytest.importorskip("rliable.metrics")
+    result = compare.compare(load(two), target=300)
+    high, low = (one.final[:, None] for one in result.summaries)
+    for one, scores in zip(result.summaries, (high, low), strict=True):
+        assert one.aggregates["mean"].value == pytest.approx(metrics.aggregate_mean(scores), abs=1e-9)
+        assert one.aggregates["iqm"].value == pytest.approx(metrics.aggregate_iqm(scores), abs=1e-9)
+        assert (
+            one.aggregates["gap"].value
+            == pytest.approx(np.maximum(300 - scores, 0).mean(), abs=1e-9)
+            == pytest.approx(metrics.aggregate_optimality_gap(scores, 300), abs=1e-9)
+        )
+    assert result.pairs[0].probability.value == pytest.approx(metrics.probability_of_improvement(high, low), abs=1e-9)

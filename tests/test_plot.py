@@ -1,0 +1,334 @@
+"""Reading run folders that are broken, foreign or still being written, and drawing them the same way each time."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_folders import write_monitor, write_run
+
+from utils import figures, plot, runs
+from utils.tables import parse_table
+
+
+def draw(argv: list[str]) -> int:
+    return plot.main([str(word) for word in argv])
+
+
+# ---------------------------------------------------------------------------------------------- tables
+
+
+def test_a_table_is_read_by_its_header():
+    table = parse_table(b"Epoch\tKL\tName\n0\t0.5\tx\n1\t-1e-3\ty\n", ["KL", "Epoch", "None"])
+    assert table.columns["KL"].tolist() == [0.5, -0.001] and table.columns["Epoch"].tolist() == [0, 1]
+    assert set(table.columns) == {"KL", "Epoch"} and table.notes() == []
+
+
+def test_damage_is_skipped_counted_and_said():
+    rows = b"".join(b"%d\t%d\n" % (i, 10 * i) for i in range(809))
+    damage = b"7\t\x0070\n7\tseventy\n7\n" + b"Epoch\tRet\n" + b"809\t8090\r\n" + b"810\t81"
+    table = parse_table(b"Epoch\tRet\r\n" + rows + damage, ["Epoch", "Ret"])
+    assert table.columns["Epoch"].tolist() == list(range(810))
+    assert table.notes() == ["3 of 813 rows unreadable", "1 repeated header", "last line incomplete"]
+
+
+def test_a_header_with_other_columns_is_followed():
+    table = parse_table(b"Epoch\tRet\n0\t1\nEpoch\tKL\tRet\n1\t9\t2\n2\t8\n")
+    assert table.columns["Ret"].tolist() == [1, 2] and table.unreadable == 1
+    assert math.isnan(table.columns["KL"][0]) and table.columns["KL"][1] == 9
+
+
+def test_an_empty_field_is_a_missing_value_and_not_damage():
+    table = parse_table(b"Epoch\tRet\tKL\n0\t\t1\n1\t5\t\n\n2\tnan\t3\n")
+    assert np.isnan(table.columns["Ret"]).tolist() == [True, False, True] and table.notes() == []
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\n\n", b"Epoch\tRe", b"\x00" * 100, b"Logging to somewhere\n", b"\xff\xfe\n1\t2\n"]
+)
+def test_a_file_without_a_header_has_no_rows(data):
+    table = parse_table(data)
+    assert table.columns == {} and table.notes()[0] == "no header line: nothing read"
+
+
+def test_any_rubbish_is_read_without_an_error():
+    rng = np.random.default_rng(0)
+    clean = b"Epoch\tRet\n" + b"".join(b"%d\t%d\n" % (i, i) for i in range(50))
+    for _ in range(300):
+        data = bytearray(clean)
+        for place in rng.integers(len(data), size=rng.integers(1, 30)):
+            data[place] = rng.integers(256)
+        table = parse_table(bytes(data[: rng.integers(len(data))]), ["Epoch", "Ret"])
+        assert len({len(column) for column in table.columns.values()}) <= 1
+
+
+def test_reading_agrees_with_python_floats():
+    rng = np.random.default_rng(1)
+    values = np.concatenate([rng.normal(size=200) * 10.0 ** rng.integers(-300, 300, 200), [math.inf, -0.0, 5e-324]])
+    data = "a\tb\n" + "".join(f"{v!r}\t{v:.6g}\n" for v in values.tolist())
+    table = parse_table(data.encode())
+    assert table.columns["a"].tolist() == values.tolist()
+    assert table.columns["b"].tolist() == [float(f"{v:.6g}") for v in values.tolist()]
+
+
+# ---------------------------------------------------------------------------------------------- run folders
+
+
+def test_rows_that_a_resumed_run_wrote_again_replace_the_old_ones(tmp_path):
+    folder = write_run(tmp_path, "a", 0, epochs=3)
+    (folder / "progress.txt").write_text(
+        "Epoch\tAverageEpRet\tTotalEnvInteracts\n0\t1\t10\n1\t2\t20\n2\t3\t30\n1\t5\t20\n2\t6\t30\n3\t7\t40\n"
+    )
+    run = runs.read_run(folder, ["AverageEpRet"])
+    assert run.columns["AverageEpRet"].tolist() == [1, 5, 6, 7] and "2 rows superseded by a resumed run" in run.notes
+
+
+def test_one_stray_row_does_not_take_the_rows_before_it(tmp_path):
+    folder = write_run(tmp_path, "a", 0, epochs=3)
+    lines = [f"{i}\t{i}\t{10 * i}" for i in range(1, 6)]
+    lines.insert(3, "0\t0\t3")
+    lines.insert(5, "9\t9\t9e9")
+    (folder / "progress.txt").write_text("Epoch\tAverageEpRet\tTotalEnvInteracts\n" + "\n".join(lines) + "\n")
+    run = runs.read_run(folder, ["AverageEpRet"])
+    assert run.columns["AverageEpRet"].tolist() == [1, 2, 3, 4, 5] and "2 of 7 rows unreadable" not in run.notes[1:]
+
+
+def test_spinning_ups_folders_are_read(tmp_path):
+    for seed in (0, 10):
+        folder = tmp_path / "2026-01-01_ppo" / f"2026-01-01_00-00-00-ppo_s{seed}"
+        folder.mkdir(parents=True)
+        config = {"env_fn": f"<function <lambda> at 0x7f{seed}>", "exp_name": "ppo", "seed": seed, "gamma": 0.99}
+        config["logger"] = {f"<spinup.utils.logx.EpochLogger object at 0x{seed}>": {"epoch_dict": {}}}
+        (folder / "config.json").write_text(json.dumps(config))
+        rows = "".join(f"{e}\t{20 * e}\t{4000 * (e + 1)}\t{e}\n" for e in range(5))
+        (folder / "progress.txt").write_text("Epoch\tAverageEpRet\tTotalEnvInteracts\tTime\n" + rows)
+    groups, said = plot.load([str(tmp_path)], ["Performance"])
+    assert [(g.label, len(g.runs), [r.seed for r in g.runs]) for g in groups] == [
+        ("ppo", 2, ["0", "10"])
+    ] and said == []
+    assert groups[0].runs[0].state == "", "Spinning Up does not say how a run ended, so nothing is claimed"
+    joined = runs.join(groups[0], runs.STEPS, "Performance")
+    assert joined.values[0].tolist() == [0, 20, 40, 60, 80] and joined.x[-1] == 20000
+
+
+def test_monitor_files_become_episodes_in_the_order_of_time(tmp_path):
+    folder = tmp_path / "ppo_7"
+    folder.mkdir()
+    (folder / "0.monitor.csv").write_text('#{"t_start": 100.0, "env_id": "X-v0"}\nr,l,t\n1.5,10,2.0\n3.5,30,9.0\n4.5,4')
+    (folder / "1.monitor.csv").write_text('#{"t_start": 101.0, "env_id": "X-v0"}\nr,l,t\n2.5,20,4.0\n')
+    run = runs.read_run(folder)
+    assert run.columns["AverageEpRet"].tolist() == [1.5, 2.5, 3.5]
+    assert run.columns[runs.STEPS].tolist() == [10, 30, 60] and run.columns["Time"].tolist() == [0, 3, 7]
+    assert (run.name, run.seed) == ("ppo", "7") and run.notes == ["0.monitor.csv: last line incomplete"]
+
+
+def test_prefixes_folders_select_and_exclude_choose_runs(tmp_path):
+    for name in ("alpha", "alpha_big", "beta"):
+        write_run(tmp_path / "data", name, 0, epochs=2)
+    moved = tmp_path / "data" / "beta" / "beta_s0.old-20260101-000000"
+    shutil.copytree(tmp_path / "data" / "beta" / "beta_s0", moved)
+    names = lambda paths: sorted(path.name for path in paths)  # noqa: E731
+    assert names(runs.find(str(tmp_path / "data"))) == ["alpha_big_s0", "alpha_s0", "beta_s0"]
+    assert names(runs.find(str(tmp_path / "data" / "alpha"))) == ["alpha_s0"]
+    assert names(runs.find(str(tmp_path / "data" / "alp"))) == ["alpha_big_s0", "alpha_s0"]
+    assert names(runs.find("alp", str(tmp_path / "data"))) == ["alpha_big_s0", "alpha_s0"]
+    groups, _ = plot.load([str(tmp_path)], None, select=["alpha"], exclude=["big"])
+    assert [group.label for group in groups] == ["alpha"]
+    with pytest.raises(ValueError, match="no run folder"):
+        runs.find(str(tmp_path / "gamma"))
+
+
+def test_runs_with_other_settings_are_shown_apart_and_said(tmp_path):
+    write_run(tmp_path, "a", 0)
+    write_run(tmp_path, "a", 1, spec={"reward": "score"})
+    write_run(tmp_path, "a", 2, spec={"versions": {"gymnasium": "1.0.0"}})
+    groups, said = plot.load([str(tmp_path)], None)
+    assert [group.label for group in groups] == [
+        "a [reward=env, gymnasium=1.4.0]", "a [reward=score, gymnasium=1.4.0]", "a [reward=env, gymnasium=1.0.0]"
+    ]  # fmt: skip
+    assert said == ["a: its runs differ in spec.reward, spec.versions.gymnasium: shown apart, not averaged"]
+
+
+def test_length_seed_machine_and_speed_do_not_divide_an_experiment(tmp_path):
+    write_run(tmp_path, "a", 0, epochs=10)
+    write_run(tmp_path, "a", 1, epochs=20, save_every=3, chunk_size=64)
+    groups, said = plot.load([str(tmp_path)], None)
+    assert [len(group.runs) for group in groups] == [2] and said == []
+
+
+def test_unequal_lengths_are_cut_to_what_all_cover_and_said(tmp_path):
+    write_run(tmp_path, "a", 0, epochs=40)
+    write_run(tmp_path, "a", 1, epochs=10, reason=None)
+    groups, _ = plot.load([str(tmp_path)], None)
+    joined = runs.join(groups[0], runs.STEPS, "Performance")
+    assert joined.x[-1] == 10_000
+    note = "a: unequal lengths: TotalEnvInteracts cut to 1k..10k (where the rows of a_s1 end; longest 40k)"
+    assert joined.notes == [note] and groups[0].notes() == ["a: not finished: a_s1 (unfinished)"]
+
+
+def test_every_row_counts_when_there_are_more_rows_than_points(tmp_path):
+    folder = write_run(tmp_path, "a", 0, epochs=2)
+    rows = "".join(f"{e}\t{e % 2}\t{e + 1}\n" for e in range(10_000))
+    (folder / "progress.txt").write_text("Epoch\tAverageEpRet\tTotalEnvInteracts\n" + rows)
+    joined = runs.join(runs.Group("a", [runs.read_run(folder)]), runs.STEPS, "Performance")
+    assert np.abs(joined.values - 0.5).max() < 0.03, "means of cells, not single rows of 0 or 1"
+
+
+def test_smoothing_is_a_centred_mean_that_shortens_at_the_ends():
+    assert runs.smoothed(np.array([0.0, 3.0, 6.0, 0.0]), 3).tolist() == [1.5, 3.0, 3.0, 3.0]
+    assert runs.smoothed(np.array([1.0, 2.0]), 1).tolist() == [1.0, 2.0]
+
+
+def test_hostile_folders_are_read_as_words_and_numbers_only(tmp_path):
+    folder = write_run(tmp_path, "a", 0)
+    (folder / "config.json").write_text('{"exp_name": "\\u001b[2J$x_{$<b>", "seed": [], "spec": 3, "lr": {"a": 1e999}}')
+    (folder / "exit.json").write_text('["finished"]')
+    (folder / "vars.pkl").write_bytes(b"cos\nsystem\n(S'touch marker'\ntR.")
+    other = write_run(tmp_path, "b", 0)
+    (other / "config.json").write_text("[" * 100_000)
+    (other / "progress.txt").unlink()
+    (other / "progress.txt").mkdir()
+    groups, _ = plot.load([str(tmp_path)], None)
+    assert groups[0].label == " [2J$x_{$<b>"
+    assert draw([folder, "--out", tmp_path / "x.png"]) == 0 and not Path("marker").exists()
+
+
+# ---------------------------------------------------------------------------------------------- figures
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    for seed in range(3):
+        write_run(root, "slow", seed, level=200, lr=1e-4)
+        write_run(root, "fast", seed, level=400, lr=3e-4)
+    write_monitor(root / "sb3" / "ppo_1")
+    return root
+
+
+@pytest.mark.parametrize("kind", figures.FORMATS)
+def test_plotting_twice_gives_the_same_bytes(folders, tmp_path, kind):
+    one, two = tmp_path / f"one.{kind}", tmp_path / "new" / f"two.{kind}"
+    for out in (one, two):
+        assert draw([folders, "-y", "Performance", "KL", "--smooth", "3", "--est", "iqm", "--out", out]) == 0
+    assert one.read_bytes() == two.read_bytes() and len(one.read_bytes()) > 5000
+
+
+def test_the_figure_names_axes_seeds_and_band(folders):
+    groups, _ = plot.load([str(folders)], None)
+    with figures.style():
+        figure, _ = plot.draw(groups, plot.Options(y=("Performance", "ClearRate")))
+    axes = figure.axes[:2]
+    assert axes[0].get_xlabel() == "Environment steps (agent decisions)"
+    assert [a.get_ylabel() for a in axes] == ["Episode return (environment's reward)", "Clear rate (share of episodes)"]
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words == ["fast (n=3)", "slow (n=3)", "ppo (n=1)"] or sorted(words) == [
+        "fast (n=3)",
+        "ppo (n=1)",
+        "slow (n=3)",
+    ]
+    assert "95% bootstrap interval" in figure.get_supxlabel()
+    colours = [line.get_color() for line in axes[0].lines]
+    assert len(set(colours)) == 3 and set(colours) <= set(figures.COLOURS)
+    low, high = axes[1].get_ylim()
+    assert low > -0.1 and high < 1.1, "a band of a share stays a share"
+
+
+def test_each_seed_its_own_line(folders):
+    groups, _ = plot.load([str(folders / "slow"), str(folders / "fast")], None)
+    figure, _ = plot.draw(groups, plot.Options(each_seed=True))
+    assert len(figure.axes[0].lines) == 6
+    figure, _ = plot.draw(groups[:1], plot.Options(each_seed=True))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["slow_s0", "slow_s1", "slow_s2"]
+
+
+def test_a_legend_joins_all_that_one_argument_names(folders, capsys, tmp_path):
+    assert draw([folders / "slow", folders / "fast", "--legend", "A", "--out", tmp_path / "x.svg"]) == 2
+    assert "--legend needs one name for each of the 2 folders, got 1" in capsys.readouterr().err
+    groups, _ = plot.load([str(folders / "slow"), str(folders / "fast")], None, legend=["A", "B"])
+    assert [group.label for group in groups] == ["A", "B"]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--out", "x.jpg"], "--out must end in .png, .svg, .pdf, got 'x.jpg'"),
+        (["--smooth", "0", "--out", "x.png"], "--smooth must be >= 1, got 0"),
+        (["-y", "Nope", "--out", "x.png"], "no run has a column 'Nope'; there are: AverageEpRet"),
+        (["--select", "nothing", "--out", "x.png"], "leave no run"),
+        (["--est", "mode"], "invalid choice: 'mode'"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(folders, words, named, capsys):
+    try:
+        code = draw([folders / "slow", *words])
+    except SystemExit as done:
+        code = int(done.code or 0)
+    error = capsys.readouterr().err
+    assert code == 2 and named in error and error.count("\n") == 1
+
+
+def test_without_a_display_a_file_is_asked_for(folders, capsys, monkeypatch):
+    monkeypatch.setattr("matplotlib.get_backend", lambda: "agg")
+    assert draw([folders / "slow"]) == 2 and "no display" in capsys.readouterr().err
+
+
+def test_plotting_while_a_run_writes_its_log(tmp_path):
+    folder = write_run(tmp_path, "live", 0, epochs=30, reason=None)
+    text = (folder / "progress.txt").read_text()
+    stop = threading.Event()
+
+    def write() -> None:
+        with (folder / "progress.txt").open("w") as file:
+            for character in text:
+                file.write(character)
+                file.flush()
+            stop.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = set()
+    while not stop.is_set():
+        run = runs.read_run(folder)
+        seen.add(len(run.columns.get("Epoch", ())))
+        assert not [note for note in run.notes if "unreadable" in note], run.notes
+    writer.join()
+    assert len(runs.read_run(folder).columns["Epoch"]) == 30 and len(seen) > 1
+
+
+@pytest.mark.slow
+def test_a_thousand_runs_of_ten_thousand_rows_plot_in_20_seconds_and_2_gigabytes(tmp_path):
+    import os
+    import resource
+    import subprocess
+    import sys
+
+    rng = np.random.default_rng(0)
+    header = "\t".join(["Epoch", "AverageEpRet", "TotalEnvInteracts", *[f"Column{i}" for i in range(27)]])
+    for name in range(20):
+        values = rng.normal(size=(10_000, 30))
+        values[:, 0], values[:, 2] = np.arange(10_000), 4096 * np.arange(1, 10_001)
+        rows = "\n".join("\t".join(f"{v:.8g}" for v in row) for row in values.tolist())
+        for seed in range(50):
+            folder = tmp_path / f"e{name}" / f"e{name}_s{seed}"
+            folder.mkdir(parents=True)
+            if seed == 0:
+                first = folder / "progress.txt"
+                first.write_text(f"{header}\n{rows}\n")
+            else:
+                os.link(first, folder / "progress.txt")
+    code = (
+        "import resource, sys; from utils import plot; code = plot.main(sys.argv[1:]);"
+        "used = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)];"
+        "print('KiB', used[0] + 2 * used[1]); sys.exit(code)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), "--out", str(tmp_path / "x.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert used.ru_utime + used.ru_stime < 2 * 20, "processor seconds: two cores for 20 s, however busy the machine is"
+    assert int(done.stdout.split()[-1]) < 2 * 2**20

@@ -1,0 +1,37 @@
+"""What the command lines share: errors of one line, and words from files that are safe to print."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that answers bad input with one line on stderr and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message on one line and exit with code 2."""
+        print(f"{self.prog}: error: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def run(prog: str, action: Callable[[], int | None]) -> int:
+    """Return the exit code of `action`; a ValueError or an unreachable file becomes one line and code 2."""
+    try:
+        return action() or 0
+    except BrokenPipeError:  # the reader of our output has gone (`| head`)
+        sys.stderr.close()
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"{prog}: error: {printable(str(error), 1000)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def printable(text: object, limit: int = 120) -> str:
+    """Return text on one line without control characters, so that a shared run folder cannot drive a terminal."""
+    line = "".join(c if c.isprintable() else " " for c in str(text))
+    return line if len(line) <= limit else line[: limit - 3] + "..."
