@@ -99,8 +99,12 @@ class Emulator:
         header = _STATE_HEADER.pack(_STATE_MAGIC, STATE_VERSION, self.cartridge.crc, zlib.crc32(raw), len(raw))
         return header + zlib.compress(raw, 1)
 
-    def load(self, state: bytes) -> None:
+    def load(self, state: bytes, *, controllers: bool = True) -> None:
         """Restore what `save` returned, from an emulator with the same ROM. On an error nothing is changed.
+
+        Args:
+            state: the bytes.
+            controllers: False leaves the controllers' shift registers as they are, which is what nes-py's restore does.
 
         Raises:
             ValueError: not such a state, damaged, of another version or another ROM.
@@ -120,4 +124,4 @@ class Emulator:
             raise ValueError(f"state: damaged ({error})") from None
         if len(raw) != size or zlib.crc32(raw) != crc:
             raise ValueError("state: damaged (checksum)")
-        native.checked("machine_load", self._address, raw, len(raw))
+        native.checked("machine_load", self._address, raw, len(raw), controllers)

@@ -34,7 +34,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "machine_screen": (_p, (_p,)),
     "machine_state_size": (_size, (_p,)),
     "machine_save": (None, (_p, _p, _size)),
-    "machine_load": (_int, (_p, _bytes, _size, _bytes)),
+    "machine_load": (_int, (_p, _bytes, _size, _bool, _bytes)),
     "player_new": (_p, (_p, *_target, _bytes)),
     "player_free": (None, (_p,)),
     "player_reset": (None, (_p,)),
