@@ -163,7 +163,11 @@ void Ppu::draw(int y, int x0, int x1) {
     if (r_.show_sprites && r_.sprite_count) draw_sprites(pixels, y, x0, x1);
     if (!screen_) return;
     uint8_t* const out = screen_->data() + y * kWidth;
-    for (int x = x0; x < x1; ++x) out[x] = memory_.palette[pixels[x]] & 63;  // nes-py reads outside its colour table for 64-255
+    if (x0 == 0 && x1 == kWidth) {
+        kernels_.map_line(pixels, colours_.data(), out);
+        return;
+    }
+    for (int x = x0; x < x1; ++x) out[x] = colours_[pixels[x]];
 }
 
 void Ppu::draw_background(uint8_t* pixels, int x0, int x1) {
@@ -319,8 +323,18 @@ void Ppu::write_bus(uint16_t address, uint8_t value) {
     if (address < 0x2000 || address >= 0x3fff) return;
     if (address < 0x3eff)
         memory_.video[cartridge_.name_tables[std::min((address - 0x2000) >> 10, 3)] + (address & 0x3ff)] = value;
-    else
-        memory_.palette[address == 0x3f10 ? 0 : address & 0x1f] = value;  // of the four mirrored entries nes-py knows this one
+    else {
+        const int entry = address == 0x3f10 ? 0 : address & 0x1f;  // of the four mirrored entries nes-py knows this one
+        memory_.palette[entry] = value;
+        colours_[entry] = value & 63;
+    }
+}
+
+void Ppu::set_state(const State& state) {
+    r_ = state.registers;
+    memory_ = state.memory;
+    for (size_t i = 0; i < colours_.size(); ++i) colours_[i] = memory_.palette[i] & 63;
+    sprites_valid_ = false;
 }
 
 void Ppu::State::check() const {

@@ -20,6 +20,7 @@
 #include <cstdint>
 
 #include "cartridge.hpp"
+#include "kernels.hpp"
 
 namespace nes {
 
@@ -32,7 +33,7 @@ using Screen = std::array<uint8_t, kWidth * kHeight>;
 
 class Ppu {
  public:
-    explicit Ppu(const Cartridge& cartridge) : cartridge_(cartridge) {}
+    explicit Ppu(const Cartridge& cartridge) : cartridge_(cartridge), kernels_(best_kernels()) {}
 
     // Power button of nes-py: registers start over, memories, the read buffer and the edge masks stay.
     void reset();
@@ -112,7 +113,7 @@ class Ppu {
         void check() const;  // throws std::invalid_argument if no running picture unit has such registers
     };
     State state() const { return {r_, memory_}; }
-    void set_state(const State& state) { r_ = state.registers, memory_ = state.memory, sprites_valid_ = false; }
+    void set_state(const State& state);
 
  private:
     bool showing_both() const { return r_.show_background && r_.show_sprites; }
@@ -133,9 +134,11 @@ class Ppu {
     void write_bus(uint16_t address, uint8_t value);
 
     const Cartridge& cartridge_;
+    const Kernels& kernels_;
     Registers r_;
     int32_t done_ = 0;
     Screen* screen_ = nullptr;
+    std::array<uint8_t, 0x20> colours_{};  // of the palette: its low six bits, where nes-py reads outside its colour table for 64-255
     bool nmi_ = false;
     bool sprites_valid_ = false;
     Memory memory_;
