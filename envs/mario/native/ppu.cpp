@@ -170,23 +170,26 @@ void Ppu::draw(int y, int x0, int x1) {
     for (int x = x0; x < x1; ++x) out[x] = colours_[pixels[x]];
 }
 
+// Tiles become palette entries: 0 where the tile is transparent, otherwise its two attribute bits in front of its own two.
 void Ppu::draw_background(uint8_t* pixels, int x0, int x1) {
+    const uint64_t* const rows = cartridge_.tile_rows[r_.background_page][(r_.address >> 12) & 7];
+    const uint8_t* table = memory_.video.data() + cartridge_.name_tables[(r_.address >> 10) & 3];
+    const int row = r_.address & 0x03e0, attribute_row = 0x03c0 | ((row >> 4) & 0x38), attribute_shift = (row >> 4) & 4;
+    int column = r_.address & 31;
     for (int x = x0 - ((r_.fine_x + x0) & 7); x < x1; x += 8) {
-        const uint64_t row = background_row();
-        std::memcpy(pixels + x, &row, sizeof row);
-        if (x + 8 <= x1) r_.address = move_right(r_.address, 1);
+        const uint64_t tile = rows[table[row | column]];
+        const int attribute = (table[attribute_row | (column >> 2)] >> (attribute_shift | (column & 2))) & 3;
+        const uint64_t entries = tile | ((tile | (tile >> 1)) & kEveryByte) * static_cast<uint64_t>(attribute << 2);
+        std::memcpy(pixels + x, &entries, sizeof entries);
+        if (x + 8 > x1) break;  // the last tile goes on after this run of pixels
+        if (++column == 32) {
+            column = 0;
+            r_.address ^= 0x0400;
+            table = memory_.video.data() + cartridge_.name_tables[(r_.address >> 10) & 3];
+        }
     }
+    r_.address = (r_.address & ~31) | column;
     if (r_.hide_background_edge && x0 < 8) std::memset(pixels + x0, 0, std::min(8, x1) - x0);
-}
-
-// The eight pixels of the tile at the present address: palette entries, 0 where the tile is transparent.
-uint64_t Ppu::background_row() const {
-    const uint16_t at = r_.address;
-    const uint8_t* const table = memory_.video.data() + cartridge_.name_tables[(at >> 10) & 3];
-    const int tile = table[at & 0x3ff] | (r_.background_page << 8);
-    const int attribute = table[0x3c0 | ((at >> 4) & 0x38) | ((at >> 2) & 7)] >> (((at >> 4) & 4) | (at & 2));
-    const uint64_t row = cartridge_.tile_rows[tile * 8 + ((at >> 12) & 7)];
-    return row | ((row | (row >> 1)) & kEveryByte) * ((attribute & 3) << 2);
 }
 
 // The first opaque sprite of a pixel takes it, and only then it is asked whether that sprite stands behind the background.
@@ -225,7 +228,7 @@ uint64_t Ppu::sprite_row(const uint8_t* sprite, int y) const {
     else
         address = tile * 16 + row + (r_.sprite_page << 12);
     const bool regular = address < 0x2000 && !(address & 8);
-    const uint64_t pixels = regular ? cartridge_.tile_rows[(address >> 4) * 8 + (address & 7)]
+    const uint64_t pixels = regular ? cartridge_.tile_rows[address >> 12][address & 7][(address >> 4) & 255]
                                     : decode_row(read_bus(address), read_bus(static_cast<uint16_t>(address + 8)));
     return attributes & 0x40 ? __builtin_bswap64(pixels) : pixels;
 }

@@ -128,7 +128,6 @@ class Ppu {
     void draw_sprites(uint8_t* pixels, int y, int x0, int x1);
     void choose_sprites();
     void index_sprites();
-    uint64_t background_row() const;
     uint64_t sprite_row(const uint8_t* sprite, int y) const;
     uint8_t read_bus(uint16_t address) const;
     void write_bus(uint16_t address, uint8_t value);
