@@ -26,6 +26,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "cartridge_new": (_p, (_bytes, _size, _bytes)),
     "cartridge_free": (None, (_p,)),
     "screen_colours": (None, (_p, _p, _int)),
+    "observe": (None, (_p, _p, _int, _bool, _p)),
     "machine_new": (_p, (_p, _bytes)),
     "machine_free": (None, (_p,)),
     "machine_reset": (None, (_p,)),

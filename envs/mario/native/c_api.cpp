@@ -81,6 +81,11 @@ EXPORT void screen_colours(const uint8_t* screen, uint8_t* out, int channels) {
     }
 }
 
+// Preprocessing alone; `portable` forgoes the processor's special instructions.
+EXPORT void observe(const nes::Screen* last, const nes::Screen* before, int top, bool portable, uint8_t* out) {
+    mario::Observer(top, portable).observe(*last, before, out);
+}
+
 // ------------------------------------------------------------------------------------------------------------- console
 
 EXPORT Machine* machine_new(const SharedCartridge* cartridge, char* error) {
