@@ -27,7 +27,7 @@ uint16_t move_right(uint16_t address, int tiles) {
 // Moves the background address one pixel row down; rows 30 and 31 hold attributes and wrap without a change of table.
 uint16_t move_down(uint16_t address) {
     if ((address & 0x7000) != 0x7000) return address + 0x1000;
-    address &= 0x0fff;
+    address &= ~0x7000;
     const int row = (address >> 5) & 31;
     if (row == 29) return (address & ~0x03e0) ^ 0x0800;
     if (row == 31) return address & ~0x03e0;
