@@ -47,7 +47,9 @@ void Ppu::reset() {
     fresh.hit = r_.hit;
     fresh.hide_background_edge = r_.hide_background_edge;
     fresh.hide_sprite_edge = r_.hide_sprite_edge;
+    const bool other_page = r_.background_page != fresh.background_page;
     r_ = fresh;
+    if (other_page) paint_tables();
     nmi_ = false;
     sprites_valid_ = false;
 }
@@ -170,26 +172,40 @@ void Ppu::draw(int y, int x0, int x1) {
     for (int x = x0; x < x1; ++x) out[x] = colours_[pixels[x]];
 }
 
-// Tiles become palette entries: 0 where the tile is transparent, otherwise its two attribute bits in front of its own two.
+// Cuts a run of pixels out of the painted tables, from the present address to the right.
 void Ppu::draw_background(uint8_t* pixels, int x0, int x1) {
-    const uint64_t* const rows = cartridge_.tile_rows[r_.background_page][(r_.address >> 12) & 7];
-    const uint8_t* table = memory_.video.data() + cartridge_.name_tables[(r_.address >> 10) & 3];
-    const int row = r_.address & 0x03e0, attribute_row = 0x03c0 | ((row >> 4) & 0x38), attribute_shift = (row >> 4) & 4;
-    int column = r_.address & 31;
-    for (int x = x0 - ((r_.fine_x + x0) & 7); x < x1; x += 8) {
-        const uint64_t tile = rows[table[row | column]];
-        const int attribute = (table[attribute_row | (column >> 2)] >> (attribute_shift | (column & 2))) & 3;
-        const uint64_t entries = tile | ((tile | (tile >> 1)) & kEveryByte) * static_cast<uint64_t>(attribute << 2);
-        std::memcpy(pixels + x, &entries, sizeof entries);
-        if (x + 8 > x1) break;  // the last tile goes on after this run of pixels
-        if (++column == 32) {
-            column = 0;
-            r_.address ^= 0x0400;
-            table = memory_.video.data() + cartridge_.name_tables[(r_.address >> 10) & 3];
-        }
+    const int line = ((r_.address >> 2) & 0xf8) | ((r_.address >> 12) & 7);
+    int left = (r_.address & 31) * 8 + ((r_.fine_x + x0) & 7);
+    int table = (r_.address >> 10) & 3;
+    for (int x = x0; x < x1; left = 0, table ^= 1) {
+        const int count = std::min(x1 - x, 256 - left);
+        std::memcpy(pixels + x, &painted_[cartridge_.name_tables[table] >> 10][line * 256 + left], count);
+        x += count;
     }
-    r_.address = (r_.address & ~31) | column;
+    r_.address = move_right(r_.address, ((r_.fine_x + x1) >> 3) - ((r_.fine_x + x0) >> 3));
     if (r_.hide_background_edge && x0 < 8) std::memset(pixels + x0, 0, std::min(8, x1) - x0);
+}
+
+// Tiles become palette entries: 0 where the tile is transparent, otherwise its two attribute bits in front of its own two.
+void Ppu::paint_tile(int table, int at) {
+    const uint8_t* const memory = memory_.video.data() + table * 0x400;
+    const int attribute = memory[0x3c0 | ((at >> 4) & 0x38) | ((at >> 2) & 7)] >> (((at >> 4) & 4) | (at & 2));
+    uint8_t* const corner = &painted_[table][(at >> 5) * 8 * 256 + (at & 31) * 8];
+    for (int row = 0; row < 8; ++row) {
+        const uint64_t tile = cartridge_.tile_rows[r_.background_page][row][memory[at]];
+        const uint64_t entries = tile | ((tile | (tile >> 1)) & kEveryByte) * static_cast<uint64_t>((attribute & 3) << 2);
+        std::memcpy(corner + row * 256, &entries, sizeof entries);
+    }
+}
+
+// An attribute byte colours 4 x 4 tiles.
+void Ppu::paint_attribute(int table, int at) {
+    const int corner = ((at & 0x38) << 4) | ((at & 7) << 2);
+    for (int tile = 0; tile < 16; ++tile) paint_tile(table, corner | ((tile >> 2) << 5) | (tile & 3));
+}
+
+void Ppu::paint_tables() {
+    for (int at = 0; at < 0x400; ++at) paint_tile(0, at), paint_tile(1, at);
 }
 
 // The first opaque sprite of a pixel takes it, and only then it is asked whether that sprite stands behind the background.
@@ -263,7 +279,10 @@ uint8_t Ppu::read_status() {
 void Ppu::write_control(uint8_t value) {
     r_.nmi_enabled = value >> 7;  // enabling it inside the vertical blank raises no NMI
     r_.tall_sprites = (value >> 5) & 1;
-    r_.background_page = (value >> 4) & 1;
+    if (r_.background_page != ((value >> 4) & 1)) {
+        r_.background_page ^= 1;
+        paint_tables();
+    }
     r_.sprite_page = (value >> 3) & 1;
     r_.increment = value & 4 ? 32 : 1;
     r_.temporary = replace_bits(r_.temporary, (value & 3) << 10, 0x0c00);
@@ -324,9 +343,13 @@ uint8_t Ppu::read_bus(uint16_t address) const {
 
 void Ppu::write_bus(uint16_t address, uint8_t value) {
     if (address < 0x2000 || address >= 0x3fff) return;
-    if (address < 0x3eff)
-        memory_.video[cartridge_.name_tables[std::min((address - 0x2000) >> 10, 3)] + (address & 0x3ff)] = value;
-    else {
+    if (address < 0x3eff) {
+        const int table = cartridge_.name_tables[std::min((address - 0x2000) >> 10, 3)] >> 10, at = address & 0x3ff;
+        if (memory_.video[table * 0x400 + at] == value) return;
+        memory_.video[table * 0x400 + at] = value;
+        paint_tile(table, at);
+        if (at >= 0x3c0) paint_attribute(table, at & 0x3f);
+    } else {
         const int entry = address == 0x3f10 ? 0 : address & 0x1f;  // of the four mirrored entries nes-py knows this one
         memory_.palette[entry] = value;
         colours_[entry] = value & 63;
@@ -337,6 +360,7 @@ void Ppu::set_state(const State& state) {
     r_ = state.registers;
     memory_ = state.memory;
     for (size_t i = 0; i < colours_.size(); ++i) colours_[i] = memory_.palette[i] & 63;
+    paint_tables();
     sprites_valid_ = false;
 }
 

@@ -33,7 +33,7 @@ using Screen = std::array<uint8_t, kWidth * kHeight>;
 
 class Ppu {
  public:
-    explicit Ppu(const Cartridge& cartridge) : cartridge_(cartridge), kernels_(best_kernels()) {}
+    explicit Ppu(const Cartridge& cartridge) : cartridge_(cartridge), kernels_(best_kernels()) { paint_tables(); }
 
     // Power button of nes-py: registers start over, memories, the read buffer and the edge masks stay.
     void reset();
@@ -125,6 +125,9 @@ class Ppu {
     void advance_blank(int dots);
     void draw(int y, int x0, int x1);
     void draw_background(uint8_t* pixels, int x0, int x1);
+    void paint_tile(int table, int at);
+    void paint_attribute(int table, int at);
+    void paint_tables();
     void draw_sprites(uint8_t* pixels, int y, int x0, int x1);
     void choose_sprites();
     void index_sprites();
@@ -141,6 +144,9 @@ class Ppu {
     bool nmi_ = false;
     bool sprites_valid_ = false;
     Memory memory_;
+    // The name tables of the 2 KiB of video RAM as pixels (palette entries), always up to date: scrolling lines are cut out of them.
+    // 32 rows of tiles, as the last two, which hold attributes, can be shown too.
+    std::array<std::array<uint8_t, 256 * 256>, 2> painted_;
     std::array<uint8_t, kHeight> line_sprite_count_{};                // valid if sprites_valid_: the choice at the end of each line
     std::array<std::array<uint8_t, 8>, kHeight> line_sprites_{};
 };
