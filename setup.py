@@ -9,7 +9,7 @@ from glob import glob
 from setuptools import Extension, setup
 
 NATIVE = "envs/mario/native"
-NAMES = ("bus", "c_api", "cartridge", "console", "cpu", "game", "observe", "ppu", "vector")
+NAMES = ("bus", "c_api", "cartridge", "console", "cpu", "game", "kernels", "observe", "ppu", "vector")
 
 setup(
     name="mario-ppo",

@@ -280,10 +280,13 @@ def update(run: Run, data: dict[str, np.ndarray]) -> dict[str, float]:
             grads.sum_over_ranks(run.comm, with_pi)
             stats = dict(zip(STATISTICS, grads.stats.tolist(), strict=True))
             stop_now = with_pi and cfg.target_kl is not None and stats["KL"] > 1.5 * cfg.target_kl
-            norm_pi = optimise(run, grads.pi, run.pi_optimiser, stats) if with_pi and not stop_now else math.nan
-            norm_v = optimise(run, grads.v, run.v_optimiser, stats) if with_v else math.nan
-            record.add(stats | {"GradNormPi": norm_pi, "GradNormV": norm_v}, with_pi, with_v)
-            stop_iter += with_pi and not stop_now
+            norms = finite_norms(run, stats)
+            if with_pi and not stop_now:
+                optimise(cfg, grads.pi, norms["GradNormPi"], run.pi_optimiser)
+                stop_iter += 1
+            if with_v:
+                optimise(cfg, grads.v, norms["GradNormV"], run.v_optimiser)
+            record.add(stats | norms, with_pi, with_v)
             pi_stopped = pi_stopped or stop_now
         passes.append(record.means())
         if pi_stopped and i + 1 >= cfg.train_v_iters:
@@ -367,20 +370,25 @@ def accumulate_gradients(
             stats[4] += loss_v.detach()
 
 
-def optimise(run: Run, grad: torch.Tensor, optimiser: torch.optim.Optimizer, stats: dict[str, float]) -> float:
-    """Clip a network's joined gradient (P,), take one Adam step, and return the gradient's norm before clipping.
+def finite_norms(run: Run, stats: dict[str, float]) -> dict[str, float]:
+    """Return the norms of both joined gradients.
 
     Raises:
-        NotFinite: on all ranks alike, before the optimiser moves.
+        NotFinite: a loss or gradient is NaN or infinite; on all ranks alike, before an optimiser moves.
     """
-    norm = float(grad.norm())
-    if not (math.isfinite(norm) and all(math.isfinite(value) for value in stats.values())):
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in stats.items())
-        raise NotFinite(f"gradient norm is {norm} in epoch {run.epoch} ({shown}); the parameters are unchanged")
-    if run.cfg.max_grad_norm is not None and norm > run.cfg.max_grad_norm:
-        grad.mul_(run.cfg.max_grad_norm / norm)
+    norms = {"GradNormPi": float(run.grads.pi.norm()), "GradNormV": float(run.grads.v.norm())}
+    numbers = stats | norms
+    if not all(math.isfinite(value) for value in numbers.values()):
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        raise NotFinite(f"a loss or gradient is not finite in epoch {run.epoch}: {shown}; the parameters are unchanged")
+    return norms
+
+
+def optimise(cfg: PPOConfig, grad: torch.Tensor, norm: float, optimiser: torch.optim.Optimizer) -> None:
+    """Clip a network's joined gradient (P,), whose norm is given, and take one Adam step."""
+    if cfg.max_grad_norm is not None and norm > cfg.max_grad_norm:
+        grad.mul_(cfg.max_grad_norm / norm)
     optimiser.step()
-    return norm
 
 
 def summarise_passes(passes: list[dict[str, float]], stop_iter: int) -> dict[str, float]:

@@ -87,7 +87,9 @@ class Recorder:
     def _newest(self, allow_mismatch: bool) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """Return tensors (as arrays) and meta of the newest good checkpoint, None if there is none yet."""
         assert self.folder is not None
-        self._compare_with_config(self.folder.read_config(), allow_mismatch)
+        old = self.folder.read_config()
+        self._compare_with_config(old, allow_mismatch)
+        self._say_if_inexact(old)
         newest, rejected = checkpoint.newest(self.path / "checkpoints")
         for reason in rejected:
             self.say(f"checkpoint rejected: {reason}")
@@ -117,6 +119,10 @@ class Recorder:
         if differing:
             self._facts["mismatch"] = {name: list(pair) for name, pair in differing.items()}
 
+    def _say_if_inexact(self, old: dict[str, Any]) -> None:
+        if old.get("threads") not in (None, torch.get_num_threads()):
+            self.say(f"not bit for bit: the run had {old['threads']} threads per rank, now {torch.get_num_threads()}")
+
     def _how_it_ended(self) -> str:
         try:
             ending = json.loads((self.path / "exit.json").read_text())
@@ -127,7 +133,7 @@ class Recorder:
     def _open_log(self, run: Run, saved: tuple[dict[str, Any], dict[str, Any]] | None) -> None:
         assert self.folder is not None
         resumes = (saved[1]["resumes"] + [saved[1]["epoch"]]) if saved else []
-        self._facts |= {"versions": system.versions(), "resumed_at_epochs": resumes}
+        self._facts |= {"versions": system.versions(), "threads": torch.get_num_threads(), "resumed_at_epochs": resumes}
         self.folder.write_json("config.json", self._facts)
         self.folder.write_json("system.json", system.describe(self.comm.library))
         (self.path / "exit.json").unlink(missing_ok=True)

@@ -43,15 +43,16 @@ def marked_processes(mark: str) -> list[int]:
 
 
 def start(args: list[str], ranks: int = 1, env: dict[str, str] | None = None, **popen) -> tuple[subprocess.Popen, str]:
-    """Start `python ARGS` (under mpirun if ranks > 1) in a session of its own; return it and the mark of its processes."""
+    """Start `python ARGS` (under mpirun if ranks > 1) in its own session; return it and the mark of its processes."""
     mark = f"PPO_TEST_RUN={uuid.uuid4().hex}"
     name, value = mark.split("=")
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PMI_", "OMPI_", "PPO_", "OMP_"))}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PMI_", "OMPI_", "PPO_"))}
     command = [sys.executable, *args]
     if ranks > 1:
         command = [str(Path(sys.executable).with_name("mpirun")), "-np", str(ranks), *command]
-    process = subprocess.Popen(command, cwd=ROOT, env=clean | {name: value} | (env or {}), text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **popen)  # fmt: skip
+    clean |= {name: value, "OMP_NUM_THREADS": "1"} | (env or {})
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=ROOT, env=clean, text=True, start_new_session=True, **pipes, **popen)
     return process, mark
 
 

@@ -18,9 +18,8 @@ from envs.mario import native
 HEIGHT, WIDTH = 240, 256
 RAM_SIZE = 2048
 STATE_VERSION = 1
-_STATE_HEADER = struct.Struct(
-    "<4sHIII"
-)  # magic, version, CRC-32 of the ROM, CRC-32 and size of the state before compression
+# magic, version, CRC-32 of the ROM and of the rest, its size before compression
+_STATE_HEADER = struct.Struct("<4sHIII")
 _STATE_MAGIC = b"NESs"
 
 
@@ -94,15 +93,18 @@ class Emulator:
         return self._screen
 
     def save(self) -> bytes:
-        """Return the whole state (memories, registers, controllers, picture): versioned, checksummed, for any process."""
+        """Return the whole state (memories, registers, controllers, picture), versioned and checksummed."""
         state = ctypes.create_string_buffer(self._state_size)
         self._core.machine_save(self._address, state, self._state_size)
-        raw = state.raw
-        header = _STATE_HEADER.pack(_STATE_MAGIC, STATE_VERSION, self.cartridge.crc, zlib.crc32(raw), len(raw))
-        return header + zlib.compress(raw, 1)
+        body = zlib.compress(state.raw, 1)
+        return _STATE_HEADER.pack(_STATE_MAGIC, STATE_VERSION, self.cartridge.crc, zlib.crc32(body), len(state)) + body
 
-    def load(self, state: bytes) -> None:
+    def load(self, state: bytes, *, controllers: bool = True) -> None:
         """Restore what `save` returned, from an emulator with the same ROM. On an error nothing is changed.
+
+        Args:
+            state: the bytes.
+            controllers: False leaves the controllers' shift registers as they are, which is what nes-py's restore does.
 
         Raises:
             ValueError: not such a state, damaged, of another version or another ROM.
@@ -114,12 +116,13 @@ class Emulator:
             raise ValueError(f"state: version {version}, this program reads version {STATE_VERSION}")
         if rom_crc != self.cartridge.crc:
             raise ValueError("state: made with another ROM")
-        if size != self._state_size:
-            raise ValueError(f"state: {size} bytes, expected {self._state_size}")
+        body = state[_STATE_HEADER.size :]
+        if zlib.crc32(body) != crc:
+            raise ValueError("state: damaged, its checksum does not agree with its contents")
         try:
-            raw = zlib.decompressobj().decompress(state[_STATE_HEADER.size :], size)
+            raw = zlib.decompressobj().decompress(body, self._state_size + 1)
         except zlib.error as error:
             raise ValueError(f"state: damaged ({error})") from None
-        if len(raw) != size or zlib.crc32(raw) != crc:
-            raise ValueError("state: damaged (checksum)")
-        native.checked("machine_load", self._address, raw, len(raw))
+        if size != self._state_size or len(raw) != size:
+            raise ValueError(f"state: {len(raw)} bytes, expected {self._state_size}")
+        native.checked("machine_load", self._address, raw, len(raw), controllers)

@@ -1,8 +1,8 @@
 """N Mario environments stepped by one call into native code.
 
-Everything a decision needs happens there: frames, rewards, ends of episodes, observations. Only the random numbers are drawn
-here, from the same streams as in `envs.mario.vector`, with which it agrees bit for bit. Unlike there, a state is the console's own
-memory, not the buttons that led to it: it is restored at once and may start an episode.
+Everything a decision needs happens there: frames, rewards, ends of episodes, observations. Only the random numbers
+are drawn here, from the same streams as in `envs.mario.vector`, with which it agrees bit for bit. Unlike there, a
+state is the console's own memory, not the buttons that led to it: it is restored at once and may start an episode.
 """
 
 from __future__ import annotations
@@ -150,9 +150,9 @@ class NativeMarioVec(MarioVecBase):
         self._targets[i] = start[0] if saved else start
         if start not in self._starts:
             numbers = target_numbers(self._shared.game, self._targets[i])
-            arguments = (start[1], len(start[1])) if saved else ()
+            extra = (start[1], len(start[1])) if saved else ()
             name = "vector_add_state" if saved else "vector_add_stage"
-            self._starts[start] = native.checked(name, self._address, *numbers, *arguments)
+            self._starts[start] = native.checked(name, self._address, *numbers, *extra)
         arguments = (self._address, i, self._starts[start], buttons, len(buttons))
         native.checked("vector_begin", *arguments, error=RuntimeError)
 

@@ -1,7 +1,7 @@
 """The emulator core and the vector stepping in C++, compiled by setup.py into a shared library that ctypes loads.
 
-The library uses neither Python's nor numpy's C interface, so one build serves every version of both, and ctypes releases
-the interpreter lock during each call.
+The library uses neither Python's nor numpy's C interface, so one build serves every version of both, and ctypes
+releases the interpreter lock during each call.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "cartridge_new": (_p, (_bytes, _size, _bytes)),
     "cartridge_free": (None, (_p,)),
     "screen_colours": (None, (_p, _p, _int)),
+    "observe": (None, (_p, _p, _int, _bool, _p)),
     "machine_new": (_p, (_p, _bytes)),
     "machine_free": (None, (_p,)),
     "machine_reset": (None, (_p,)),
@@ -34,7 +35,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "machine_screen": (_p, (_p,)),
     "machine_state_size": (_size, (_p,)),
     "machine_save": (None, (_p, _p, _size)),
-    "machine_load": (_int, (_p, _bytes, _size, _bytes)),
+    "machine_load": (_int, (_p, _bytes, _size, _bool, _bytes)),
     "player_new": (_p, (_p, *_target, _bytes)),
     "player_free": (None, (_p,)),
     "player_reset": (None, (_p,)),
@@ -94,5 +95,5 @@ class Handle:
     def view(self, address: int, size: int) -> NDArray[np.uint8]:
         """Return `size` bytes of the object's memory as an array."""
         buffer = (ctypes.c_uint8 * size).from_address(address)
-        buffer._owner = self
-        return np.frombuffer(buffer, np.uint8)
+        buffer._owner = self  # type: ignore[attr-defined]  # keeps the object alive as long as the array
+        return np.frombuffer(buffer, np.uint8)  # type: ignore[call-overload]

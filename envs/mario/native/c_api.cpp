@@ -81,6 +81,11 @@ EXPORT void screen_colours(const uint8_t* screen, uint8_t* out, int channels) {
     }
 }
 
+// Preprocessing alone; `portable` forgoes the processor's special instructions.
+EXPORT void observe(const nes::Screen* last, const nes::Screen* before, int top, bool portable, uint8_t* out) {
+    mario::Observer(top, portable).observe(*last, before, out);
+}
+
 // ------------------------------------------------------------------------------------------------------------- console
 
 EXPORT Machine* machine_new(const SharedCartridge* cartridge, char* error) {
@@ -103,12 +108,13 @@ EXPORT void machine_save(Machine* machine, uint8_t* bytes, size_t size) {
     nes::Writer writer(bytes, size);
     machine->serialize(writer, state);
 }
-EXPORT int machine_load(Machine* machine, const uint8_t* bytes, size_t size, char* error) {
+EXPORT int machine_load(Machine* machine, const uint8_t* bytes, size_t size, bool controllers, char* error) {
     return succeeds(error, [&] {
         mario::Snapshot loaded;
         nes::Reader reader(bytes, size);
         loaded.console.serialize(reader), reader(loaded.screen);
         loaded.check();
+        if (!controllers) loaded.console.controllers = machine->console.state().controllers;
         machine->console.set_state(loaded.console);
         machine->screen = loaded.screen;
     });

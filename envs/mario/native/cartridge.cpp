@@ -45,7 +45,7 @@ Cartridge::Cartridge(const uint8_t* file, size_t size) {
     std::copy_n(file + kHeader + program_size, pattern.size(), pattern.begin());
     for (size_t tile = 0; tile < 512; ++tile)
         for (size_t row = 0; row < 8; ++row)
-            tile_rows[tile * 8 + row] = decode_row(pattern[tile * 16 + row], pattern[tile * 16 + row + 8]);
+            tile_rows[tile >> 8][row][tile & 255] = decode_row(pattern[tile * 16 + row], pattern[tile * 16 + row + 8]);
     const bool vertical = file[6] & 1;
     name_tables = vertical ? std::array<uint16_t, 4>{0, 0x400, 0, 0x400} : std::array<uint16_t, 4>{0, 0, 0x400, 0x400};
 }

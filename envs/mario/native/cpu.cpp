@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <stdexcept>
 
+// A call would force the registers into memory.
+#define INLINE __attribute__((always_inline))
+
 namespace nes {
 
 namespace {
@@ -99,64 +102,64 @@ void Cpu::execute(Bus& bus, int until) {
     uint8_t* const ram = bus.ram.data();
 
     // Memory.
-    const auto read = [&](uint16_t address) { return bus.read(address, cycle); };
-    const auto write = [&](uint16_t address, uint8_t value) { next += bus.write(address, value, cycle); };
-    const auto fetch = [&](int offset) -> uint8_t {
+    const auto read = [&](uint16_t address) INLINE { return bus.read(address, cycle); };
+    const auto write = [&](uint16_t address, uint8_t value) INLINE { next += bus.write(address, value, cycle); };
+    const auto fetch = [&](int offset) INLINE -> uint8_t {
         if constexpr (kInRom) return bus.code(pc)[offset];
         return read(static_cast<uint16_t>(pc + offset));
     };
-    const auto fetch_address = [&] {
+    const auto fetch_address = [&]() INLINE {
         const uint8_t low = fetch(1);
         return static_cast<uint16_t>(low | (fetch(2) << 8));
     };
-    const auto push = [&](uint8_t value) { ram[0x100 | sp--] = value; };
-    const auto pop = [&] { return ram[0x100 | ++sp]; };
-    const auto status = [&] {
+    const auto push = [&](uint8_t value) INLINE { ram[0x100 | sp--] = value; };
+    const auto pop = [&]() INLINE { return ram[0x100 | ++sp]; };
+    const auto status = [&]() INLINE {
         return static_cast<uint8_t>((negative >> 7) | (overflow << 1) | kept | (zero == 0 ? 0x40 : 0) | (carry << 7));
     };
-    const auto set_status = [&](uint8_t value) {
+    const auto set_status = [&](uint8_t value) INLINE {
         negative = static_cast<uint8_t>(value << 7), overflow = (value >> 1) & 1, kept = value & kKept;
         zero = !(value & 0x40), carry = value >> 7;
     };
 
     // Addressing modes: the operand's address; the program counter moves behind the instruction.
-    const auto immediate = [&] { return pc += 2, static_cast<uint16_t>(pc - 1); };
-    const auto zero_page = [&](uint8_t index = 0) {
+    const auto immediate = [&]() INLINE { return pc += 2, static_cast<uint16_t>(pc - 1); };
+    const auto zero_page = [&](uint8_t index = 0) INLINE {
         const uint16_t at = static_cast<uint8_t>(fetch(1) + index);
         return pc += 2, at;
     };
-    const auto absolute = [&] {
+    const auto absolute = [&]() INLINE {
         const uint16_t at = fetch_address();
         return pc += 3, at;
     };
-    const auto indexed = [&](uint8_t index) {
+    const auto indexed = [&](uint8_t index) INLINE {
         const uint16_t base = absolute(), at = base + index;
         if (!same_page(base, at)) ++next;
         return at;
     };
-    const auto pointer = [&](uint8_t at) { return static_cast<uint16_t>(ram[at] | (ram[static_cast<uint8_t>(at + 1)] << 8)); };
-    const auto indexed_indirect = [&] { return pointer(static_cast<uint8_t>(zero_page(x))); };
-    const auto indirect_indexed = [&] {
+    const auto pointer = [&](uint8_t at) INLINE { return static_cast<uint16_t>(ram[at] | (ram[static_cast<uint8_t>(at + 1)] << 8)); };
+    const auto indexed_indirect = [&]() INLINE { return pointer(static_cast<uint8_t>(zero_page(x))); };
+    const auto indirect_indexed = [&]() INLINE {
         const uint16_t base = pointer(static_cast<uint8_t>(zero_page())), at = base + y;
         if (!same_page(base, at)) ++next;
         return at;
     };
 
     // Operations.
-    const auto result = [&](uint8_t value) { return negative = zero = value; };
-    const auto load = [&](uint8_t& to, uint16_t at) { to = result(read(at)); };
-    const auto transfer = [&](uint8_t& to, uint8_t from) { to = result(from); };
-    const auto compare = [&](uint8_t with, uint8_t value) { carry = with >= value, result(static_cast<uint8_t>(with - value)); };
-    const auto add = [&](uint8_t value) {
+    const auto result = [&](uint8_t value) INLINE { return negative = zero = value; };
+    const auto load = [&](uint8_t& to, uint16_t at) INLINE { to = result(read(at)); };
+    const auto transfer = [&](uint8_t& to, uint8_t from) INLINE { to = result(from); };
+    const auto compare = [&](uint8_t with, uint8_t value) INLINE { carry = with >= value, result(static_cast<uint8_t>(with - value)); };
+    const auto add = [&](uint8_t value) INLINE {
         const int sum = a + value + carry;
         carry = sum >> 8;
         overflow = ((a ^ sum) & (value ^ sum) & 0x80) != 0;
         a = result(static_cast<uint8_t>(sum));
     };
-    const auto test = [&](uint8_t value) { zero = a & value, overflow = (value >> 6) & 1, negative = value; };
-    const auto shift_left = [&](uint8_t value, uint8_t in) { return carry = value >> 7, result(static_cast<uint8_t>((value << 1) | in)); };
-    const auto shift_right = [&](uint8_t value, uint8_t in) { return carry = value & 1, result(static_cast<uint8_t>((value >> 1) | (in << 7))); };
-    const auto branch = [&](bool condition) {
+    const auto test = [&](uint8_t value) INLINE { zero = a & value, overflow = (value >> 6) & 1, negative = value; };
+    const auto shift_left = [&](uint8_t value, uint8_t in) INLINE { return carry = value >> 7, result(static_cast<uint8_t>((value << 1) | in)); };
+    const auto shift_right = [&](uint8_t value, uint8_t in) INLINE { return carry = value & 1, result(static_cast<uint8_t>((value >> 1) | (in << 7))); };
+    const auto branch = [&](bool condition) INLINE {
         if (!condition) {
             pc += 2;
             return;
@@ -168,11 +171,11 @@ void Cpu::execute(Bus& bus, int until) {
         pc = target;
     };
     // An opcode without a documented length has taken 0 cycles so far, or 1 if its address left the page.
-    const auto undocumented = [&] {
+    const auto undocumented = [&]() INLINE {
         if (next == cycle) idle = cycle, next = cycle + 1;
     };
     // Behind LDA $2002: passes over the repetitions of a waiting loop. Only the first poll can see the vertical blank flag, which it clears.
-    const auto poll = [&] {
+    const auto poll = [&]() INLINE {
         const int skipped = skippable_polls(bus, pc, a, cycle, until);
         if (skipped) next += skipped, a = result(a & 0x40);
     };
@@ -197,17 +200,17 @@ void Cpu::execute(Bus& bus, int until) {
     case base | 0x1e: { const uint16_t at = indexed(x); const uint8_t value = read(at); write(at, modified); break; }
 
     while (cycle < until) {
-        const bool in_rom = pc >= 0x8000 && pc < 0xfffe;
+        const bool in_rom = static_cast<uint16_t>(pc - 0x8000) < 0x7ffe;
         if (in_rom != kInRom) break;
         const uint8_t opcode = fetch(0);
         next = cycle + kCycles[opcode];
         switch (opcode) {
-            EIGHT_MODES(0x00, [&](uint16_t at) { a = result(a | read(at)); })
-            EIGHT_MODES(0x20, [&](uint16_t at) { a = result(a & read(at)); })
-            EIGHT_MODES(0x40, [&](uint16_t at) { a = result(a ^ read(at)); })
-            EIGHT_MODES(0x60, [&](uint16_t at) { add(read(at)); })
-            EIGHT_MODES(0xc0, [&](uint16_t at) { compare(a, read(at)); })
-            EIGHT_MODES(0xe0, [&](uint16_t at) { add(static_cast<uint8_t>(~read(at))); })
+            EIGHT_MODES(0x00, [&](uint16_t at) INLINE { a = result(a | read(at)); })
+            EIGHT_MODES(0x20, [&](uint16_t at) INLINE { a = result(a & read(at)); })
+            EIGHT_MODES(0x40, [&](uint16_t at) INLINE { a = result(a ^ read(at)); })
+            EIGHT_MODES(0x60, [&](uint16_t at) INLINE { add(read(at)); })
+            EIGHT_MODES(0xc0, [&](uint16_t at) INLINE { compare(a, read(at)); })
+            EIGHT_MODES(0xe0, [&](uint16_t at) INLINE { add(static_cast<uint8_t>(~read(at))); })
 
             case 0xa1: load(a, indexed_indirect()); break;
             case 0xa5: load(a, zero_page()); break;

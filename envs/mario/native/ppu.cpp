@@ -27,7 +27,7 @@ uint16_t move_right(uint16_t address, int tiles) {
 // Moves the background address one pixel row down; rows 30 and 31 hold attributes and wrap without a change of table.
 uint16_t move_down(uint16_t address) {
     if ((address & 0x7000) != 0x7000) return address + 0x1000;
-    address &= 0x0fff;
+    address &= ~0x7000;
     const int row = (address >> 5) & 31;
     if (row == 29) return (address & ~0x03e0) ^ 0x0800;
     if (row == 31) return address & ~0x03e0;
@@ -47,7 +47,9 @@ void Ppu::reset() {
     fresh.hit = r_.hit;
     fresh.hide_background_edge = r_.hide_background_edge;
     fresh.hide_sprite_edge = r_.hide_sprite_edge;
+    const bool other_page = r_.background_page != fresh.background_page;
     r_ = fresh;
+    if (other_page) paint_tables();
     nmi_ = false;
     sprites_valid_ = false;
 }
@@ -163,26 +165,47 @@ void Ppu::draw(int y, int x0, int x1) {
     if (r_.show_sprites && r_.sprite_count) draw_sprites(pixels, y, x0, x1);
     if (!screen_) return;
     uint8_t* const out = screen_->data() + y * kWidth;
-    for (int x = x0; x < x1; ++x) out[x] = memory_.palette[pixels[x]] & 63;  // nes-py reads outside its colour table for 64-255
+    if (x0 == 0 && x1 == kWidth) {
+        kernels_.map_line(pixels, colours_.data(), out);
+        return;
+    }
+    for (int x = x0; x < x1; ++x) out[x] = colours_[pixels[x]];
 }
 
+// Cuts a run of pixels out of the painted tables, from the present address to the right.
 void Ppu::draw_background(uint8_t* pixels, int x0, int x1) {
-    for (int x = x0 - ((r_.fine_x + x0) & 7); x < x1; x += 8) {
-        const uint64_t row = background_row();
-        std::memcpy(pixels + x, &row, sizeof row);
-        if (x + 8 <= x1) r_.address = move_right(r_.address, 1);
+    const int line = ((r_.address >> 2) & 0xf8) | ((r_.address >> 12) & 7);
+    int left = (r_.address & 31) * 8 + ((r_.fine_x + x0) & 7);
+    int table = (r_.address >> 10) & 3;
+    for (int x = x0; x < x1; left = 0, table ^= 1) {
+        const int count = std::min(x1 - x, 256 - left);
+        std::memcpy(pixels + x, &painted_[cartridge_.name_tables[table] >> 10][line * 256 + left], count);
+        x += count;
     }
+    r_.address = move_right(r_.address, ((r_.fine_x + x1) >> 3) - ((r_.fine_x + x0) >> 3));
     if (r_.hide_background_edge && x0 < 8) std::memset(pixels + x0, 0, std::min(8, x1) - x0);
 }
 
-// The eight pixels of the tile at the present address: palette entries, 0 where the tile is transparent.
-uint64_t Ppu::background_row() const {
-    const uint16_t at = r_.address;
-    const uint8_t* const table = memory_.video.data() + cartridge_.name_tables[(at >> 10) & 3];
-    const int tile = table[at & 0x3ff] | (r_.background_page << 8);
-    const int attribute = table[0x3c0 | ((at >> 4) & 0x38) | ((at >> 2) & 7)] >> (((at >> 4) & 4) | (at & 2));
-    const uint64_t row = cartridge_.tile_rows[tile * 8 + ((at >> 12) & 7)];
-    return row | ((row | (row >> 1)) & kEveryByte) * ((attribute & 3) << 2);
+// Tiles become palette entries: 0 where the tile is transparent, otherwise its two attribute bits in front of its own two.
+void Ppu::paint_tile(int table, int at) {
+    const uint8_t* const memory = memory_.video.data() + table * 0x400;
+    const int attribute = memory[0x3c0 | ((at >> 4) & 0x38) | ((at >> 2) & 7)] >> (((at >> 4) & 4) | (at & 2));
+    uint8_t* const corner = &painted_[table][(at >> 5) * 8 * 256 + (at & 31) * 8];
+    for (int row = 0; row < 8; ++row) {
+        const uint64_t tile = cartridge_.tile_rows[r_.background_page][row][memory[at]];
+        const uint64_t entries = tile | ((tile | (tile >> 1)) & kEveryByte) * static_cast<uint64_t>((attribute & 3) << 2);
+        std::memcpy(corner + row * 256, &entries, sizeof entries);
+    }
+}
+
+// An attribute byte colours 4 x 4 tiles.
+void Ppu::paint_attribute(int table, int at) {
+    const int corner = ((at & 0x38) << 4) | ((at & 7) << 2);
+    for (int tile = 0; tile < 16; ++tile) paint_tile(table, corner | ((tile >> 2) << 5) | (tile & 3));
+}
+
+void Ppu::paint_tables() {
+    for (int at = 0; at < 0x400; ++at) paint_tile(0, at), paint_tile(1, at);
 }
 
 // The first opaque sprite of a pixel takes it, and only then it is asked whether that sprite stands behind the background.
@@ -221,7 +244,7 @@ uint64_t Ppu::sprite_row(const uint8_t* sprite, int y) const {
     else
         address = tile * 16 + row + (r_.sprite_page << 12);
     const bool regular = address < 0x2000 && !(address & 8);
-    const uint64_t pixels = regular ? cartridge_.tile_rows[(address >> 4) * 8 + (address & 7)]
+    const uint64_t pixels = regular ? cartridge_.tile_rows[address >> 12][address & 7][(address >> 4) & 255]
                                     : decode_row(read_bus(address), read_bus(static_cast<uint16_t>(address + 8)));
     return attributes & 0x40 ? __builtin_bswap64(pixels) : pixels;
 }
@@ -256,7 +279,10 @@ uint8_t Ppu::read_status() {
 void Ppu::write_control(uint8_t value) {
     r_.nmi_enabled = value >> 7;  // enabling it inside the vertical blank raises no NMI
     r_.tall_sprites = (value >> 5) & 1;
-    r_.background_page = (value >> 4) & 1;
+    if (r_.background_page != ((value >> 4) & 1)) {
+        r_.background_page ^= 1;
+        paint_tables();
+    }
     r_.sprite_page = (value >> 3) & 1;
     r_.increment = value & 4 ? 32 : 1;
     r_.temporary = replace_bits(r_.temporary, (value & 3) << 10, 0x0c00);
@@ -317,10 +343,25 @@ uint8_t Ppu::read_bus(uint16_t address) const {
 
 void Ppu::write_bus(uint16_t address, uint8_t value) {
     if (address < 0x2000 || address >= 0x3fff) return;
-    if (address < 0x3eff)
-        memory_.video[cartridge_.name_tables[std::min((address - 0x2000) >> 10, 3)] + (address & 0x3ff)] = value;
-    else
-        memory_.palette[address == 0x3f10 ? 0 : address & 0x1f] = value;  // of the four mirrored entries nes-py knows this one
+    if (address < 0x3eff) {
+        const int table = cartridge_.name_tables[std::min((address - 0x2000) >> 10, 3)] >> 10, at = address & 0x3ff;
+        if (memory_.video[table * 0x400 + at] == value) return;
+        memory_.video[table * 0x400 + at] = value;
+        paint_tile(table, at);
+        if (at >= 0x3c0) paint_attribute(table, at & 0x3f);
+    } else {
+        const int entry = address == 0x3f10 ? 0 : address & 0x1f;  // of the four mirrored entries nes-py knows this one
+        memory_.palette[entry] = value;
+        colours_[entry] = value & 63;
+    }
+}
+
+void Ppu::set_state(const State& state) {
+    r_ = state.registers;
+    memory_ = state.memory;
+    for (size_t i = 0; i < colours_.size(); ++i) colours_[i] = memory_.palette[i] & 63;
+    paint_tables();
+    sprites_valid_ = false;
 }
 
 void Ppu::State::check() const {

@@ -20,6 +20,7 @@
 #include <cstdint>
 
 #include "cartridge.hpp"
+#include "kernels.hpp"
 
 namespace nes {
 
@@ -32,7 +33,7 @@ using Screen = std::array<uint8_t, kWidth * kHeight>;
 
 class Ppu {
  public:
-    explicit Ppu(const Cartridge& cartridge) : cartridge_(cartridge) {}
+    explicit Ppu(const Cartridge& cartridge) : cartridge_(cartridge), kernels_(best_kernels()) { paint_tables(); }
 
     // Power button of nes-py: registers start over, memories, the read buffer and the edge masks stay.
     void reset();
@@ -112,7 +113,7 @@ class Ppu {
         void check() const;  // throws std::invalid_argument if no running picture unit has such registers
     };
     State state() const { return {r_, memory_}; }
-    void set_state(const State& state) { r_ = state.registers, memory_ = state.memory, sprites_valid_ = false; }
+    void set_state(const State& state);
 
  private:
     bool showing_both() const { return r_.show_background && r_.show_sprites; }
@@ -124,21 +125,28 @@ class Ppu {
     void advance_blank(int dots);
     void draw(int y, int x0, int x1);
     void draw_background(uint8_t* pixels, int x0, int x1);
+    void paint_tile(int table, int at);
+    void paint_attribute(int table, int at);
+    void paint_tables();
     void draw_sprites(uint8_t* pixels, int y, int x0, int x1);
     void choose_sprites();
     void index_sprites();
-    uint64_t background_row() const;
     uint64_t sprite_row(const uint8_t* sprite, int y) const;
     uint8_t read_bus(uint16_t address) const;
     void write_bus(uint16_t address, uint8_t value);
 
     const Cartridge& cartridge_;
+    const Kernels& kernels_;
     Registers r_;
     int32_t done_ = 0;
     Screen* screen_ = nullptr;
+    std::array<uint8_t, 0x20> colours_{};  // of the palette: its low six bits, where nes-py reads outside its colour table for 64-255
     bool nmi_ = false;
     bool sprites_valid_ = false;
     Memory memory_;
+    // The name tables of the 2 KiB of video RAM as pixels (palette entries), always up to date: scrolling lines are cut out of them.
+    // 32 rows of tiles, as the last two, which hold attributes, can be shown too.
+    std::array<std::array<uint8_t, 256 * 256>, 2> painted_;
     std::array<uint8_t, kHeight> line_sprite_count_{};                // valid if sprites_valid_: the choice at the end of each line
     std::array<std::array<uint8_t, 8>, kHeight> line_sprites_{};
 };

@@ -1,0 +1,319 @@
+"""The native emulator and environments: equal to nes-py, whole states, clear errors.
+
+The long form of the first tests is `python -m tests.identity`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import resource
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import envs
+from envs import checks
+from envs.mario import native, stages
+from envs.mario.emulator import Cartridge, Emulator
+from envs.mario.native_vector import read_states, write_states
+from envs.mario.preprocess import Preprocess
+from tests import identity
+
+ROMS = [f"SuperMarioBros{lost}-v{v}" for lost, count in (("", 4), ("2", 2)) for v in range(count)]
+
+
+def rom(env_id: str = "SuperMarioBros-v0"):
+    game = stages.parse(env_id)
+    assert game is not None
+    return stages.rom_path(game)
+
+
+def agree(task: identity.Task, seed: int = 0) -> None:
+    for frame, (wanted, shown) in enumerate(identity.play_task(task, seed, True, True)):
+        assert wanted == shown, f"{task} differs in frame {frame}"
+
+
+@pytest.mark.parametrize("env_id", ROMS)
+def test_frames_equal_nes_py(env_id):
+    """RAM and pixels equal nes-py's after every frame: any buttons, resets, restored states, all six ROMs."""
+    agree(identity.Task(env_id, "raw", 200))
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kind"),
+    [("SuperMarioBros-1-1-v0", "skilled"), ("SuperMarioBros-2-2-v0", "any"), ("SuperMarioBros-8-4-v1", "right")]
+    + [("SuperMarioBros-v0", "right"), ("SuperMarioBros2-4-1-v0", "right")],
+)
+def test_rules_equal_gym_super_mario_bros(env_id, kind):
+    """RAM, pixels, reward, end and info equal gym-super-mario-bros' after every frame."""
+    agree(identity.Task(env_id, kind, 250))
+
+
+@pytest.mark.slow
+def test_many_frames_equal_nes_py():
+    """The same over 100,000 frames of all stages and kinds of players."""
+    for number, task in enumerate(identity.tasks(100_000)):
+        agree(task, number)
+
+
+def test_undrawn_frames_change_nothing_else():
+    """A drawn frame is the same whether the frames before it were drawn, and so is RAM."""
+    drawn, undrawn = Emulator(rom()), Emulator(rom())
+    for frame, byte in enumerate(identity.any_buttons(np.random.default_rng(0), 3000)):
+        byte = 8 if frame in (40, 60) else byte
+        drawn.step(byte)
+        undrawn.step(byte, draw=frame % 7 == 0)
+        assert np.array_equal(drawn.ram, undrawn.ram)
+        assert frame % 7 or np.array_equal(drawn.indices, undrawn.indices)
+
+
+def test_a_state_restores_exactly_in_another_process(tmp_path):
+    """A saved state goes on in another process as in this one."""
+    emulator = Emulator(rom())
+    for frame in range(300):
+        emulator.step(8 if frame in (40, 60) else 131)
+    (tmp_path / "state").write_bytes(emulator.save())
+    code = f"""
+from envs.mario.emulator import Emulator
+emulator = Emulator({str(rom())!r})
+emulator.load(open({str(tmp_path / "state")!r}, "rb").read())
+for _ in range(100): emulator.step(130)
+open({str(tmp_path / "later")!r}, "wb").write(emulator.save())
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    for _ in range(100):
+        emulator.step(130)
+    assert (tmp_path / "later").read_bytes() == emulator.save()
+
+
+def test_bad_states_are_refused_and_change_nothing():
+    """Damaged, cut, foreign states, and states of another version or ROM are one ValueError each."""
+    emulator = Emulator(rom())
+    for _ in range(50):
+        emulator.step()
+    state = emulator.save()
+    damaged = bytearray(state)
+    damaged[len(state) // 2] ^= 4
+    other = Emulator(rom("SuperMarioBros2-v0")).save()
+    version = state[:4] + b"\xff" + state[5:]
+    for bad in (b"", b"NES", state[:-1], state[:20], bytes(damaged), other, version, b"x" * 100):
+        with pytest.raises(ValueError, match="^state: "):
+            emulator.load(bad)
+    assert emulator.save() == state
+
+
+def test_impossible_registers_are_refused():
+    """A state whose checksum is right but whose numbers no console has is refused."""
+    emulator = Emulator(rom())
+    core, size = native.library(), emulator._state_size
+    raw = ctypes.create_string_buffer(size)
+    core.machine_save(emulator._address, raw, size)
+    for at, value in ((2051, 127), (2048 + 12, 9), (2048 + 29, 200), (size - 1, 64)):
+        bad = bytearray(raw.raw)
+        bad[at] = value
+        with pytest.raises(ValueError, match="^state: "):
+            native.checked("machine_load", emulator._address, bytes(bad), size, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda data: b"", "iNES"),
+        (lambda data: b"ABCD" + data[4:], "iNES"),
+        (lambda data: data[:-1], "truncated"),
+        (lambda data: data[:16], "truncated"),
+        (lambda data: data[:6] + b"\x11" + data[7:], "mapper 1"),
+        (lambda data: data[:9] + b"\x01" + data[10:], "PAL"),
+        (lambda data: data[:4] + b"\x09" + data[5:], "program banks"),
+        (lambda data: data[:5] + b"\x00" + data[6:], "character banks"),
+        (lambda data: data[:6] + b"\x05" + data[7:], "trainer"),
+    ],
+)
+def test_bad_roms_are_refused(change, word):
+    """What is no NTSC NROM file is one ValueError that says why."""
+    with pytest.raises(ValueError, match=word) as caught:
+        Emulator(change(rom().read_bytes()))
+    assert "\n" not in str(caught.value)
+
+
+def test_buttons_outside_a_byte_are_refused():
+    """Buttons are a byte."""
+    for bad in (-1, 256):
+        with pytest.raises(ValueError, match="0..255"):
+            Emulator(rom()).step(bad)
+
+
+def test_arrays_outlive_their_emulator():
+    """The memory of a console stays as long as an array looks into it."""
+    emulator = Emulator(rom())
+    emulator.step()
+    ram = emulator.ram
+    copy = ram.copy()
+    del emulator
+    gc.collect()
+    assert np.array_equal(ram, copy)
+
+
+def test_instances_are_independent_across_threads():
+    """Four consoles in four threads do what one does alone."""
+    cartridge = Cartridge(rom())
+    results = [b""] * 4
+
+    def work(i: int) -> None:
+        emulator = Emulator(cartridge)
+        for byte in identity.any_buttons(np.random.default_rng(i % 2), 1500):
+            emulator.step(byte)
+        results[i] = emulator.save()
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert results[0] == results[2] and results[1] == results[3] and results[0] != results[1]
+
+
+def both(env_id: str, steps: int, num_envs: int = 2, **options) -> None:
+    """Check that the native vector equals the Python one over nes-py, step by step."""
+    make = {name: envs.make_vec(env_id, num_envs, 3, emulator=name, **options) for name in ("native", "nes-py")}
+    traces = {}
+    for name, env in make.items():
+        obs, infos = env.reset()
+        traces[name] = [{"obs": obs.copy(), "infos": infos}]
+        rng = np.random.default_rng(0)
+        for _ in range(steps):
+            right = np.where(rng.random(num_envs) < 0.5, 3, 4)
+            actions = np.where(rng.random(num_envs) < 0.7, right, rng.integers(5, size=num_envs))
+            obs, rewards, terminated, truncated, infos = env.step(actions)
+            row = {
+                "obs": obs.copy(),
+                "rewards": rewards,
+                "terminated": terminated,
+                "truncated": truncated,
+                "infos": infos,
+            }
+            traces[name].append(row)
+        env.close()
+    checks.compare(traces["native"], traces["nes-py"], f"{env_id}: the native vector differs")
+
+
+@pytest.mark.parametrize(
+    ("env_id", "steps", "options"),
+    [
+        ("SuperMarioBros-1-1-v0", 60, {}),
+        (
+            "SuperMarioBros-1-2-v1",
+            40,
+            {"reward": "score-rules", "max_episode_steps": 15, "skip": 5, "start_frames": 10},
+        ),
+        ("SuperMarioBros-7-4-v0", 60, {"reward": "score-rules", "skip": 2, "actions": "complex", "crop_hud": True}),
+        ("SuperMarioBros-v0", 80, {"reward": "score", "sticky": 0.25, "start_frames": 30, "start_mode": "random"}),
+        ("SuperMarioBrosRandomStages-v2", 40, {"skip": 3, "stack": 2, "ram_info": ["player_x", "0x0009"]}),
+    ],
+)
+def test_vector_equals_the_python_path_over_nes_py(env_id, steps, options):
+    """Observations, rewards, flags, infos and records of episodes are the same, bit for bit."""
+    both(env_id, steps, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"threads": 2, "sticky": 0.25, "start_frames": 20, "skip": 6}])
+def test_vector_contract(options):
+    """The native vector keeps the contract of all families, states in a new object included."""
+    env_id = "SuperMarioBrosRandomStages-v0" if options else "SuperMarioBros-1-1-v0"
+
+    def make(num_envs, seed, first_index):
+        return envs.make_vec(env_id, num_envs, seed, first_index=first_index, **options)
+
+    checks.check_vec_env(make, 120)
+
+
+def test_a_python_reward_runs_on_the_native_core():
+    """A user's reward function gets the same transitions on the native core as a built-in one computes natively."""
+    vectors = [
+        envs.make_vec("SuperMarioBros-1-1-v0", 1, 0, reward=name) for name in ("score", "envs.mario.rules:reward_score")
+    ]
+    for env in vectors:
+        env.reset()
+    for step in range(60):
+        results = [env.step(np.array([step // 8 % 2 + 3])) for env in vectors]
+        assert np.array_equal(results[0][0], results[1][0]) and np.array_equal(results[0][1], results[1][1])
+
+
+def test_episodes_can_start_from_a_state(tmp_path):
+    """reset(options={"state": ...}) and the option start_states begin where the state was taken, sums empty."""
+    env = envs.make_vec("SuperMarioBros-1-1-v0", 2, 0, ram_info=["player_x"])
+    env.reset()
+    for step in range(40):
+        infos = env.step(np.array([3, 4 if step % 9 else 3]))[-1]
+    states = env.get_state()
+    screens = env.render()
+    obs, _ = env.reset(options={"state": states})
+    assert all(np.array_equal(one, other) for one, other in zip(env.render(), screens, strict=True))
+    assert np.array_equal(obs[:, 0], obs[:, 3]) and env.episodes.ep_len.tolist() == [0, 0]
+    write_states(tmp_path / "starts", states)
+    assert read_states(tmp_path / "starts") == states
+    practice = envs.make_vec(
+        "SuperMarioBros-1-1-v0", 8, 1, start_states=str(tmp_path / "starts"), ram_info=["player_x"]
+    )
+    _, started = practice.reset()
+    assert set(started["player_x"].tolist()) == set(infos["player_x"].tolist())
+    other = envs.make_vec("SuperMarioBros-1-1-v1", 1, 0)
+    with pytest.raises(ValueError, match="ROM"):
+        other.reset(options={"state": states[0]})
+    (tmp_path / "starts").write_bytes((tmp_path / "starts").read_bytes()[:-3])
+    with pytest.raises(ValueError, match="start_states"):
+        envs.make_vec("SuperMarioBros-1-1-v0", 1, 0, start_states=str(tmp_path / "starts"))
+
+
+def test_gray_equals_the_python_preprocessing():
+    """The first observation is what preprocess.py makes of the screen, with and without the score line."""
+    for crop in (False, True):
+        env = envs.make_vec("SuperMarioBros-2-1-v0", 1, 0, crop_hud=crop)
+        obs, _ = env.reset()
+        bgra = np.dstack([env.render()[0][:, :, ::-1], np.zeros((240, 256), np.uint8)])
+        assert np.array_equal(obs[0, 0], Preprocess(crop)(bgra))
+
+
+def test_special_instructions_change_nothing():
+    """Plain C++ and the processor's special instructions observe the same."""
+    rng = np.random.default_rng(0)
+    for top in (0, 32):
+        screens = rng.integers(64, size=(2, 240, 256)).astype(np.uint8)
+        results = np.zeros((2, 84, 84), np.uint8)
+        for portable, result in enumerate(results):
+            pointers = [array.ctypes.data for array in (*screens, result)]
+            native.library().observe(*pointers[:2], top, bool(portable), pointers[2])
+        assert np.array_equal(results[0], results[1])
+
+
+def test_ten_thousand_resets_leak_nothing():
+    """Memory does not grow with resets, nor with emulators made and thrown away."""
+    env = envs.make_vec("SuperMarioBros-1-1-v0", 1, 0)
+    cartridge = Cartridge(rom())
+
+    def work(count: int) -> int:
+        for _ in range(count):
+            env._begin(0, 0)
+            Emulator(cartridge).step(0, draw=False)
+        gc.collect()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    before = work(500)
+    assert work(9_500) - before < 4096  # KiB; one emulator has 70
+
+
+def test_no_simulator_package_is_imported():
+    """The native environment runs without gym, gym_super_mario_bros and nes_py."""
+    code = """
+import sys, envs, numpy as np
+env = envs.make_vec("SuperMarioBros-1-1-v0", 1, 0)
+env.reset()
+env.step(np.array([0]))
+raise SystemExit(any(name in sys.modules for name in ("gym", "nes_py", "gym_super_mario_bros")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
