@@ -35,7 +35,7 @@ setup(
     ],
     extras_require={
         "mpi": ["mpi4py>=4", "mpich"],
-        "dev": ["pytest", "ruff", "mypy", "rliable"],
+        "dev": ["pytest", "ruff", "mypy", "rliable", "pandas<3", "imageio-ffmpeg"],
         "tensorboard": ["tensorboard"],
         "bench": ["stable-baselines3==2.9.2"],
     },

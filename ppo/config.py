@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import types
 import typing
@@ -112,6 +113,8 @@ class PPOConfig:
         _require(
             self.epochs is None or self.total_steps is None, "total_steps", self.total_steps, "not given with epochs"
         )
+        _require(not self.tensorboard or importlib.util.find_spec("tensorboard") is not None, "tensorboard",
+                 self.tensorboard, "off unless it is installed (pip install tensorboard)")  # fmt: skip
         _require(self.start_frames <= 30, "start_frames", self.start_frames, "at most 30")
         _require(self.steps_per_epoch % self.num_envs == 0, "steps_per_epoch", self.steps_per_epoch,
                  f"a multiple of num_envs ({self.num_envs})")  # fmt: skip

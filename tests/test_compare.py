@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_folders import write_monitor, write_run
 
+from tests.run_folders import write_monitor, write_run
 from utils import compare, figures, plot, runs
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_folders import write_monitor, write_run
 
+from tests.run_folders import write_monitor, write_run
 from utils import figures, plot, runs
 from utils.tables import parse_table
 

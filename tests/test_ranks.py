@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from conftest import run
+
+from tests.conftest import run
 
 ECHO = {"env": "Echo-v0", "num_envs": 6, "steps_per_epoch": 6 * 64, "minibatch_size": 96, "train_pi_iters": 2,
         "train_v_iters": 3, "chunk_size": 40}  # fmt: skip

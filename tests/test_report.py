@@ -9,10 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from browser import chromium
 from PIL import Image
-from run_folders import write_monitor, write_run
 
+from tests.browser import chromium
+from tests.run_folders import write_monitor, write_run
 from utils import plot, report
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import finish, run, start
 from safetensors.torch import load_file
 
 from ppo import config, ppo
 from ppo.run import build_run, train
+from tests.conftest import finish, run, start
 from utils import checkpoint, mpi
 from utils.folder import Refused, RunFolder
 

@@ -1,0 +1,57 @@
+"""What the rooms may import, and what no file may call."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("ppo", "envs", "utils", "scripts")
+FILES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+ALLOWED = {
+    "utils": {"utils"},
+    "envs": {"envs", "utils"},
+    "ppo": {"ppo", "envs", "utils"},
+    "scripts": {"scripts", "ppo", "envs", "utils"},
+}
+
+
+def imports(path):
+    """Every module that a file imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    """utils knows nothing of the other rooms, envs only utils, nothing imports scripts."""
+    room = path.relative_to(ROOT).parts[0]
+    used = {name.split(".")[0] for name in imports(path)}
+    assert used & set(ROOMS) <= ALLOWED[room]
+    if room == "envs":
+        assert not used & {"torch", "mpi4py"}
+
+
+def test_the_maths_and_the_buffer_know_no_mpi_and_no_config():
+    """ppo/core.py imports nothing of the project; the buffer only the maths."""
+    assert not any(name.split(".")[0] in ROOMS for name in imports(ROOT / "ppo" / "core.py"))
+    assert {name for name in imports(ROOT / "ppo" / "buffer.py") if name.split(".")[0] in ROOMS} == {"ppo"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_that_can_run_code_is_loaded(path):
+    """No pickle, torch.load, joblib.load, eval, exec or yaml.load anywhere."""
+    forbidden = {("torch", "load"), ("joblib", "load"), ("yaml", "load"), ("pickle", "load"), ("pickle", "loads")}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            called = node.func
+            if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name):
+                assert (called.value.id, called.attr) not in forbidden
+            if isinstance(called, ast.Name):
+                assert called.id not in {"eval", "exec"}
+            for keyword in node.keywords:
+                if keyword.arg == "allow_pickle":
+                    assert isinstance(keyword.value, ast.Constant) and keyword.value.value is False
