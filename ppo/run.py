@@ -203,7 +203,7 @@ def build_run(cfg: PPOConfig, comm: mpi.Comm) -> Run:
     from utils.seeding import Purpose, generator
     from utils.watchdog import StopSignals, Watchdog
 
-    watchdog = Watchdog(comm.rank, cfg.stall_timeout, comm.abort)
+    watchdog = Watchdog(comm, cfg.stall_timeout)
     share = mpi.share(cfg.num_envs, comm.world_size, comm.rank)
     env = envs.make_vec(cfg.env, len(share), cfg.seed, first_index=share.start, **cfg.env_options())
     if not isinstance(env.single_action_space, gymnasium.spaces.Discrete):

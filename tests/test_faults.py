@@ -67,7 +67,9 @@ def test_a_rank_that_does_not_move_is_found(tmp_path, kind):
     done = faulty(tmp_path, f"{kind}@1:200", 2, "--stall-timeout", "12", timeout=60)
     assert done.code != 0
     assert "has not moved for" in done.err and "collect, epoch" in done.err and "File " in done.err
-    if kind != "stop":
+    if kind == "stop":
+        assert "rank 0 has not moved" in done.err and "waits for the other ranks" in done.err
+    else:
         assert "rank 1 has not moved" in done.err and "faulty_run.py" in done.err
     assert_sound(tmp_path)
 

@@ -61,6 +61,7 @@ class Comm:
     def __init__(self) -> None:
         """Start with no time spent waiting."""
         self.wait_seconds = 0.0
+        self.waiting = False  # whether this rank is inside a collective call now
 
     def sum(self, array: np.ndarray) -> np.ndarray:
         """Replace a contiguous array by its sum over the ranks, in place, and return it."""
@@ -122,8 +123,9 @@ class MpiComm(Comm):
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
-        start = time.monotonic()
+        start, self.waiting = time.monotonic(), True
         yield
+        self.waiting = False
         self.wait_seconds += time.monotonic() - start
 
     def sum(self, array: np.ndarray) -> np.ndarray:

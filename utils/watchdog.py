@@ -12,7 +12,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+
+from utils.mpi import Comm
 
 _PR_SET_PDEATHSIG = 1
 
@@ -20,15 +21,19 @@ _PR_SET_PDEATHSIG = 1
 class Watchdog:
     """Remembers when this rank last made progress and in which phase."""
 
-    def __init__(self, rank: int, stall_timeout: float, abort: Callable[[int], None]) -> None:
+    def __init__(self, comm: Comm, stall_timeout: float) -> None:
         """Start watching.
 
         Args:
-            rank: named in the message.
-            stall_timeout: seconds without a `touch` after which the job is ended; 0 only watches the launcher.
-            abort: ends all ranks.
+            comm: the ranks, all of which are ended. A process that has a launcher ends with it; one that a shell
+                started goes on without the shell.
+            stall_timeout: seconds without a `touch` after which the job is ended; 0: never. A rank that only waits
+                for the others gives them a little longer, so that the one that is stuck speaks first.
         """
-        self.rank, self.stall_timeout, self._abort = rank, stall_timeout, abort
+        self._launched = comm.world_size > 1
+        if self._launched:  # the kernel does it at once, for a stopped process too; the thread does it elsewhere
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        self._comm, self._stall_timeout = comm, stall_timeout
         self.phase = "start"
         self._moved = time.monotonic()
         self._parent = os.getppid()
@@ -48,25 +53,25 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._done.wait(0.5):
-            if os.getppid() != self._parent:
-                sys.stderr.write(f"rank {self.rank}: the launcher has died; ending\n")
+            if self._launched and os.getppid() != self._parent:
+                sys.stderr.write(f"rank {self._comm.rank}: the launcher has died; ending\n")
                 sys.stderr.flush()
                 os._exit(1)
             still = time.monotonic() - self._moved
-            if self.stall_timeout and still > self.stall_timeout:
-                sys.stderr.write(
-                    f"\nrank {self.rank} has not moved for {still:.0f} s (limit {self.stall_timeout:.0f} s) in phase "
-                    f"'{self.phase}'; its threads are here:\n"
-                )
-                sys.stderr.flush()
-                faulthandler.dump_traceback(all_threads=True)
-                self._abort(1)
-                os._exit(1)
+            grace = min(10.0, 0.5 * self._stall_timeout) if self._comm.waiting else 0.0
+            if self._stall_timeout and still > self._stall_timeout + grace:
+                self._report_and_abort(still)
 
-
-def die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies, however busy it is then."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    def _report_and_abort(self, still: float) -> None:
+        waits = "; it waits for the other ranks, one of which is stuck or stopped" if self._comm.waiting else ""
+        sys.stderr.write(
+            f"\nrank {self._comm.rank} has not moved for {still:.0f} s (limit {self._stall_timeout:.0f} s) in phase "
+            f"'{self.phase}'{waits}; its threads are here:\n"
+        )
+        sys.stderr.flush()
+        faulthandler.dump_traceback(all_threads=True)
+        self._comm.abort(1)
+        os._exit(1)
 
 
 class StopSignals:
