@@ -61,7 +61,7 @@ def quiet(capsys):
 
 def test_echo_is_learned_in_seconds(tmp_path):
     """Repeating what one sees is learned to almost the best return, 32, from chance, 8."""
-    folder = train(config.build(env="Echo-v0", epochs=15, data_dir=str(tmp_path)))
+    folder = train(config.build(env="Echo-v0", epochs=30, data_dir=str(tmp_path)))
     returns = [float(row["AverageEpRet"]) for row in rows(folder)]
     assert returns[0] < 12 and np.mean(returns[-3:]) > 29
 
@@ -125,7 +125,9 @@ def test_minibatches_take_equal_shares_and_every_step_once():
 
 def test_target_kl_stops_the_actor_and_not_the_critic():
     """A large step size exceeds the target KL: the actor's passes stop, the critic's go on."""
-    cfg = config.build(**ECHO | {"minibatch_size": 256}, pi_lr=0.1, target_kl=0.01, train_pi_iters=80, train_v_iters=80)
+    cfg = config.build(
+        **ECHO | {"minibatch_size": 256, "train_pi_iters": 80, "train_v_iters": 80}, pi_lr=0.1, target_kl=0.01
+    )
     run_ = build_run(cfg, mpi.Comm())
     ppo.collect(run_)
     learned = ppo.update(run_, run_.buf.get())
