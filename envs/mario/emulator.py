@@ -18,7 +18,9 @@ from envs.mario import native
 HEIGHT, WIDTH = 240, 256
 RAM_SIZE = 2048
 STATE_VERSION = 1
-_STATE_HEADER = struct.Struct("<4sHIII")  # magic, version, CRC-32 of the ROM and of the rest, its size before compression
+_STATE_HEADER = struct.Struct(
+    "<4sHIII"
+)  # magic, version, CRC-32 of the ROM and of the rest, its size before compression
 _STATE_MAGIC = b"NESs"
 
 
@@ -92,7 +94,7 @@ class Emulator:
         return self._screen
 
     def save(self) -> bytes:
-        """Return the whole state (memories, registers, controllers, picture): versioned, checksummed, for any process."""
+        """Return the whole state (memories, registers, controllers, picture), versioned and checksummed."""
         state = ctypes.create_string_buffer(self._state_size)
         self._core.machine_save(self._address, state, self._state_size)
         body = zlib.compress(state.raw, 1)

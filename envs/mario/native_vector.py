@@ -1,8 +1,8 @@
 """N Mario environments stepped by one call into native code.
 
-Everything a decision needs happens there: frames, rewards, ends of episodes, observations. Only the random numbers are drawn
-here, from the same streams as in `envs.mario.vector`, with which it agrees bit for bit. Unlike there, a state is the console's own
-memory, not the buttons that led to it: it is restored at once and may start an episode.
+Everything a decision needs happens there: frames, rewards, ends of episodes, observations. Only the random numbers
+are drawn here, from the same streams as in `envs.mario.vector`, with which it agrees bit for bit. Unlike there, a
+state is the console's own memory, not the buttons that led to it: it is restored at once and may start an episode.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FILE_MAGIC = b"MARIOST\x01"
 _REPORT = np.dtype(
     [("env_reward", "f8"), ("reward", "f8"), ("frames", "i8")]
     + [(name, "i4") for name in ("cause", "x_max", "score", "time", "coins", "world", "stage", "cleared")]
-    + [("start_frames", "i4"), ("pressed", "i4")],
+    + [(name, "i4") for name in ("cleared_world", "cleared_stage", "start_frames", "pressed")],
     align=True,
 )
 
@@ -153,8 +153,8 @@ class NativeMarioVec(MarioVecBase):
             arguments = (start[1], len(start[1])) if saved else ()
             name = "vector_add_state" if saved else "vector_add_stage"
             self._starts[start] = native.checked(name, self._address, *numbers, *arguments)
-        arguments = (self._address, i, self._starts[start], buttons, len(buttons))
-        native.checked("vector_begin", *arguments, error=RuntimeError)
+        number = self._starts[start]
+        native.checked("vector_begin", self._address, i, number, buttons, len(buttons), error=RuntimeError)
 
     def _play(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
         held = None

@@ -1,7 +1,7 @@
 """The emulator core and the vector stepping in C++, compiled by setup.py into a shared library that ctypes loads.
 
-The library uses neither Python's nor numpy's C interface, so one build serves every version of both, and ctypes releases
-the interpreter lock during each call.
+The library uses neither Python's nor numpy's C interface, so one build serves every version of both, and ctypes
+releases the interpreter lock during each call.
 """
 
 from __future__ import annotations
@@ -94,6 +94,6 @@ class Handle:
 
     def view(self, address: int, size: int) -> NDArray[np.uint8]:
         """Return `size` bytes of the object's memory as an array."""
-        buffer = (ctypes.c_uint8 * size).from_address(address)
+        buffer: Any = (ctypes.c_uint8 * size).from_address(address)
         buffer._owner = self
         return np.frombuffer(buffer, np.uint8)
