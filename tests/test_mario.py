@@ -676,7 +676,7 @@ def test_other_process_resumes_exactly(tmp_path):
         (tmp_path / f"{i}").write_bytes(state)
     code = f"""
 import sys, hashlib, pathlib, numpy as np, envs
-env = envs.make_vec("SuperMarioBros-1-1-v0", 2, 5, **{options!r})
+env = envs.make_vec("SuperMarioBros-1-1-v0", 2, 5, emulator="nes-py", **{options!r})
 digest = hashlib.sha256(env.set_state([pathlib.Path(sys.argv[1], name).read_bytes() for name in "01"]).tobytes())
 for _ in range(12):
     obs, rewards, *_ = env.step(np.array([3, 4]))
