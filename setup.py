@@ -44,7 +44,7 @@ setup(
             "envs.mario.native._core",
             sources=[f"{NATIVE}/{name}.cpp" for name in NAMES],
             depends=sorted(glob(f"{NATIVE}/*.hpp")),
-            extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", "-fno-math-errno", "-Wall", "-Wextra"],
+            extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"],
             extra_link_args=["-pthread"],
             language="c++",
         )

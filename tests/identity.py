@@ -1,10 +1,10 @@
 """The long proof that the native core is nes-py: `python -m tests.identity --frames 1000000 --out FILE`.
 
-Both play the same buttons, and after every frame all 2048 bytes of RAM, all 240 x 256 pixels, the reward, the end
-of the episode and the info of gym-super-mario-bros are compared. Covered: all 32 stages, the whole games, the four
-ROM variants, the Lost Levels (16 stages and the game); each with any of the 256 button bytes, with a player who
-runs to the right, and with one who looks ahead and so gets far. Besides, all six ROMs without the environment's
-help: any buttons, resets and restored states at any moment.
+Both play the same buttons, and after every frame all 2048 bytes of RAM, all 240 x 256 pixels, the reward, the end of
+the episode and the info of gym-super-mario-bros are compared. Covered: all 32 stages, the whole games, the four ROM
+variants, the Lost Levels (16 stages and the game); each with any of the 256 button bytes, with a player who runs to
+the right, and with one who looks ahead and so gets far. Besides, all six ROMs without the environment's help: any
+buttons, resets and restored states at any moment.
 
 nes-py takes most of the time, so what it showed can be kept as digests (--record) and compared with a later core
 (--against).
@@ -262,11 +262,17 @@ class RawNesPy:
     def __getattr__(self, name: str) -> Any:
         import nes_py.nes_env
 
+        if name not in ("reset", "backup", "restore"):
+            raise AttributeError(name)
         function = getattr(nes_py.nes_env._LIB, name.capitalize())
         return lambda: function(self._env._env)
 
     def step(self, byte: int) -> None:
         self._env._frame_advance(byte)
+
+    def close(self) -> None:
+        """Free the console; its arrays must not be used any more."""
+        self._env.close()
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ The long form of the first tests is `python -m tests.identity`.
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import resource
 import subprocess
@@ -21,7 +22,7 @@ from envs.mario import native, stages
 from envs.mario.emulator import Cartridge, Emulator
 from envs.mario.native_vector import read_states, write_states
 from envs.mario.preprocess import Preprocess
-from tests import identity
+from tests import identity, programs
 
 ROMS = [f"SuperMarioBros{lost}-v{v}" for lost, count in (("", 4), ("2", 2)) for v in range(count)]
 
@@ -39,7 +40,7 @@ def agree(task: identity.Task, seed: int = 0) -> None:
 
 @pytest.mark.parametrize("env_id", ROMS)
 def test_frames_equal_nes_py(env_id):
-    """RAM and pixels equal nes-py's after every frame: any buttons, resets, restored states, all six ROMs."""
+    """RAM and pixels equal nes-py's after every frame, whatever is pressed, reset or restored, on all six ROMs."""
     agree(identity.Task(env_id, "raw", 200))
 
 
@@ -51,6 +52,28 @@ def test_frames_equal_nes_py(env_id):
 def test_rules_equal_gym_super_mario_bros(env_id, kind):
     """RAM, pixels, reward, end and info equal gym-super-mario-bros' after every frame."""
     agree(identity.Task(env_id, kind, 250))
+
+
+@pytest.mark.parametrize("seeds", [[*range(8), 113], pytest.param(range(1000), marks=pytest.mark.slow)])
+def test_random_programs_equal_nes_py(seeds, tmp_path):
+    """Programs that use the picture unit as no game does show the same on both, drawn or not."""
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        data = programs.cartridge(rng)
+        (tmp_path / "program.nes").write_bytes(data)
+        nespy, emulator, undrawn = identity.RawNesPy(str(tmp_path / "program.nes")), Emulator(data), Emulator(data)
+        nespy.reset()
+        for frame, byte in enumerate(rng.integers(256, size=10).tolist()):
+            nespy.step(byte)
+            emulator.step(byte)
+            undrawn.step(byte, draw=frame % 4 == 3)
+            assert np.array_equal(nespy.ram, emulator.ram), f"program {seed}: RAM in frame {frame}"
+            assert np.array_equal(undrawn.ram, emulator.ram), f"program {seed}: RAM when not drawn, frame {frame}"
+            assert np.array_equal(nespy.screen[:, :, 2::-1], emulator.screen), (
+                f"program {seed}: pixels in frame {frame}"
+            )
+            assert frame % 4 != 3 or np.array_equal(undrawn.indices, emulator.indices)
+        nespy.close()
 
 
 @pytest.mark.slow
@@ -220,15 +243,15 @@ def test_vector_equals_the_python_path_over_nes_py(env_id, steps, options):
     both(env_id, steps, **options)
 
 
+def make(env_id, options, num_envs, seed, first_index):
+    return envs.make_vec(env_id, num_envs, seed, first_index=first_index, **options)
+
+
 @pytest.mark.parametrize("options", [{}, {"threads": 2, "sticky": 0.25, "start_frames": 20, "skip": 6}])
 def test_vector_contract(options):
     """The native vector keeps the contract of all families, states in a new object included."""
     env_id = "SuperMarioBrosRandomStages-v0" if options else "SuperMarioBros-1-1-v0"
-
-    def make(num_envs, seed, first_index):
-        return envs.make_vec(env_id, num_envs, seed, first_index=first_index, **options)
-
-    checks.check_vec_env(make, 120)
+    checks.check_vec_env(functools.partial(make, env_id, options), 120)
 
 
 def test_a_python_reward_runs_on_the_native_core():

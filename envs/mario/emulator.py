@@ -18,8 +18,9 @@ from envs.mario import native
 HEIGHT, WIDTH = 240, 256
 RAM_SIZE = 2048
 STATE_VERSION = 1
-# magic, version, CRC-32 of the ROM and of the rest, its size before compression
-_STATE_HEADER = struct.Struct("<4sHIII")
+_STATE_HEADER = struct.Struct(
+    "<4sHIII"
+)  # magic, version, CRC-32 of the ROM and of the rest, its size before compression
 _STATE_MAGIC = b"NESs"
 
 

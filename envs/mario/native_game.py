@@ -1,4 +1,4 @@
-"""The emulator back end over the native core, for rewards that are Python functions; others: `native_vector`."""
+"""The emulator back end over the native core, for rewards that are Python functions; `native_vector` has the others."""
 
 from __future__ import annotations
 

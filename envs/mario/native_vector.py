@@ -32,7 +32,7 @@ FILE_MAGIC = b"MARIOST\x01"
 _REPORT = np.dtype(
     [("env_reward", "f8"), ("reward", "f8"), ("frames", "i8")]
     + [(name, "i4") for name in ("cause", "x_max", "score", "time", "coins", "world", "stage", "cleared")]
-    + [("start_frames", "i4"), ("pressed", "i4")],
+    + [(name, "i4") for name in ("cleared_world", "cleared_stage", "start_frames", "pressed")],
     align=True,
 )
 
@@ -150,11 +150,11 @@ class NativeMarioVec(MarioVecBase):
         self._targets[i] = start[0] if saved else start
         if start not in self._starts:
             numbers = target_numbers(self._shared.game, self._targets[i])
-            extra = (start[1], len(start[1])) if saved else ()
+            arguments = (start[1], len(start[1])) if saved else ()
             name = "vector_add_state" if saved else "vector_add_stage"
-            self._starts[start] = native.checked(name, self._address, *numbers, *extra)
-        arguments = (self._address, i, self._starts[start], buttons, len(buttons))
-        native.checked("vector_begin", *arguments, error=RuntimeError)
+            self._starts[start] = native.checked(name, self._address, *numbers, *arguments)
+        number = self._starts[start]
+        native.checked("vector_begin", self._address, i, number, buttons, len(buttons), error=RuntimeError)
 
     def _play(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
         held = None

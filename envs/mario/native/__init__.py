@@ -94,6 +94,6 @@ class Handle:
 
     def view(self, address: int, size: int) -> NDArray[np.uint8]:
         """Return `size` bytes of the object's memory as an array."""
-        buffer = (ctypes.c_uint8 * size).from_address(address)
-        buffer._owner = self  # type: ignore[attr-defined]  # keeps the object alive as long as the array
-        return np.frombuffer(buffer, np.uint8)  # type: ignore[call-overload]
+        buffer: Any = (ctypes.c_uint8 * size).from_address(address)
+        buffer._owner = self
+        return np.frombuffer(buffer, np.uint8)

@@ -168,7 +168,10 @@ void Vector::play(int i, uint8_t buttons, const uint8_t* sticky) {
         report.env_reward += outcome.reward;
         report.reward += shape(outcome, last, info, end);
         report.x_max = std::max(report.x_max, info.x);
-        report.cleared += info.flag && !last.flag;
+        if (info.flag && !last.flag && (info.world != report.cleared_world || info.stage != report.cleared_stage)) {
+            ++report.cleared;
+            report.cleared_world = info.world, report.cleared_stage = info.stage;
+        }
         ++report.frames;
         if (outcome.done)
             report.cause = static_cast<int32_t>(end_cause(info, game.target().single_stage()));

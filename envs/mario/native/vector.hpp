@@ -39,6 +39,7 @@ struct Report {
     int32_t cause;        // Cause of the end of the episode, 0 while it goes on
     int32_t x_max, score, time, coins, world, stage;
     int32_t cleared;      // stages, in this episode
+    int32_t cleared_world, cleared_stage;  // the last of them: it counts once, however often its flag flickers
     int32_t start_frames; // played before it
     int32_t pressed;      // controller byte of the last frame
 };
