@@ -14,7 +14,7 @@ ARGS  ?=
 STAMP := $(VENV)/.installed
 NATIVE := $(wildcard envs/mario/native/*.cpp envs/mario/native/*.hpp)
 
-.PHONY: help setup train test check test-slow test-faults clean
+.PHONY: help setup train test check test-slow test-faults identity fuzz clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -8
@@ -32,6 +32,23 @@ check: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+test-faults: setup
+	$(BIN)/python -m pytest tests/test_faults.py tests/test_train.py tests/test_ranks.py
+
+identity: setup  # a million frames against nes-py: an hour
+	$(BIN)/python -m tests.identity --frames 1000000 --out data/results/identity.json
+
+# The emulator core under the address, undefined-behaviour and thread sanitizers, on its own inputs and the ROMs.
+CORE = $(filter-out %c_api.cpp,$(wildcard envs/mario/native/*.cpp))
+ROMS = $(wildcard $(VENV)/lib/python3*/site-packages/gym_super_mario_bros/_roms/*.nes)
+SANITIZE = $(CXX) -std=c++17 -O1 -g -Ienvs/mario/native tests/native_fuzz.cpp $(CORE) -pthread
+fuzz: setup
+	mkdir -p build
+	$(SANITIZE) -fsanitize=address,undefined -fno-sanitize-recover=all -o build/fuzz
+	build/fuzz 50 $(ROMS)
+	$(SANITIZE) -fsanitize=thread -o build/fuzz_threads
+	build/fuzz_threads 5 $(ROMS)
 
 setup: $(STAMP)
 
