@@ -63,6 +63,7 @@ class Run:
     device: torch.device
     watchdog: Watchdog
     signals: StopSignals | None
+    progress: Callable[[int], None] = lambda steps: None  # told of every step, for a progress bar
     epoch: int = 0
     obs: np.ndarray = field(default_factory=lambda: np.zeros(0))
     env_states: list[bytes] = field(default_factory=list)  # as they were when the epoch began
@@ -152,6 +153,7 @@ def collect(run: Run) -> list[tuple[int, dict[str, Any]]]:
         run.obs, rew, terminated, truncated, infos = env.step(act.numpy())
         check_finite(run, t, rew, run.obs, infos)
         buf.store(act.numpy(), rew, val.cpu().numpy(), logp.numpy())
+        run.progress(cfg.num_envs)
         ended = terminated | truncated
         if ended.any():
             last_val = truncated_values(run, terminated, truncated, infos)

@@ -83,6 +83,8 @@ class Recorder:
         saved = self.comm.broadcast(saved)
         if saved is not None:
             restore(run, *saved)
+        self.console.advance(run.epoch * self.cfg.steps_per_epoch)
+        run.progress = self.console.advance
 
     def _newest(self, allow_mismatch: bool) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """Return tensors (as arrays) and meta of the newest good checkpoint, None if there is none yet."""
@@ -151,7 +153,6 @@ class Recorder:
         for name, value in row.items():
             self.logger.log(name, value)
         self.logger.dump()
-        self.console.advance(self.cfg.steps_per_epoch)
         self.console.epoch(row, self.cfg.num_epochs)
         score = row["ClearRate"] + 1e-9 * row["AverageEpRet"] if "ClearRate" in row else row["AverageEpRet"]
         if row["EpCount"] >= 10 and score >= run.best:

@@ -156,7 +156,7 @@ def train(
 
     comm = comm or mpi.Comm()
     warnings.filterwarnings("ignore")  # libraries' warnings are not for the person who watches a run
-    limit_threads(comm)
+    limit_threads(comm, cfg.network)
     try:
         recorder = Recorder(cfg, comm, resume, overwrite)
     except Refused as error:
@@ -226,15 +226,17 @@ def build_run(cfg: PPOConfig, comm: mpi.Comm) -> Run:
     )  # fmt: skip
 
 
-def limit_threads(comm: mpi.Comm) -> None:
+def limit_threads(comm: mpi.Comm, network: str) -> None:
     """Give each rank its share of the cores of its host, unless OMP_NUM_THREADS says otherwise.
 
-    More threads than cores make everything slower, many times so where they wait for each other.
+    More threads than cores make everything slower, many times so where they wait for each other; and a network as
+    small as the MLP is done before a second thread has begun.
     """
     import torch
 
     wanted = os.environ.get("OMP_NUM_THREADS", "")
-    torch.set_num_threads(int(wanted) if wanted.isdigit() else max(1, system.cores() // comm.local_size))
+    share = 1 if network == "mlp" else max(1, system.cores() // comm.local_size)
+    torch.set_num_threads(int(wanted) if wanted.isdigit() else share)
 
 
 def pick_device(wanted: str, local_rank: int) -> str:

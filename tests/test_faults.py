@@ -121,7 +121,7 @@ def test_closed_output_does_not_end_a_run(tmp_path):
 
 def test_threads_do_not_exceed_the_cores(tmp_path):
     """Without OMP_NUM_THREADS, each of four ranks computes with its share of the cores, one thread at least."""
-    code = "from ppo.run import limit_threads; from utils import mpi; import torch; limit_threads(mpi.connect()); print(torch.get_num_threads())"  # noqa: E501
+    code = "from ppo.run import limit_threads; from utils import mpi; import torch; limit_threads(mpi.connect(), 'nature'); print(torch.get_num_threads())"  # noqa: E501
     done = run(["-c", code], ranks=4, env={"OMP_NUM_THREADS": ""})
     cores = len(os.sched_getaffinity(0))
     assert done.out.split() == [str(max(1, cores // 4))] * 4

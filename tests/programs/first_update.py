@@ -19,8 +19,9 @@ from utils import mpi
 def main() -> None:
     out, settings = sys.argv[1], json.loads(sys.argv[2])
     comm = mpi.connect()
-    limit_threads(comm)
-    run = build_run(config.build(**settings), comm)
+    cfg = config.build(**settings)
+    limit_threads(comm, cfg.network)
+    run = build_run(cfg, comm)
     episodes = ppo.collect(run)
     data = run.buf.get()
     spread = ppo.value_statistics(run, data)
