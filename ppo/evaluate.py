@@ -1,0 +1,138 @@
+"""Play episodes with a saved policy and count what happened. Knows nothing of training.
+
+Episode quotas are fixed beforehand, one share per environment, so that short episodes (early deaths) are not counted
+more often than long ones. Each environment draws from streams of its own: the result depends on the policy, the seed,
+the number of environments and the options, not on how many processes shared the work.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+
+import envs
+from ppo.policy import BadPolicy, Policy, load_policy
+from utils.seeding import Purpose, generator
+
+PRETRAINED = Path(__file__).resolve().parent.parent / "data" / "pretrained"
+BLOCK = 1024  # steps whose random numbers are drawn at once
+# Options that a policy's file may set. The reward is not among them: a stranger's file must not name code to import.
+KEPT_OPTIONS = ("actions", "skip", "stack", "crop_hud", "stages", "max_episode_steps")
+
+
+def find_policy(name: str, which: str = "best") -> Path:
+    """Return the policy folder that `name` stands for: a policy, a run, or an environment id with a shipped policy.
+
+    Args:
+        name: folder or environment id.
+        which: "best" or "last", of a run.
+
+    Raises:
+        BadPolicy: there is none.
+    """
+    folder = Path(name)
+    candidates = [folder, folder / "policy" / which, folder / "policy" / "last", PRETRAINED / name.replace("/", "-")]
+    for candidate in candidates:
+        if (candidate / "policy.json").is_file():
+            return candidate
+    raise BadPolicy(f"no policy found at {name}: expected a run folder, a policy folder or an id in {PRETRAINED}")
+
+
+def environment(policy: Policy, **wanted: Any) -> tuple[str, dict[str, Any]]:
+    """Return the id and the options of the environment that the policy was made for, `wanted` replacing them.
+
+    Raises:
+        BadPolicy: the file names an environment, an option or a preprocessing that is not known here.
+    """
+    spec = policy.info.get("spec")
+    env_id = policy.info.get("env")
+    if not isinstance(spec, dict) or not isinstance(env_id, str) or not isinstance(spec.get("options"), dict):
+        raise BadPolicy("policy.json: env and spec must say what the policy was made for")
+    env_id = wanted.pop("env", None) or env_id
+    options = {name: spec["options"][name] for name in KEPT_OPTIONS if spec["options"].get(name) is not None}
+    options |= {name: value for name, value in wanted.items() if value is not None}
+    options = {name: value for name, value in options.items() if name in envs.options(env_id)}
+    try:
+        envs.check_options(env_id, **options)
+    except (ValueError, TypeError, KeyError) as error:
+        raise BadPolicy(f"policy.json: {error}") from None
+    if envs.family(env_id) == "mario":
+        from envs.mario.preprocess import PREPROCESS_VERSION
+
+        if spec.get("preprocess_version") != PREPROCESS_VERSION:
+            theirs = spec.get("preprocess_version")
+            raise BadPolicy(f"policy.json: preprocessing version is {theirs!r}, this is version {PREPROCESS_VERSION}")
+    return env_id, options
+
+
+def evaluate(
+    folder: Path,
+    episodes: int,
+    seed: int = 0,
+    num_envs: int = 8,
+    greedy: bool = False,
+    jobs: int = 1,
+    **wanted: Any,
+) -> list[dict[str, Any]]:
+    """Play `episodes` episodes and return their records in the order of environments.
+
+    Args:
+        folder: policy folder.
+        episodes: how many, >= 1.
+        seed: of starts, sticky actions and sampled actions, >= 0.
+        num_envs: environments; environment i plays episodes i, i + num_envs, ...
+        greedy: take the most probable action instead of sampling.
+        jobs: processes that share the environments.
+        wanted: options of the environment that replace the policy's own, and `env`, another id.
+
+    Raises:
+        ValueError: a number out of range, or a bad policy.
+    """
+    if episodes < 1 or num_envs < 1 or seed < 0:
+        raise ValueError(f"episodes and num-envs must be at least 1, seed at least 0: {episodes}, {num_envs}, {seed}")
+    num_envs = min(num_envs, episodes)
+    jobs = max(1, min(jobs, num_envs))
+    quotas = [(episodes - i + num_envs - 1) // num_envs for i in range(num_envs)]
+    environment(load_policy(folder), **wanted)  # what is wrong with it shows before processes start
+    shares = [range(j * num_envs // jobs, (j + 1) * num_envs // jobs) for j in range(jobs)]
+    tasks = [
+        joblib.delayed(play_share)(folder, share, [quotas[i] for i in share], seed, greedy, wanted) for share in shares
+    ]
+    return [record for records in joblib.Parallel(n_jobs=jobs)(tasks) for record in records]
+
+
+def play_share(
+    folder: Path, share: range, quotas: list[int], seed: int, greedy: bool, wanted: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Play each environment of `share` (global indices) until it has finished its quota of episodes."""
+    import torch
+
+    torch.set_num_threads(1)
+    policy = load_policy(folder)
+    env_id, options = environment(policy, **wanted)
+    env = envs.make_vec(env_id, len(share), seed, first_index=share.start, **options)
+    if tuple(env.single_observation_space.shape or ()) != tuple(policy.info["obs_shape"]):
+        raise BadPolicy(
+            f"{env_id} shows {env.single_observation_space.shape}, the policy takes {policy.info['obs_shape']}"
+        )
+    if env.single_action_space.n != policy.ac.num_actions:  # type: ignore[attr-defined]
+        raise BadPolicy(f"{env_id} has {env.single_action_space}, the policy {policy.ac.num_actions} actions")
+    obs, _ = env.reset()
+    done: list[list[dict[str, Any]]] = [[] for _ in share]
+    uniforms = np.zeros((0, len(share)), np.float32)
+    t = 0
+    while any(len(records) < quota for records, quota in zip(done, quotas, strict=True)):
+        if t % BLOCK == 0:
+            draws = [generator(seed, i, Purpose.EVALUATION, t // BLOCK).random(BLOCK, dtype=np.float32) for i in share]
+            uniforms = np.stack(draws, axis=1)
+        obs, _, _, _, infos = env.step(policy.act(obs, None if greedy else uniforms[t % BLOCK]))
+        t += 1
+        for record in infos["episodes"]:
+            mine = done[record["env"] - share.start]
+            if len(mine) < quotas[record["env"] - share.start]:
+                mine.append(record)
+    env.close()
+    return [record for records in done for record in records]

@@ -1,0 +1,110 @@
+"""Evaluate a policy: `python -m scripts.evaluate RUN_OR_POLICY --episodes 100`."""
+
+from __future__ import annotations
+
+import collections
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppo.evaluate import evaluate, find_policy
+from ppo.policy import load_policy
+from utils import command, stats, system
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Evaluate and print a table; exit code 2 for bad input."""
+    parser = command.Parser(prog="scripts.evaluate", description="Play episodes with a policy and count what happens.")
+    parser.add_argument("policy", help="run folder, policy folder, or id of an environment with a shipped policy")
+    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument(
+        "--deterministic", action="store_true", help="the most probable action instead of a sampled one"
+    )
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which policy of a run")
+    parser.add_argument("--env", help="another environment id than the policy's own")
+    parser.add_argument("--emulator", help="Mario: native or nes-py")
+    parser.add_argument("--start-frames", type=int, help="up to this many frames of start-mode before each episode")
+    parser.add_argument("--start-mode", choices=("noop", "random"))
+    parser.add_argument("--sticky", type=float)
+    parser.add_argument("--max-episode-steps", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num-envs", type=int, default=8)
+    parser.add_argument("--jobs", type=int, default=system.cores(), help="processes; default: one per core")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the summary here")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write one line per episode here")
+    args = parser.parse_args(argv)
+    return command.run("scripts.evaluate", lambda: show(args))
+
+
+def show(args: Any) -> None:
+    """Play, print, write."""
+    folder = find_policy(args.policy, args.checkpoint)
+    names = ("env", "emulator", "start_frames", "start_mode", "sticky", "max_episode_steps")
+    wanted = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    records = evaluate(folder, args.episodes, args.seed, args.num_envs, args.deterministic, args.jobs, **wanted)
+    summary = summarise(records) | {
+        "policy": str(folder), "env": args.env or load_policy(folder).info["env"], "seed": args.seed,
+        "greedy": args.deterministic, "options": wanted, "versions": system.versions(),
+    }  # fmt: skip
+    for line in table(summary):
+        print(line)
+    if args.json:
+        args.json.write_text(json.dumps(summary, indent=1) + "\n")
+    if args.csv:
+        with args.csv.open("w", newline="") as file:
+            out = csv.DictWriter(file, list(records[0]))
+            out.writeheader()
+            out.writerows(records)
+
+
+def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the counts, means and intervals of the episodes; Wilson's 95% interval for the clear rate."""
+    summary: dict[str, Any] = {"episodes": len(records)}
+    for name in ("ep_ret", "ep_len", "x_max", "score", "stages_cleared"):
+        if name in records[0]:
+            values = np.array([record[name] for record in records], float)
+            spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+            summary[name] = {
+                "mean": float(values.mean()),
+                "std": spread,
+                "min": float(values.min()),
+                "max": float(values.max()),
+            }
+    if "flag" in records[0]:
+        cleared = sum(bool(record["flag"]) for record in records)
+        low, high = stats.wilson_interval(cleared, len(records))[:2]
+        summary |= {"cleared": cleared, "clear_rate": cleared / len(records), "clear_rate_95": [low, high]}
+        summary["causes"] = dict(collections.Counter(record["cause"] for record in records).most_common())
+    return summary
+
+
+def table(summary: dict[str, Any]) -> list[str]:
+    """Return what a person reads."""
+    how = "greedy" if summary["greedy"] else "sampled"
+    lines = [f"{summary['env']}: {summary['episodes']} episodes, {how} actions, seed {summary['seed']}"]
+    if "clear_rate" in summary:
+        low, high = summary["clear_rate_95"]
+        rate, count = 100 * summary["clear_rate"], f"{summary['cleared']} of {summary['episodes']}"
+        lines.append(f"  cleared     {rate:6.1f}%  ({count}; 95% interval {100 * low:.1f}% to {100 * high:.1f}%)")
+    labels = {
+        "ep_ret": "return",
+        "ep_len": "length",
+        "x_max": "furthest x",
+        "score": "score",
+        "stages_cleared": "stages",
+    }
+    for name, label in labels.items():
+        if name in summary:
+            s = summary[name]
+            lines.append(f"  {label:10s} {s['mean']:9.1f}  +- {s['std']:.1f}  ({s['min']:.0f} to {s['max']:.0f})")
+    if "causes" in summary:
+        lines.append("  ended by    " + ", ".join(f"{cause} {count}" for cause, count in summary["causes"].items()))
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

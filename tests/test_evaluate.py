@@ -1,0 +1,138 @@
+"""Evaluating a policy: fair quotas, repeatable, independent of processes; strangers' files cannot do harm."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ppo.evaluate import environment, evaluate, find_policy
+from ppo.networks import ActorCritic
+from ppo.policy import BadPolicy, load_policy, save_policy
+from scripts.evaluate import main, summarise
+
+INFO = {"env": "Echo-v0", "spec": {"options": {}}, "network": "mlp", "obs_shape": [4], "num_actions": 4}
+MARIO = {"env": "SuperMarioBros-1-1-v0", "spec": {"options": {"actions": "right_only"}, "preprocess_version": 1},
+         "network": "mario", "obs_shape": [4, 84, 84], "num_actions": 5}  # fmt: skip
+
+
+@pytest.fixture
+def echo(tmp_path):
+    """A policy for Echo-v0 with random weights."""
+    save_policy(tmp_path / "echo", ActorCritic("mlp", (4,), 4, "xavier", 0), INFO)
+    return tmp_path / "echo"
+
+
+def test_same_seed_same_result_whatever_the_number_of_processes(echo):
+    """Records are equal for 1 and 2 processes, and differ with the seed."""
+    one, two = (evaluate(echo, 11, seed=3, num_envs=4, jobs=jobs) for jobs in (1, 2))
+    assert one == two and len(one) == 11
+    assert [r["ep_ret"] for r in one] != [r["ep_ret"] for r in evaluate(echo, 11, seed=4, num_envs=4)]
+    assert [sum(r["env"] == i for r in one) for i in range(4)] == [3, 3, 3, 2]
+
+
+def test_greedy_takes_the_most_probable_action(echo):
+    """Without random numbers `act` is the argmax of the actor's logits."""
+    policy, obs = load_policy(echo), np.eye(4, dtype=np.float32)
+    assert policy.act(obs).tolist() == policy.ac.pi(torch.from_numpy(obs)).argmax(-1).tolist()
+
+
+def test_mario_on_both_emulators_is_the_same_play(tmp_path):
+    """A policy plays the same episode, step for step, on the native core and on nes-py."""
+    save_policy(tmp_path / "m", ActorCritic("mario", (4, 84, 84), 5, "orthogonal", 0), MARIO)
+    native, reference = (
+        evaluate(tmp_path / "m", 1, seed=1, emulator=e, max_episode_steps=60) for e in ("native", "nes-py")
+    )
+    assert native == reference and native[0]["x_max"] > 40
+
+
+def test_command_prints_and_writes(echo, tmp_path, capsys):
+    """The table, the JSON summary and one line per episode."""
+    assert (
+        main([str(echo), "--episodes", "5", "--json", str(tmp_path / "o.json"), "--csv", str(tmp_path / "o.csv")]) == 0
+    )
+    assert "5 episodes, sampled actions" in capsys.readouterr().out
+    assert json.loads((tmp_path / "o.json").read_text())["episodes"] == 5
+    assert len((tmp_path / "o.csv").read_text().splitlines()) == 6
+
+
+def test_clear_rate_has_its_interval():
+    """9 of 10 flags: Wilson's interval is 59.6% to 98.2%."""
+    records = [{"ep_ret": 1.0, "ep_len": 2, "flag": i < 9, "cause": "flag" if i < 9 else "pit"} for i in range(10)]
+    summary = summarise(records)
+    assert summary["clear_rate"] == 0.9 and summary["clear_rate_95"] == pytest.approx([0.596, 0.982], abs=5e-4)
+    assert summary["causes"] == {"flag": 9, "pit": 1}
+
+
+def test_run_folder_and_missing_policy(echo):
+    """A run's best or last policy is found below it; nothing found is one clear error."""
+    run = echo.parent / "run"
+    (run / "policy").mkdir(parents=True)
+    echo.rename(run / "policy" / "last")
+    assert find_policy(str(run)) == run / "policy" / "last"
+    with pytest.raises(BadPolicy, match="no policy found"):
+        find_policy(str(run / "nowhere"))
+
+
+class Bomb:
+    """Unpickling this creates a file."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.marker),)
+
+
+def edit(folder, **changes):
+    path = folder / "policy.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        ("pickle", lambda f: (f / "policy.safetensors").write_bytes(pickle.dumps(Bomb(f.parent / "marker")))),
+        ("pickled json", lambda f: (f / "policy.json").write_bytes(pickle.dumps(Bomb(f.parent / "marker")))),
+        ("huge header", lambda f: (f / "policy.safetensors").write_bytes((10**12).to_bytes(8, "little") + b"{}")),
+        ("other weights", lambda f: save_file({"x": torch.zeros(3)}, f / "policy.safetensors")),
+        ("other shape", lambda f: edit(f, obs_shape=[5])),
+        ("huge shape", lambda f: edit(f, obs_shape=[10**6, 10**6])),
+        ("negative", lambda f: edit(f, num_actions=-1)),
+        ("network", lambda f: edit(f, network="__import__")),
+        ("not a table", lambda f: (f / "policy.json").write_text("[1]")),
+        ("checksum", lambda f: edit(f, sha256="0" * 64)),
+        ("format", lambda f: edit(f, format=99)),
+        ("empty", lambda f: (f / "policy.safetensors").write_bytes(b"")),
+    ],
+)
+def test_hostile_policies_are_refused(echo, name, harm):
+    """Whatever the files hold, the answer is one ValueError, and no code of theirs runs."""
+    harm(echo)
+    with pytest.raises(ValueError):
+        evaluate(echo, 1)
+    assert not (echo.parent / "marker").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"env": "os:system"}, {"env": 3}, {"spec": None}, {"spec": {"options": {"actions": [["jump"]]}, "preprocess_version": 1}},
+     {"spec": {"options": {}, "preprocess_version": 2}}],
+)  # fmt: skip
+def test_hostile_environment_is_refused(tmp_path, changes):
+    """The environment named in a file is checked like one from the command line; other preprocessing is refused."""
+    save_policy(tmp_path / "m", ActorCritic("mario", (4, 84, 84), 5, "orthogonal", 0), MARIO | changes)
+    with pytest.raises(ValueError):
+        environment(load_policy(tmp_path / "m"))
+
+
+def test_a_file_cannot_name_code_for_the_reward(tmp_path):
+    """`reward` in a policy's file is ignored: it could be a module to import."""
+    spec = {"options": {"reward": "antigravity:fly", "start_states": "/etc/passwd"}, "preprocess_version": 1}
+    save_policy(
+        tmp_path / "m", ActorCritic("mario", (4, 84, 84), 7, "orthogonal", 0), MARIO | {"spec": spec, "num_actions": 7}
+    )
+    assert environment(load_policy(tmp_path / "m"))[1] == {}
