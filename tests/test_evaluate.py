@@ -119,9 +119,14 @@ def test_hostile_policies_are_refused(echo, name, harm):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"env": "os:system"}, {"env": 3}, {"spec": None}, {"spec": {"options": {"actions": [["jump"]]}, "preprocess_version": 1}},
-     {"spec": {"options": {}, "preprocess_version": 2}}],
-)  # fmt: skip
+    [
+        {"env": "os:system"},
+        {"env": 3},
+        {"spec": None},
+        {"spec": {"options": {"actions": [["jump"]]}, "preprocess_version": 1}},
+        {"spec": {"options": {}, "preprocess_version": 2}},
+    ],
+)
 def test_hostile_environment_is_refused(tmp_path, changes):
     """The environment named in a file is checked like one from the command line; other preprocessing is refused."""
     save_policy(tmp_path / "m", ActorCritic("mario", (4, 84, 84), 5, "orthogonal", 0), MARIO | changes)
