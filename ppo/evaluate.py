@@ -127,12 +127,7 @@ def play_share(
     policy = load_policy(folder)
     env_id, options = environment(policy, **wanted)
     env = envs.make_vec(env_id, len(share), seed, first_index=share.start, **options)
-    if tuple(env.single_observation_space.shape or ()) != tuple(policy.info["obs_shape"]):
-        raise BadPolicy(
-            f"{env_id} shows {env.single_observation_space.shape}, the policy takes {policy.info['obs_shape']}"
-        )
-    if env.single_action_space.n != policy.ac.num_actions:  # type: ignore[attr-defined]
-        raise BadPolicy(f"{env_id} has {env.single_action_space}, the policy {policy.ac.num_actions} actions")
+    policy.check_spaces(env.single_observation_space, env.single_action_space)
     obs, _ = env.reset()
     done: list[list[dict[str, Any]]] = [[] for _ in share]
     uniforms = np.zeros((0, len(share)), np.float32)

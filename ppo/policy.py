@@ -44,6 +44,14 @@ class Policy:
 
     has_value: bool = True  # False where the file holds the actor alone: then the critic has no weights
 
+    def check_spaces(self, obs_space: Any, action_space: Any) -> None:
+        """Raise BadPolicy, which names both, unless the policy takes these observations and has these actions."""
+        shape, actions = list(obs_space.shape or ()), getattr(action_space, "n", None)
+        if shape != self.info["obs_shape"]:
+            raise BadPolicy(f"the environment shows {shape}, the policy takes {self.info['obs_shape']}")
+        if actions != self.ac.num_actions:
+            raise BadPolicy(f"the environment has {action_space}, the policy {self.ac.num_actions} actions")
+
     @torch.no_grad()
     def look(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the probabilities of the actions (N, A) float32 and V(obs) (N,) float32, None without a critic."""
@@ -123,8 +131,12 @@ def read_info(folder: Path) -> dict[str, Any]:
     shape, actions = info.get("obs_shape"), info.get("num_actions")
     if info.get("format") != FORMAT:
         raise BadPolicy(f"{folder}: format is {info.get('format')!r}, expected {FORMAT}")
-    sizes = isinstance(shape, list) and 0 < len(shape) < 5 and all(type(n) is int and n > 0 for n in shape)
-    if not sizes or math.prod(shape) > MAX_OBS:
+    if (
+        not isinstance(shape, list)
+        or not 0 < len(shape) < 5
+        or not all(type(n) is int and n > 0 for n in shape)
+        or math.prod(shape) > MAX_OBS
+    ):
         raise BadPolicy(f"{folder}: obs_shape is {shape!r}, expected positive sizes of at most {MAX_OBS} numbers")
     if not (type(actions) is int and 1 <= actions <= MAX_ACTIONS):
         raise BadPolicy(f"{folder}: num_actions is {actions!r}, expected 1 to {MAX_ACTIONS}")
@@ -137,7 +149,8 @@ def _read(path: Path, info: dict[str, Any], prefix: str) -> Policy:
         with torch.device("meta"):  # shapes without memory
             ac = ActorCritic(str(info.get("network")), tuple(info["obs_shape"]), info["num_actions"], "xavier", seed=0)
         with safe_open(path, framework="pt") as file:
-            slices = {name[len(prefix):]: file.get_slice(name) for name in file.keys() if name.startswith(prefix)}  # fmt: skip
+            names = [name.removeprefix(prefix) for name in file.keys() if name.startswith(prefix)]
+            slices = {name: file.get_slice(prefix + name) for name in names}
             has_value = _compare(path, ac, {n: (list(s.get_shape()), str(s.get_dtype())) for n, s in slices.items()})
             weights = {name: file.get_tensor(prefix + name).to(torch.float32, copy=True) for name in slices}
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
