@@ -31,7 +31,7 @@ MAX_ACTIONS = 4096
 DTYPES = ("F32", "F16")  # as safetensors names them; half precision becomes float32 when it is loaded
 
 
-class BadPolicy(ValueError):
+class BadPolicy(Refused):
     """The files are not a policy of this project's format."""
 
 
@@ -121,8 +121,8 @@ def load_policy(folder: Path) -> Policy:
         if hashlib.sha256(path.read_bytes()).hexdigest() != info.get("sha256"):
             raise BadPolicy(f"{path}: its SHA-256 is not the one in policy.json")
         return policy
-    except (Refused, checkpoint.Damaged, RecursionError) as error:
-        raise BadPolicy(f"{folder}: {error}") from None
+    except (Refused, checkpoint.Damaged) as error:
+        raise BadPolicy(str(error)) from None
 
 
 def read_info(folder: Path) -> dict[str, Any]:
@@ -145,6 +145,8 @@ def read_info(folder: Path) -> dict[str, Any]:
 
 def _read(path: Path, info: dict[str, Any], prefix: str) -> Policy:
     """Return the policy whose weights carry `prefix` in their names in the file. Raises BadPolicy."""
+    if not path.is_file():
+        raise BadPolicy(f"{path}: no such file")
     try:
         with torch.device("meta"):  # shapes without memory
             ac = ActorCritic(str(info.get("network")), tuple(info["obs_shape"]), info["num_actions"], "xavier", seed=0)

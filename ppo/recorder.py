@@ -251,7 +251,7 @@ def init_from(run: Run, folder: Path) -> str:
     """Start the networks from a policy's weights and return one line that says so.
 
     Raises:
-        ValueError: no policy, or its tensors have other shapes than this run's, both of which are named.
+        Refused: no policy, or its tensors have other shapes than this run's, both of which are named.
     """
     policy = load_policy(folder)
     weights, mine = policy.ac.state_dict(), run.ac.state_dict()
@@ -260,6 +260,6 @@ def init_from(run: Run, folder: Path) -> str:
     for name, p in mine.items():
         if name not in weights or weights[name].shape != p.shape:
             theirs = tuple(weights[name].shape) if name in weights else "missing"
-            raise ValueError(f"init-from {folder}: {name} is {theirs} there and {tuple(p.shape)} here")
+            raise Refused(f"init-from {folder}: {name} is {theirs} there and {tuple(p.shape)} here")
     run.ac.load_state_dict(weights)
     return f"starting from the {'weights' if policy.has_value else 'actor'} of {folder}"

@@ -43,6 +43,9 @@ def main(argv: list[str] | None = None) -> int:
 def show(args: Any) -> None:
     """Play, print, write."""
     folder = find_policy(args.policy, args.checkpoint)
+    for name in ("json", "csv"):
+        if getattr(args, name) is not None:
+            command.check_writable(name, getattr(args, name))
     names = ("env", "emulator", "start_frames", "start_mode", "sticky", "max_episode_steps")
     wanted = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     records = evaluate(folder, args.episodes, args.seed, args.num_envs, args.deterministic, args.jobs, **wanted)
@@ -86,6 +89,7 @@ def table(summary: dict[str, Any]) -> list[str]:
     """Return what a person reads."""
     how = "greedy" if summary["greedy"] else "sampled"
     lines = [f"{summary['env']}: {summary['episodes']} episodes, {how} actions, seed {summary['seed']}"]
+    lines.append(f"  policy      {command.printable(summary['policy'])}")
     if "clear_rate" in summary:
         low, high = summary["clear_rate_95"]
         rate, count = 100 * summary["clear_rate"], f"{summary['cleared']} of {summary['episodes']}"

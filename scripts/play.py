@@ -228,7 +228,7 @@ def by_frames(args: argparse.Namespace) -> None:
     emulator = args.emulator or (saved["emulator"] if saved else "native")
     console = build_console(env_id, emulator)
     if args.record:
-        video.check_folder("record", args.record)
+        command.check_writable("record", args.record)
     show = Screen(args, f"{env_id}: {KEY_HELP if args.human else args.replay}", MARIO_FPS)
     pressed: list[bytearray] = []
     checks: list[int] = []

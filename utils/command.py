@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 
@@ -35,3 +37,9 @@ def printable(text: object, limit: int = 120) -> str:
     """Return text on one line without control characters, so that a shared run folder cannot drive a terminal."""
     line = "".join(c if c.isprintable() else " " for c in str(text))
     return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def check_writable(name: str, path: Path) -> None:
+    """Raise ValueError unless a file can be made at `path`, so that nothing is worked out in vain."""
+    if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(f"{name}: {path} cannot be written, its folder must exist and be writable")

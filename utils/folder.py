@@ -105,10 +105,14 @@ def read_json(path: Path) -> dict[str, Any]:
         Refused: missing, too large, or not a JSON object.
     """
     try:
+        if not path.is_file():  # a pipe or a device would never end
+            raise Refused(f"{path}: no such file")
         if path.stat().st_size > CONFIG_BYTES:
             raise Refused(f"{path}: larger than {CONFIG_BYTES} bytes, not a file of ours")
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except Refused:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise Refused(f"{path}: {error}") from None
     if not isinstance(value, dict):
         raise Refused(f"{path}: not a JSON object")

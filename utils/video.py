@@ -16,6 +16,8 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from utils.command import check_writable
+
 FORMATS = {".mp4": ("libx264", ["-crf", "18", "-preset", "veryfast"]),
            ".webm": ("libvpx-vp9", ["-crf", "32", "-b:v", "0", "-deadline", "realtime", "-cpu-used", "8"])}  # fmt: skip
 PANEL = 150  # width of the panel before scaling, in the picture's own pixels
@@ -39,7 +41,7 @@ class VideoFile:
         """Args: path: ends in .mp4 or .webm. fps: pictures per second. Raises ValueError for anything else."""
         if path.suffix not in FORMATS:
             raise ValueError(f"video: {path} must end in {' or '.join(FORMATS)}")
-        check_folder("video", path)
+        check_writable("video", path)
         try:
             import imageio_ffmpeg
         except ImportError:
@@ -71,7 +73,7 @@ class GifFile:
 
     def __init__(self, path: Path, fps: float) -> None:
         """Args: path: where. fps: pictures per second that `show` is given."""
-        check_folder("gif", path)
+        check_writable("gif", path)
         self.path, self._every, self._count = path, max(1, round(fps / 20)), 0
         self._duration = round(100 * self._every / fps) * 10
         self._pictures: list[Image.Image] = []
@@ -185,9 +187,3 @@ def draw_panel(
         if prob > 0.002:
             draw.rectangle((bar[0], bar[1], bar[0] + int((bar[2] - bar[0]) * prob), bar[3]), colour)
     return np.asarray(image)
-
-
-def check_folder(name: str, path: Path) -> None:
-    """Raise ValueError unless a file can be made at `path`, so that nothing is played in vain."""
-    if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ValueError(f"{name}: {path} cannot be written, its folder must exist and be writable")
