@@ -96,9 +96,10 @@ class GifFile:
 class Terminal:
     """Draws in a text terminal: each character is two pixels, one above the other, in 24-bit colours."""
 
-    def __init__(self, out: TextIO = sys.stdout) -> None:
-        self.out, self._count = out, 0
-        out.write("\x1b[?25l\x1b[2J")  # hide the cursor, clear the screen
+    def __init__(self, out: TextIO | None = None) -> None:
+        """Args: out: where to draw, standard output if left out."""
+        self.out, self._count = sys.stdout if out is None else out, 0
+        self.out.write("\x1b[?25l\x1b[2J")  # hide the cursor, clear the screen
 
     def show(self, picture: np.ndarray, caption: str) -> None:
         """Draw the picture if it is due."""
