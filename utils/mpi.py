@@ -191,7 +191,7 @@ def exit_together(comm: Comm | None, error: BaseException) -> None:
     lines = "".join(traceback.format_exception(error))
     sys.stdout.flush()
     sys.stderr.write(f"\nrank {launched_rank()} failed:\n{lines}")
-    sys.stderr.flush()
+    let_launcher_forward()
     if comm is None and launched_size() > 1:
         try:
             comm = MpiComm()
@@ -200,6 +200,12 @@ def exit_together(comm: Comm | None, error: BaseException) -> None:
             os._exit(code or 1)
     (comm or Comm()).abort(code or 1)
     os._exit(code or 1)
+
+
+def let_launcher_forward() -> None:
+    """Give the launcher a moment to pass standard error on: what it has not read when a job is aborted is lost."""
+    sys.stderr.flush()
+    time.sleep(0.5)
 
 
 def _parent_of(pid: int) -> int:
