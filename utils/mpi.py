@@ -106,7 +106,10 @@ class MpiComm(Comm):
             WrongLauncher: the launcher started another number of processes than the library sees.
         """
         super().__init__()
-        from mpi4py import MPI
+        try:
+            from mpi4py import MPI
+        except RuntimeError as error:  # mpi4py's word for a library that cannot be loaded
+            raise ImportError(" ".join(str(error).split())) from None
 
         self._mpi, self._world = MPI, MPI.COMM_WORLD
         self.library = MPI.Get_library_version().strip("\0").split("\n")[0].strip()
