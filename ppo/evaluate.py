@@ -28,17 +28,28 @@ def find_policy(name: str, which: str = "best") -> Path:
 
     Args:
         name: folder or environment id.
-        which: "best" or "last", of a run.
+        which: of a run: "best", "last", or the number of steps of one of its checkpoints.
 
     Raises:
         BadPolicy: there is none.
     """
     folder = Path(name)
+    if which not in ("best", "last"):
+        return find_checkpoint(folder, which)
     candidates = [folder, folder / "policy" / which, folder / "policy" / "last", PRETRAINED / name.replace("/", "-")]
     for candidate in candidates:
         if (candidate / "policy.json").is_file():
             return candidate
     raise BadPolicy(f"no policy found at {name}: expected a run folder, a policy folder or an id in {PRETRAINED}")
+
+
+def find_checkpoint(run: Path, which: str) -> Path:
+    """Return the run's checkpoint after `which` steps. Raises BadPolicy, which names those that there are."""
+    steps = {int(path.name[5:]): path for path in run.glob("checkpoints/step_*") if path.name[5:].isdigit()}
+    if not which.isdigit() or int(which) not in steps:
+        there = ", ".join(map(str, sorted(steps))) or "none"
+        raise BadPolicy(f"checkpoint: {which!r}, expected best, last or the steps of one in {run}/checkpoints: {there}")
+    return steps[int(which)]
 
 
 def environment(policy: Policy, **wanted: Any) -> tuple[str, dict[str, Any]]:
@@ -51,6 +62,8 @@ def environment(policy: Policy, **wanted: Any) -> tuple[str, dict[str, Any]]:
     env_id = policy.info.get("env")
     if not isinstance(spec, dict) or not isinstance(env_id, str) or not isinstance(spec.get("options"), dict):
         raise BadPolicy("policy.json: env and spec must say what the policy was made for")
+    if ":" in env_id:  # Gymnasium would import the module in front of it
+        raise BadPolicy(f"policy.json: env is {env_id!r}, which names a module to import")
     env_id = wanted.pop("env", None) or env_id
     options = {name: spec["options"][name] for name in KEPT_OPTIONS if spec["options"].get(name) is not None}
     options |= {name: value for name, value in wanted.items() if value is not None}
@@ -114,12 +127,7 @@ def play_share(
     policy = load_policy(folder)
     env_id, options = environment(policy, **wanted)
     env = envs.make_vec(env_id, len(share), seed, first_index=share.start, **options)
-    if tuple(env.single_observation_space.shape or ()) != tuple(policy.info["obs_shape"]):
-        raise BadPolicy(
-            f"{env_id} shows {env.single_observation_space.shape}, the policy takes {policy.info['obs_shape']}"
-        )
-    if env.single_action_space.n != policy.ac.num_actions:  # type: ignore[attr-defined]
-        raise BadPolicy(f"{env_id} has {env.single_action_space}, the policy {policy.ac.num_actions} actions")
+    policy.check_spaces(env.single_observation_space, env.single_action_space)
     obs, _ = env.reset()
     done: list[list[dict[str, Any]]] = [[] for _ in share]
     uniforms = np.zeros((0, len(share)), np.float32)

@@ -1,13 +1,15 @@
 """Policies as files, and acting with them. Shared by everything that uses a policy; knows nothing of training.
 
 A policy is a folder with `policy.safetensors` (weights) and `policy.json` (what they are for). Both may come from a
-stranger: they are checked against each other before anything is allocated, and neither can run code.
+stranger: they are checked against each other before anything is allocated, and neither can run code. One that was
+exported may hold the actor alone, and its weights in half precision.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +22,13 @@ from safetensors.torch import save
 
 from ppo import core
 from ppo.networks import ActorCritic
-from utils.folder import read_json
+from utils import checkpoint
+from utils.folder import Refused, read_json
 
 FORMAT = 1
 MAX_OBS = 4 * 512 * 512  # no environment of this project shows more numbers at once
 MAX_ACTIONS = 4096
+DTYPES = ("F32", "F16")  # as safetensors names them; half precision becomes float32 when it is loaded
 
 
 class BadPolicy(ValueError):
@@ -37,6 +41,23 @@ class Policy:
 
     ac: ActorCritic
     info: dict[str, Any]
+
+    has_value: bool = True  # False where the file holds the actor alone: then the critic has no weights
+
+    def check_spaces(self, obs_space: Any, action_space: Any) -> None:
+        """Raise BadPolicy, which names both, unless the policy takes these observations and has these actions."""
+        shape, actions = list(obs_space.shape or ()), getattr(action_space, "n", None)
+        if shape != self.info["obs_shape"]:
+            raise BadPolicy(f"the environment shows {shape}, the policy takes {self.info['obs_shape']}")
+        if actions != self.ac.num_actions:
+            raise BadPolicy(f"the environment has {action_space}, the policy {self.ac.num_actions} actions")
+
+    @torch.no_grad()
+    def look(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the probabilities of the actions (N, A) float32 and V(obs) (N,) float32, None without a critic."""
+        at = torch.from_numpy(obs)
+        probs = torch.softmax(self.ac.pi(at), dim=-1).numpy()
+        return probs, self.ac.value(at).numpy() if self.has_value else None
 
     @torch.no_grad()
     def act(self, obs: np.ndarray, uniform: np.ndarray | None = None) -> np.ndarray:
@@ -63,13 +84,18 @@ def save_policy(folder: Path, ac: ActorCritic, info: dict[str, Any]) -> None:
         ac: both networks.
         info: at least network, obs_shape, num_actions; what else is worth knowing. Must be JSON-able.
     """
-    weights = save({name: p.detach().cpu().contiguous() for name, p in ac.state_dict().items()})
-    info = {"format": FORMAT, **info, "sha256": hashlib.sha256(weights).hexdigest()}
+    write_policy(folder, {name: p.detach().cpu().contiguous() for name, p in ac.state_dict().items()}, info)
+
+
+def write_policy(folder: Path, weights: dict[str, torch.Tensor], info: dict[str, Any]) -> None:
+    """As `save_policy`, for contiguous tensors by name: all of the networks' or the actor's, float32 or float16."""
+    data = save(weights)
+    info = {**info, "format": FORMAT, "sha256": hashlib.sha256(data).hexdigest()}
     temp, old = folder.with_name(f".tmp-{folder.name}"), folder.with_name(f".old-{folder.name}")
     for leftover in (temp, old):
         shutil.rmtree(leftover, ignore_errors=True)
     temp.mkdir(parents=True)
-    (temp / "policy.safetensors").write_bytes(weights)
+    (temp / "policy.safetensors").write_bytes(data)
     (temp / "policy.json").write_text(json.dumps(info, indent=1) + "\n")
     if folder.exists():
         folder.rename(old)
@@ -78,35 +104,73 @@ def save_policy(folder: Path, ac: ActorCritic, info: dict[str, Any]) -> None:
 
 
 def load_policy(folder: Path) -> Policy:
-    """Read a policy folder.
+    """Read a policy folder, or a checkpoint of a run (then what it is for is read from the run's last policy).
 
     Raises:
         BadPolicy: a file is missing, damaged, or not what `policy.json` says; names, shapes and types are compared
             before anything is allocated.
     """
+    try:
+        if (folder / "MANIFEST.json").is_file():
+            checkpoint.verify(folder)
+            info = read_info(folder.parent.parent / "policy" / "last") | {"checkpoint": folder.name}
+            return _read(folder / "state.safetensors", info, "ac/")
+        info = read_info(folder)
+        path = folder / "policy.safetensors"
+        policy = _read(path, info, "")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != info.get("sha256"):
+            raise BadPolicy(f"{path}: its SHA-256 is not the one in policy.json")
+        return policy
+    except (Refused, checkpoint.Damaged, RecursionError) as error:
+        raise BadPolicy(f"{folder}: {error}") from None
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """Return `policy.json` after checking the sizes in it. Raises BadPolicy or Refused."""
     info = read_json(folder / "policy.json")
-    path = folder / "policy.safetensors"
-    shape, actions, network = info.get("obs_shape"), info.get("num_actions"), info.get("network")
+    shape, actions = info.get("obs_shape"), info.get("num_actions")
     if info.get("format") != FORMAT:
         raise BadPolicy(f"{folder}: format is {info.get('format')!r}, expected {FORMAT}")
-    if not (
-        isinstance(shape, list) and shape and all(type(n) is int and n > 0 for n in shape) and np.prod(shape) <= MAX_OBS
+    if (
+        not isinstance(shape, list)
+        or not 0 < len(shape) < 5
+        or not all(type(n) is int and n > 0 for n in shape)
+        or math.prod(shape) > MAX_OBS
     ):
         raise BadPolicy(f"{folder}: obs_shape is {shape!r}, expected positive sizes of at most {MAX_OBS} numbers")
     if not (type(actions) is int and 1 <= actions <= MAX_ACTIONS):
         raise BadPolicy(f"{folder}: num_actions is {actions!r}, expected 1 to {MAX_ACTIONS}")
+    return info
+
+
+def _read(path: Path, info: dict[str, Any], prefix: str) -> Policy:
+    """Return the policy whose weights carry `prefix` in their names in the file. Raises BadPolicy."""
     try:
-        ac = ActorCritic(str(network), tuple(shape), actions, "xavier", seed=0)
-        expected = {name: (list(p.shape), "F32") for name, p in ac.state_dict().items()}
+        with torch.device("meta"):  # shapes without memory
+            ac = ActorCritic(str(info.get("network")), tuple(info["obs_shape"]), info["num_actions"], "xavier", seed=0)
         with safe_open(path, framework="pt") as file:
-            found = {name: (file.get_slice(name).get_shape(), file.get_slice(name).get_dtype()) for name in file.keys()}
-            if found != expected:
-                wrong = sorted(set(map(str, found.items())) ^ set(map(str, expected.items())))
-                raise BadPolicy(f"{path}: tensors are not those of network {network!r}: {wrong[0]}")
-            weights = {name: file.get_tensor(name) for name in expected}
-    except (SafetensorError, OSError, ValueError) as error:
+            names = [name.removeprefix(prefix) for name in file.keys() if name.startswith(prefix)]
+            slices = {name: file.get_slice(prefix + name) for name in names}
+            has_value = _compare(path, ac, {n: (list(s.get_shape()), str(s.get_dtype())) for n, s in slices.items()})
+            weights = {name: file.get_tensor(prefix + name).to(torch.float32, copy=True) for name in slices}
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise error if isinstance(error, BadPolicy) else BadPolicy(f"{path}: {error}") from None
-    if hashlib.sha256(path.read_bytes()).hexdigest() != info.get("sha256"):
-        raise BadPolicy(f"{path}: its SHA-256 is not the one in policy.json")
-    ac.load_state_dict(weights)
-    return Policy(ac.eval(), info)
+    wrong = next((name for name, weight in weights.items() if not weight.isfinite().all()), None)
+    if wrong is not None:
+        raise BadPolicy(f"{path}: {wrong} holds numbers that are not finite")
+    image = len(info["obs_shape"]) == 3
+    if image:
+        weights = {n: w.contiguous(memory_format=torch.channels_last) if w.ndim == 4 else w for n, w in weights.items()}
+    ac.load_state_dict(weights, strict=has_value, assign=True)
+    return Policy(ac.eval(), info, has_value)
+
+
+def _compare(path: Path, ac: ActorCritic, found: dict[str, tuple[list[int], str]]) -> bool:
+    """Check names, shapes and types of a file's tensors; return whether the critic is among them. Raises BadPolicy."""
+    dtype = next((d for _, d in found.values() if d in DTYPES), DTYPES[0])
+    expected = {name: (list(p.shape), dtype) for name, p in ac.state_dict().items()}
+    actor = {name: value for name, value in expected.items() if name.startswith("pi.")}
+    if found not in (expected, actor):
+        wrong = sorted(set(map(str, found.items())) ^ set(map(str, expected.items())))
+        raise BadPolicy(f"{path}: tensors are not those of the network in policy.json: {wrong[0]}")
+    return found == expected

@@ -253,11 +253,13 @@ def init_from(run: Run, folder: Path) -> str:
     Raises:
         ValueError: no policy, or its tensors have other shapes than this run's, both of which are named.
     """
-    weights = load_policy(folder).ac.state_dict()
-    mine = run.ac.state_dict()
+    policy = load_policy(folder)
+    weights, mine = policy.ac.state_dict(), run.ac.state_dict()
+    if not policy.has_value:
+        weights |= {name: p for name, p in mine.items() if name.startswith("v.")}
     for name, p in mine.items():
         if name not in weights or weights[name].shape != p.shape:
             theirs = tuple(weights[name].shape) if name in weights else "missing"
             raise ValueError(f"init-from {folder}: {name} is {theirs} there and {tuple(p.shape)} here")
     run.ac.load_state_dict(weights)
-    return f"starting from the weights of {folder}"
+    return f"starting from the {'weights' if policy.has_value else 'actor'} of {folder}"

@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--deterministic", action="store_true", help="the most probable action instead of a sampled one"
     )
-    parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which policy of a run")
+    parser.add_argument("--checkpoint", default="best", metavar="best|last|K", help="of a run; K: after K steps")
     parser.add_argument("--env", help="another environment id than the policy's own")
     parser.add_argument("--emulator", help="Mario: native or nes-py")
     parser.add_argument("--start-frames", type=int, help="up to this many frames of start-mode before each episode")

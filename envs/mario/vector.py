@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import zlib
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
@@ -128,6 +128,7 @@ class MarioEnv:
         self.target: tuple[int, int] | None = None
         self.console: Backend | None = None
         self._previous = np.zeros((240, 256, 4), np.uint8)
+        self.watch: Callable[[np.ndarray], None] | None = None  # called with the screen after every frame of an episode
 
     def begin(self, seed: int, episode: int) -> None:
         """Start an episode, its start frames included, and fill the stack with its first frame."""
@@ -188,6 +189,8 @@ class MarioEnv:
         ram_before = self.backend.judged
         env_reward, done = self.backend.step(byte)
         self.pressed.append(byte)
+        if self.watch is not None:
+            self.watch(self.backend.screen)
         ram = self.backend.judged
         before, self.info = self.info, rules.decode(ram)
         self.x_max = max(self.x_max, self.info.x_pos)

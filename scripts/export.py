@@ -1,0 +1,87 @@
+"""Make a policy that can be sent to others: `python -m scripts.export RUN --out DIR [--half]`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import envs
+from ppo.evaluate import environment, find_policy
+from ppo.policy import Policy, load_policy, write_policy
+from utils import command
+from utils.seeding import Purpose, generator
+
+NUM_ENVS = 4  # environments that the check plays in
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Export a policy and check it; exit code 2 for bad input."""
+    parser = command.Parser(prog="scripts.export", description="Make a small policy folder: the actor without critic.")
+    parser.add_argument("policy", help="run folder, policy folder, or id of an environment with a shipped policy")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder to write")
+    parser.add_argument("--checkpoint", default="best", metavar="best|last|K", help="of a run; K: after K steps")
+    parser.add_argument("--half", action="store_true", help="16-bit weights")
+    parser.add_argument("--with-critic", action="store_true", help="keep the critic, which --init-from can go on with")
+    parser.add_argument("--check-steps", type=int, default=500, help="decisions on which both must agree")
+    args = parser.parse_args(argv)
+    return command.run("scripts.export", lambda: export(args))
+
+
+def export(args: Any) -> int:
+    """Write the folder, play it beside the original, and say how often both chose the same."""
+    out: Path = args.out
+    if out.exists():
+        raise ValueError(f"out: {out} exists, expected a new folder")
+    if args.check_steps < 1:
+        raise ValueError(f"check-steps: {args.check_steps}, expected at least 1")
+    source = find_policy(args.policy, args.checkpoint)
+    policy = load_policy(source)
+    if args.with_critic and not policy.has_value:
+        raise ValueError(f"with-critic: {source} has none")
+    dtype = torch.float16 if args.half else torch.float32
+    kept = {n: p for n, p in policy.ac.state_dict().items() if args.with_critic or n.startswith("pi.")}
+    weights = {name: p.detach().contiguous().to(dtype) for name, p in kept.items()}
+    if not all(bool(weight.isfinite().all()) for weight in weights.values()):
+        raise ValueError("half: a weight is too large for 16 bits")
+    write_policy(out, weights, policy.info)
+    size = sum(path.stat().st_size for path in out.iterdir())
+    same, largest, count = agreement(policy, load_policy(out), args.check_steps)
+    print(f"{out}: {size / 1e6:.2f} MB; same actions in {same} of {count} decisions, "
+          f"probabilities differ by at most {largest:.1e}")  # fmt: skip
+    if same < count and not args.half:
+        print("scripts.export: error: the exported policy plays differently", file=sys.stderr)
+        return 1
+    return 0
+
+
+def agreement(first: Policy, second: Policy, decisions: int, seed: int = 0) -> tuple[int, float, int]:
+    """Play the first policy and ask the second one about the same observations.
+
+    Returns:
+        decisions in which both take the same most probable action and the same sampled action, the largest difference
+        of a probability, and the number of decisions, `decisions` rounded up to a multiple of NUM_ENVS.
+    """
+    env_id, options = environment(first)
+    env = envs.make_vec(env_id, NUM_ENVS, seed, **options)
+    try:
+        first.check_spaces(env.single_observation_space, env.single_action_space)
+        obs, _ = env.reset()
+        same, largest, steps = 0, 0.0, -(-decisions // NUM_ENVS)
+        for t in range(steps):
+            uniform = generator(seed, 0, Purpose.EVALUATION, t).random(NUM_ENVS, dtype=np.float32)
+            act = first.act(obs, uniform)
+            equal = (act == second.act(obs, uniform)) & (first.act(obs) == second.act(obs))
+            same += int(equal.sum())
+            largest = max(largest, float(np.abs(first.look(obs)[0] - second.look(obs)[0]).max()))
+            obs = env.step(act)[0]
+    finally:
+        env.close()
+    return same, largest, steps * NUM_ENVS
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,315 @@
+"""Watch a policy, random play, or play yourself: `python -m scripts.play RUN_OR_POLICY | --random | --human`.
+
+In a window at 60 frames per second, or --video FILE, --gif FILE, --terminal. Every frame of the emulator is shown, not
+only those that the agent sees. The keys of --human: arrows or WASD, X or J jump, Z or K run, Enter start, Esc ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import envs
+from ppo.evaluate import BLOCK, environment, find_policy
+from ppo.policy import BadPolicy, Policy, load_policy
+from utils import command, video, window
+from utils.folder import read_json
+from utils.seeding import Purpose, generator
+
+MARIO_FPS = 60
+DEFAULT_ENV = "SuperMarioBros-1-1-v0"
+RECORDING = 1  # version of the files of --record
+KEYS = {"right": ("RIGHT", "D"), "left": ("LEFT", "A"), "down": ("DOWN", "S"), "up": ("UP", "W"),
+        "A": ("X", "J"), "B": ("Z", "K"), "start": ("ENTER",), "select": ("RSHIFT",)}  # fmt: skip
+KEY_HELP = "arrows or WASD move, X or J jumps, Z or K runs and fires, Enter starts, right Shift selects, Esc ends"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Play and show; exit code 2 for bad input."""
+    parser = command.Parser(prog="scripts.play", description="Watch a policy or play yourself.", epilog=KEY_HELP)
+    parser.add_argument("policy", nargs="?", help="run folder, policy folder, or id with a shipped policy")
+    who = parser.add_argument_group("who plays, if not a policy")
+    who.add_argument("--random", action="store_true", help="random actions")
+    who.add_argument("--human", action="store_true", help="you, with the keyboard; Mario only")
+    who.add_argument("--replay", type=Path, metavar="FILE", help="what --record wrote, exactly")
+    where = parser.add_argument_group("what is played")
+    where.add_argument("--env", help=f"environment id; default: the policy's own, or {DEFAULT_ENV}")
+    where.add_argument("--checkpoint", default="best", metavar="best|last|K", help="of a run")
+    where.add_argument("--deterministic", action="store_true", help="the most probable action, not a sampled one")
+    where.add_argument("--episodes", type=int, default=1)
+    where.add_argument("--seed", type=int, default=0, help="the first episode is that of scripts.evaluate")
+    where.add_argument("--emulator", help="Mario: native or nes-py")
+    where.add_argument("--actions", choices=("right_only", "simple", "complex"), help="with --random")
+    where.add_argument("--start-frames", type=int)
+    where.add_argument("--start-mode", choices=("noop", "random"))
+    where.add_argument("--sticky", type=float)
+    where.add_argument("--max-episode-steps", type=int)
+    how = parser.add_argument_group("how it is shown; without any of these in a window")
+    how.add_argument("--video", type=Path, metavar="FILE", help="write FILE.mp4 or FILE.webm")
+    how.add_argument("--gif", type=Path, metavar="FILE", help="write a GIF")
+    how.add_argument("--terminal", action="store_true", help="draw in this terminal")
+    how.add_argument("--overlay", action="store_true", help="action probabilities and value beside the picture")
+    how.add_argument("--speed", type=float, default=1.0, help="of window and terminal; 0 is as fast as possible")
+    how.add_argument("--scale", type=int, default=2, help="how large; 1 is the console's own 256 x 240")
+    how.add_argument("--record", type=Path, metavar="FILE", help="with --human: keep every frame's buttons")
+    args = parser.parse_args(argv)
+    return command.run("scripts.play", lambda: play(args))
+
+
+def play(args: argparse.Namespace) -> None:
+    """Check the command line and let the right player play."""
+    if sum([args.policy is not None, args.random, args.human, args.replay is not None]) != 1:
+        raise ValueError("expected one of: a policy, --random, --human, --replay FILE")
+    if args.episodes < 1 or not 1 <= args.scale <= 8 or not args.speed >= 0 or args.seed < 0:
+        raise ValueError("expected --episodes of at least 1, --scale 1 to 8, --speed and --seed of at least 0")
+    if args.record and not args.human:
+        raise ValueError("record: only with --human")
+    if args.overlay and args.policy is None:
+        raise ValueError("overlay: only with a policy")
+    if args.human or args.replay:
+        by_frames(args)
+    else:
+        by_steps(args)
+
+
+class Screen:
+    """Sends each picture to every sink, with the overlay beside it, and keeps the pace."""
+
+    def __init__(self, args: argparse.Namespace, title: str, fps: float) -> None:
+        self.scale, self.sinks, self.frames = args.scale, list[video.Sink](), 0
+        self.thought: tuple[list[str], list[float], int, float | None] | None = None  # what the overlay says
+        self._panel: tuple[Any, np.ndarray] = (None, np.zeros(0))
+        self.caption = ""
+        self.window: window.Window | None = None
+        if args.video:
+            self.sinks.append(video.VideoFile(args.video, fps))
+        if args.gif:
+            self.sinks.append(video.GifFile(args.gif, fps))
+        live = args.terminal or args.human or not self.sinks
+        if live and not args.terminal:
+            self.window = window.Window(title)
+            self.sinks.append(self.window)
+        elif live:
+            self.sinks.append(video.Terminal())
+        self._clock = video.Clock(fps * args.speed if live else 0)
+
+    def show(self, picture: np.ndarray) -> None:
+        """Show a picture (H, W, 3) uint8 RGB."""
+        self.frames += 1
+        large = video.enlarge(picture, self.scale)
+        large = large[: len(large) // 2 * 2, : large.shape[1] // 2 * 2]  # video needs even sizes
+        if self.thought is not None and self.thought is not self._panel[0]:
+            self._panel = (self.thought, video.draw_panel(*self.thought, picture.shape[0], self.scale))
+        beside = large if self.thought is None else np.hstack([large, self._panel[1][: len(large)]])
+        for sink in self.sinks:
+            sink.show(large if isinstance(sink, video.Terminal) else beside, self.caption)
+        self._clock.wait()
+
+    def close(self) -> None:
+        """Finish files and give the terminal back."""
+        for sink in self.sinks:
+            sink.close()
+
+
+# A policy, or random actions ------------------------------------------------------------------------------------------
+
+
+def by_steps(args: argparse.Namespace) -> None:
+    """Play episodes decision by decision."""
+    names = ("env", "emulator", "start_frames", "start_mode", "sticky", "max_episode_steps", "actions")
+    wanted = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    policy = None
+    if args.policy is not None:
+        policy = load_policy(find_policy(args.policy, args.checkpoint))
+        env_id, options = environment(policy, **wanted)
+    else:
+        env_id = wanted.pop("env", DEFAULT_ENV)
+        options = wanted
+    env, fps = build(env_id, args.seed, options)
+    try:
+        if policy is not None:
+            policy.check_spaces(env.single_observation_space, env.single_action_space)
+        show = Screen(args, f"{env_id}: {args.policy or 'random actions'}", fps)
+        try:
+            for record in episodes(env, policy, args, show):
+                report(record, show)
+        except (window.Closed, KeyboardInterrupt):
+            pass
+        finally:
+            show.close()
+    finally:
+        env.close()
+    for path in filter(None, (args.video, args.gif)):
+        print(f"{path}: {show.frames} frames")
+
+
+def build(env_id: str, seed: int, options: dict[str, Any]) -> tuple[Any, float]:
+    """Return one environment that can be looked at, and its pictures per second."""
+    if envs.family(env_id) == "mario":
+        from envs.mario.vector import MarioVec
+
+        return MarioVec(env_id, 1, seed, 0, envs.check_options(env_id, **options)), MARIO_FPS
+    if envs.family(env_id) != "classic":
+        raise ValueError(f"env: {env_id} has no pictures")
+    import gymnasium
+
+    try:
+        env: Any = envs.make_vec(env_id, 1, seed, **options, env_kwargs={"render_mode": "rgb_array"})
+        env.reset()
+        picture = env.render()[0]
+    except gymnasium.error.Error as error:
+        raise ValueError(f"env: {env_id} cannot be drawn: {error}") from None
+    if not isinstance(picture, np.ndarray) or picture.ndim != 3:
+        raise ValueError(f"env: {env_id} has no pictures")
+    return env, float(env.envs[0].metadata.get("render_fps", 30))
+
+
+def episodes(env: Any, policy: Policy | None, args: argparse.Namespace, show: Screen) -> Any:
+    """Play `args.episodes` episodes and yield the record of each. Draws the numbers that scripts.evaluate draws."""
+    watched = hasattr(env, "envs") and hasattr(env.envs[0], "watch")
+    if watched:
+        env.envs[0].watch = lambda screen: show.show(np.ascontiguousarray(screen[:, :, 2::-1]))
+    env.seed = args.seed
+    obs, _ = env.reset(seed=args.seed)
+    labels = ["+".join(b) or "NOOP" for b in env.spec_dict.get("buttons", [])]
+    labels = labels or [f"action {i}" for i in range(int(env.single_action_space.n))]
+    left, t, uniforms = args.episodes, 0, np.zeros(0, np.float32)
+    while left:
+        if t % BLOCK == 0:
+            uniforms = generator(args.seed, 0, Purpose.EVALUATION, t // BLOCK).random(BLOCK, dtype=np.float32)
+        uniform = uniforms[t % BLOCK : t % BLOCK + 1]
+        if policy is None:
+            act = (uniform * env.single_action_space.n).astype(np.int64)
+        else:
+            act = policy.act(obs, None if args.deterministic else uniform)
+            if args.overlay or args.terminal:
+                describe(show, policy, obs, int(act[0]), labels, args.overlay)
+        obs, _, _, _, infos = env.step(act)
+        t += 1
+        if not watched:
+            show.show(env.render()[0])
+        yield from infos["episodes"]
+        left -= len(infos["episodes"])
+
+
+def describe(show: Screen, policy: Policy, obs: np.ndarray, act: int, labels: list[str], overlay: bool) -> None:
+    """Say what the policy thinks of the observation, in the caption and, if wanted, in the panel."""
+    probs, value = policy.look(obs)
+    worth = None if value is None else float(value[0])
+    show.caption = f"{labels[act]} {100 * probs[0, act]:.0f}%" + ("" if worth is None else f"  value {worth:.2f}")
+    if overlay:
+        show.thought = (labels, probs[0].tolist(), act, worth)
+
+
+def report(record: dict[str, Any], show: Screen) -> None:
+    """Print how an episode ended, unless the terminal shows pictures."""
+    if any(isinstance(sink, video.Terminal) for sink in show.sinks):
+        return
+    line = f"episode {record['episode']}: return {record['ep_ret']:.0f}, {record['ep_len']} steps"
+    if "cause" in record:
+        line += f", furthest x {record['x_max']}, ended by {record['cause']}"
+    print(line)
+
+
+# A person, or the recording of one ------------------------------------------------------------------------------------
+
+
+def by_frames(args: argparse.Namespace) -> None:
+    """Play frame by frame: buttons come from the keyboard, or from a recording."""
+    saved = read_recording(args.replay) if args.replay else None
+    env_id = saved["env"] if saved else args.env or DEFAULT_ENV
+    emulator = args.emulator or (saved["emulator"] if saved else "native")
+    console = build_console(env_id, emulator)
+    if args.record:
+        video.check_folder("record", args.record)
+    show = Screen(args, f"{env_id}: {KEY_HELP if args.human else args.replay}", MARIO_FPS)
+    pressed: list[bytearray] = []
+    checks: list[int] = []
+    try:
+        for number in range(len(saved["episodes"]) if saved else args.episodes):
+            pressed.append(bytearray())
+            given = iter(saved["episodes"][number]) if saved else None
+            play_console(console, lambda: held(show) if given is None else next(given, None), pressed[-1], show)  # noqa: B023
+            checks.append(zlib.crc32(console.ram.tobytes()))
+            if saved and checks[-1] != saved["checks"][number]:
+                raise ValueError(
+                    f"replay: {args.replay}: episode {number} ended in another state than the recorded one"
+                )
+    except (window.Closed, KeyboardInterrupt):
+        checks.append(zlib.crc32(console.ram.tobytes()))
+    finally:
+        show.close()
+    if args.record:
+        facts = {"format": RECORDING, "env": env_id, "emulator": emulator, "checks": checks,
+                 "episodes": [episode.hex() for episode in pressed]}  # fmt: skip
+        args.record.write_text(json.dumps(facts, indent=1) + "\n")
+        print(f"{args.record}: {sum(map(len, pressed))} frames")
+    console.close()
+
+
+def build_console(env_id: str, emulator: str) -> Any:
+    """Return a console with the game in it. Raises ValueError for what is not one game of Mario."""
+    if envs.family(env_id) != "mario":
+        raise ValueError(f"env: {env_id} cannot be played with a keyboard, Mario can")
+    from envs.mario import stages
+    from envs.mario.vector import Consoles
+
+    envs.check_options(env_id, emulator=emulator)
+    game = stages.parse(env_id)
+    if game is None or game.random:
+        raise ValueError(f"env: {env_id} draws its stages, expected one stage or the whole game")
+    return Consoles(emulator, game).take(game.target)
+
+
+def play_console(console: Any, buttons: Callable[[], int | None], pressed: bytearray, show: Screen) -> None:
+    """Play one episode; `buttons` gives the controller byte of a frame, None at the end of a recording."""
+    console.reset()
+    ret, done = 0.0, False
+    if show.window is not None:
+        show.show(np.ascontiguousarray(console.screen[:, :, 2::-1]))
+    while not done:
+        byte = buttons()
+        if byte is None:
+            break
+        reward, done = console.step(byte)
+        pressed.append(byte)
+        ret += reward
+        show.show(np.ascontiguousarray(console.screen[:, :, 2::-1]))
+    if show.window is not None or not any(isinstance(sink, video.Terminal) for sink in show.sinks):
+        print(f"return {ret:.0f}, {len(pressed)} frames")
+
+
+def held(show: Screen) -> int:
+    """Return the controller byte of the keys that are down; opposite directions cancel, as on a real pad."""
+    from envs.mario.actions import button_byte
+
+    assert show.window is not None
+    names = set(show.window.held(KEYS))
+    for pair in ({"left", "right"}, {"up", "down"}):
+        if pair <= names:
+            names -= pair
+    return button_byte(sorted(names))
+
+
+def read_recording(path: Path) -> dict[str, Any]:
+    """Return what --record wrote, its episodes as bytes. Raises ValueError for anything else."""
+    saved = read_json(path)
+    try:
+        texts, checks = saved["episodes"], saved["checks"]
+        if saved["format"] != RECORDING or len(texts) != len(checks) or ":" in saved["env"]:
+            raise ValueError("wrong format")
+        return {"env": str(saved["env"]), "emulator": str(saved["emulator"]), "checks": checks,
+                "episodes": [bytes.fromhex(text) for text in texts]}  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadPolicy(f"replay: {path} is not a recording of this program ({error!r})") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
