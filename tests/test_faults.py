@@ -124,4 +124,4 @@ def test_threads_do_not_exceed_the_cores(tmp_path):
     code = "from ppo.run import limit_threads; from utils import mpi; import torch; limit_threads(mpi.connect(), 'nature'); print(torch.get_num_threads())"  # noqa: E501
     done = run(["-c", code], ranks=4, env={"OMP_NUM_THREADS": ""})
     cores = len(os.sched_getaffinity(0))
-    assert done.out.split() == [str(max(1, cores // 4))] * 4
+    assert "".join(done.out.split()) == str(max(1, cores // 4)) * 4  # mpirun may join the lines of two ranks

@@ -106,7 +106,10 @@ class MpiComm(Comm):
             WrongLauncher: the launcher started another number of processes than the library sees.
         """
         super().__init__()
-        from mpi4py import MPI
+        try:
+            from mpi4py import MPI
+        except RuntimeError as error:  # mpi4py's word for a library that cannot be loaded
+            raise ImportError(" ".join(str(error).split())) from None
 
         self._mpi, self._world = MPI, MPI.COMM_WORLD
         self.library = MPI.Get_library_version().strip("\0").split("\n")[0].strip()
@@ -191,7 +194,7 @@ def exit_together(comm: Comm | None, error: BaseException) -> None:
     lines = "".join(traceback.format_exception(error))
     sys.stdout.flush()
     sys.stderr.write(f"\nrank {launched_rank()} failed:\n{lines}")
-    sys.stderr.flush()
+    let_launcher_forward()
     if comm is None and launched_size() > 1:
         try:
             comm = MpiComm()
@@ -200,6 +203,12 @@ def exit_together(comm: Comm | None, error: BaseException) -> None:
             os._exit(code or 1)
     (comm or Comm()).abort(code or 1)
     os._exit(code or 1)
+
+
+def let_launcher_forward() -> None:
+    """Give the launcher a moment to pass standard error on: what it has not read when a job is aborted is lost."""
+    sys.stderr.flush()
+    time.sleep(0.5)
 
 
 def _parent_of(pid: int) -> int:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 
-from utils.mpi import Comm
+from utils.mpi import Comm, let_launcher_forward
 
 _PR_SET_PDEATHSIG = 1
 
@@ -70,6 +70,7 @@ class Watchdog:
         )
         sys.stderr.flush()
         faulthandler.dump_traceback(all_threads=True)
+        let_launcher_forward()
         self._comm.abort(1)
         os._exit(1)
 
