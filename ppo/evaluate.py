@@ -7,6 +7,7 @@ the number of environments and the options, not on how many processes shared the
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ppo.policy import BadPolicy, Policy, load_policy
 from utils.seeding import Purpose, generator
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "data" / "pretrained"
+GROUP = 4  # environments that go through the network together: in batches of another size it rounds differently
 BLOCK = 1024  # steps whose random numbers are drawn at once
 # Options that a policy's file may set. The reward is not among them: a stranger's file must not name code to import.
 KEPT_OPTIONS = ("actions", "skip", "stack", "crop_hud", "stages", "max_episode_steps")
@@ -85,7 +87,7 @@ def evaluate(
     folder: Path,
     episodes: int,
     seed: int = 0,
-    num_envs: int = 8,
+    num_envs: int = 16,
     greedy: bool = False,
     jobs: int = 1,
     **wanted: Any,
@@ -98,7 +100,7 @@ def evaluate(
         seed: of starts, sticky actions and sampled actions, >= 0.
         num_envs: environments; environment i plays episodes i, i + num_envs, ...
         greedy: take the most probable action instead of sampling.
-        jobs: processes that share the environments.
+        jobs: processes that share the environments; more than one per GROUP environments would stand idle.
         wanted: options of the environment that replace the policy's own, and `env`, another id.
 
     Raises:
@@ -107,10 +109,12 @@ def evaluate(
     if episodes < 1 or num_envs < 1 or seed < 0:
         raise ValueError(f"episodes and num-envs must be at least 1, seed at least 0: {episodes}, {num_envs}, {seed}")
     num_envs = min(num_envs, episodes)
-    jobs = max(1, min(jobs, num_envs))
+    groups = -(-num_envs // GROUP)
+    jobs = max(1, min(jobs, groups))
     quotas = [(episodes - i + num_envs - 1) // num_envs for i in range(num_envs)]
     environment(load_policy(folder), **wanted)  # what is wrong with it shows before processes start
-    shares = [range(j * num_envs // jobs, (j + 1) * num_envs // jobs) for j in range(jobs)]
+    bounds = [min(num_envs, j * groups // jobs * GROUP) for j in range(jobs)] + [num_envs]
+    shares = [range(*pair) for pair in itertools.pairwise(bounds)]
     tasks = [
         joblib.delayed(play_share)(folder, share, [quotas[i] for i in share], seed, greedy, wanted) for share in shares
     ]
@@ -136,7 +140,7 @@ def play_share(
         if t % BLOCK == 0:
             draws = [generator(seed, i, Purpose.EVALUATION, t // BLOCK).random(BLOCK, dtype=np.float32) for i in share]
             uniforms = np.stack(draws, axis=1)
-        obs, _, _, _, infos = env.step(policy.act(obs, None if greedy else uniforms[t % BLOCK]))
+        obs, _, _, _, infos = env.step(act_in_groups(policy, obs, None if greedy else uniforms[t % BLOCK]))
         t += 1
         for record in infos["episodes"]:
             mine = done[record["env"] - share.start]
@@ -144,3 +148,9 @@ def play_share(
                 mine.append(record)
     env.close()
     return [record for records in done for record in records]
+
+
+def act_in_groups(policy: Policy, obs: np.ndarray, uniform: np.ndarray | None) -> np.ndarray:
+    """As `Policy.act`, GROUP environments at a time, so that sharing them out does not change the last bit."""
+    groups = [slice(i, i + GROUP) for i in range(0, len(obs), GROUP)]
+    return np.concatenate([policy.act(obs[g], None if uniform is None else uniform[g]) for g in groups])

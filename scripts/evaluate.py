@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sticky", type=float)
     parser.add_argument("--max-episode-steps", type=int)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num-envs", type=int, default=8)
+    parser.add_argument("--num-envs", type=int, default=16)
     parser.add_argument("--jobs", type=int, default=system.cores(), help="processes; default: one per core")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the summary here")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write one line per episode here")

@@ -4,14 +4,15 @@ import json
 import pickle
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from ppo.evaluate import environment, evaluate, find_policy
+from ppo.evaluate import act_in_groups, environment, evaluate, find_policy
 from ppo.networks import ActorCritic
-from ppo.policy import BadPolicy, load_policy, save_policy
+from ppo.policy import BadPolicy, Policy, load_policy, save_policy
 from scripts.evaluate import main, summarise
 
 INFO = {"env": "Echo-v0", "spec": {"options": {}}, "network": "mlp", "obs_shape": [4], "num_actions": 4}
@@ -28,10 +29,33 @@ def echo(tmp_path):
 
 def test_same_seed_same_result_whatever_the_number_of_processes(echo):
     """Records are equal for 1 and 2 processes, and differ with the seed."""
-    one, two = (evaluate(echo, 11, seed=3, num_envs=4, jobs=jobs) for jobs in (1, 2))
-    assert one == two and len(one) == 11
-    assert [r["ep_ret"] for r in one] != [r["ep_ret"] for r in evaluate(echo, 11, seed=4, num_envs=4)]
-    assert [sum(r["env"] == i for r in one) for i in range(4)] == [3, 3, 3, 2]
+    one, two = (evaluate(echo, 23, seed=3, num_envs=9, jobs=jobs) for jobs in (1, 2))
+    assert one == two and len(one) == 23
+    assert [r["ep_ret"] for r in one] != [r["ep_ret"] for r in evaluate(echo, 23, seed=4, num_envs=9)]
+    assert [sum(r["env"] == i for r in one) for i in range(9)] == [3, 3, 3, 3, 3, 2, 2, 2, 2]
+
+
+def test_the_network_sees_the_same_batches_however_the_work_is_shared(echo, monkeypatch):
+    """Logits depend in their last bit on the size of the batch, so that size must not depend on the processes."""
+    seen = []
+    monkeypatch.setattr(
+        Policy, "act", lambda self, obs, uniform=None: (seen.append(len(obs)), np.zeros(len(obs), int))[1]
+    )
+    policy = load_policy(echo)
+    sizes = []
+    for share in (range(10), range(4), range(4, 10)):
+        act_in_groups(policy, np.zeros((len(share), 4), np.float32), None)
+        sizes.append(list(seen))
+        seen.clear()
+    assert sizes[0] == sizes[1] + sizes[2] == [4, 4, 2]
+    for jobs in (1, 2, 3, 9):
+        shares = []
+        monkeypatch.setattr(
+            joblib, "Parallel", lambda n_jobs, s=shares: lambda tasks: [s.append(t[1][1]) or [] for t in tasks]
+        )
+        evaluate(echo, 20, num_envs=10, jobs=jobs)
+        assert [i for share in shares for i in share] == list(range(10))
+        assert all(share.start % 4 == 0 and len(share) for share in shares)
 
 
 def test_greedy_takes_the_most_probable_action(echo):

@@ -2,8 +2,12 @@
 
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
+import time
+import zlib
 
 import numpy as np
 import pytest
@@ -109,8 +113,6 @@ def test_the_terminal_is_given_back(mario, capsys):
 
 def test_the_clock_keeps_the_rate():
     """Thirty waits at 300 Hz take a tenth of a second, and no time is owed after a long delay."""
-    import time
-
     clock, begun = video.Clock(300), time.monotonic()
     for _ in range(30):
         clock.wait()
@@ -127,8 +129,6 @@ def test_a_recording_is_replayed_exactly(tmp_path, capsys):
     show = type("Nothing", (), {"window": None, "sinks": [], "show": lambda self, picture: None})()
     pressed, given = bytearray(), iter(buttons)
     play.play_console(console, lambda: next(given, None), pressed, show)
-    import zlib
-
     facts = {"format": 1, "env": "SuperMarioBros-1-1-v0", "emulator": "native", "episodes": [pressed.hex()]}
     path = tmp_path / "r.json"
     path.write_text(json.dumps(facts | {"checks": [zlib.crc32(console.ram.tobytes())]}))
@@ -192,3 +192,33 @@ def test_terminal_needs_no_real_terminal():
     terminal.show(np.zeros((4, 4, 3), np.uint8), "caption")
     terminal.close()
     assert "caption" in out.getvalue()
+
+
+@pytest.mark.slow
+def test_a_window_takes_real_keys(tmp_path):
+    """Under a virtual display: keys that are held reach the console, Esc ends, the recording is replayed exactly."""
+    if not (shutil.which("Xvfb") and shutil.which("xdotool")):
+        pytest.skip("needs Xvfb and xdotool")
+    display = f":{os.getpid() % 1000 + 100}"
+    server = subprocess.Popen(["Xvfb", display, "-screen", "0", "640x560x24"], stderr=subprocess.DEVNULL)
+    env, record = os.environ | {"DISPLAY": display}, tmp_path / "r.json"
+
+    def key(*words):
+        subprocess.run(["xdotool", *words], env=env, check=True, stdout=subprocess.DEVNULL)
+
+    try:
+        time.sleep(1)
+        command = [sys.executable, "-m", "scripts.play", "--human", "--record", str(record)]
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL)
+        key("search", "--sync", "--name", "SuperMario", "windowfocus")
+        time.sleep(1)
+        key("keydown", "Right", "keydown", "z")
+        time.sleep(1)
+        key("keyup", "Right", "keyup", "z", "key", "Escape")
+        assert process.wait(timeout=20) == 0
+    finally:
+        server.terminate()
+        server.wait()
+    pressed = bytes.fromhex(json.loads(record.read_text())["episodes"][0])
+    assert pressed.count(BUTTONS["right"] | BUTTONS["B"]) > 10
+    assert play.main(["--replay", str(record), "--gif", str(tmp_path / "x.gif")]) == 0
