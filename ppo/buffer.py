@@ -38,6 +38,10 @@ class PPOBuffer:
             value_target: "lambda": R_t = A_t + V(s_t), the TD(lambda) return; "rewards-to-go": the discounted rewards.
         """
         self.obs = np.zeros((steps, num_envs, *obs_shape), obs_dtype)
+        if len(obs_shape) == 3:  # images lie channels last in memory, as the networks want them
+            channels, height, width = obs_shape
+            lying = np.zeros((steps, num_envs, height, width, channels), obs_dtype)
+            self.obs = lying.transpose(0, 1, 4, 2, 3)
         self.act = np.zeros((steps, num_envs), np.int64)
         self.rew = np.zeros((steps, num_envs), np.float32)
         self.val = np.zeros((steps, num_envs), np.float32)

@@ -43,7 +43,7 @@ class PPOConfig:
     lam: float = _field(0.95, "lambda of GAE")
 
     # learning
-    network: str = _field("mlp", "actor and critic", ("mario", "nature", "impala", "mlp"))
+    network: str = _field("mlp", "actor and critic", ("mario", "nature", "small", "impala", "mlp"))
     init: str = _field("orthogonal", "initial weights", ("orthogonal", "xavier"))
     pi_lr: float = _field(3e-4, "Adam step size of the actor")
     v_lr: float = _field(3e-4, "Adam step size of the critic")
@@ -61,7 +61,7 @@ class PPOConfig:
     value_target: str = _field("lambda", "what the critic learns", ("lambda", "rewards-to-go"))
     adv_norm: str = _field("batch", "advantages are normalised over this", ("batch", "minibatch", "none"))
     max_grad_norm: float | None = _field(0.5, "bound on the gradient norm of each network")
-    chunk_size: int = _field(1024, "samples that go through a network at once; larger minibatches are accumulated")
+    chunk_size: int = _field(128, "samples that go through a network at once; larger minibatches are accumulated")
 
     # environment
     actions: str = _field("simple", 'Mario: right_only, simple, complex or a JSON list such as \'[["right","A"]]\'')
@@ -85,6 +85,8 @@ class PPOConfig:
 
     # machine
     device: str = _field("auto", "auto, cpu, cuda or cuda:N")
+    precision: str = _field("auto", "what the networks compute in; auto: bfloat16 for images where the "
+                            "processor or GPU has it", ("auto", "float32", "bfloat16"))  # fmt: skip
 
     def __post_init__(self) -> None:
         """Check every value that can be checked without building anything."""

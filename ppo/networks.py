@@ -2,11 +2,16 @@
 
 Letters of the shapes: M samples, C H W image, D vector, A actions. Images arrive as uint8 and are scaled to [0, 1]
 inside the network. A new network is one function and one row of NETWORKS.
+
+The weights are float32. `ActorCritic.compute_in` lets all layers but the last work in bfloat16 instead: on a copy of
+the weights that is made once per update step. Images lie channels last in memory, which convolutions prefer.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +19,55 @@ from torch import nn
 
 
 class ScaleImage(nn.Module):
-    """uint8 (M, C, H, W) -> float in [0, 1], channels last in memory, which convolutions on CPU and GPU prefer."""
+    """uint8 or float (M, C, H, W) -> float32 in [0, 1], channels last in memory."""
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         """Convert and scale."""
-        return obs.to(torch.float32, memory_format=torch.channels_last) * (1.0 / 255.0)
+        return scale_image(obs, torch.float32)
+
+
+def scale_image(obs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return obs / 255 as a new tensor of `dtype`, channels last in memory."""
+    return obs.to(dtype, memory_format=torch.channels_last, copy=True).mul_(1.0 / 255.0)
+
+
+class ReLU(nn.Module):
+    """max(x, 0), which may take the place of x."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Any shape -> the same shape."""
+        if x.dtype == torch.bfloat16 and x.device.type == "cpu":
+            return BitwiseReLU.apply(x)
+        return torch.relu_(x)
+
+
+class BitwiseReLU(torch.autograd.Function):
+    """ReLU of bfloat16 numbers by their bits: a negative one is a negative int16 too, and zero is zero.
+
+    torch 2.13 converts bfloat16 to float32 and back in its own ReLU: six times slower forward, twice backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        """Clamp in place."""
+        x.view(torch.int16).clamp_min_(0)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        """Pass the gradient where the output is above zero: its bits times 1, elsewhere times 0."""
+        (out,) = ctx.saved_tensors
+        return out.view(torch.int16).clamp_max(1).mul_(grad.view(torch.int16)).view(torch.bfloat16)
+
+
+class Flatten(nn.Module):
+    """(M, C, H, W) -> (M, H * W * C), in the order in which channels-last memory lies: nothing is copied."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Flatten all but the samples."""
+        return x.permute(0, 2, 3, 1).flatten(1)
 
 
 def mario_cnn(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
@@ -26,21 +75,36 @@ def mario_cnn(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
     channels, height, width = obs_shape
     layers: list[nn.Module] = [ScaleImage()]
     for _ in range(4):
-        layers += [nn.Conv2d(channels, 32, 3, stride=2, padding=1), nn.ReLU()]
+        layers += [nn.Conv2d(channels, 32, 3, stride=2, padding=1), ReLU()]
         channels, height, width = 32, (height + 1) // 2, (width + 1) // 2
-    layers += [nn.Flatten(), nn.Linear(32 * height * width, 512), nn.ReLU()]  # (M, 1152) -> (M, 512) for 84x84
+    layers += [Flatten(), nn.Linear(32 * height * width, 512), ReLU()]  # (M, 1152) -> (M, 512) for 84x84
     return nn.Sequential(*layers), 512
 
 
 def nature_cnn(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
     """Three convolutions and 512 units, of Mnih et al. 2015, "Human-level control...", Nature 518, Methods."""
+    return _convolutions(obs_shape, ((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512)
+
+
+def small_cnn(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
+    """Two convolutions and 256 units, of Mnih et al. 2013, "Playing Atari...", arXiv:1312.5602, section 4.1.
+
+    A third of the Nature network's work.
+    """
+    return _convolutions(obs_shape, ((16, 8, 4), (32, 4, 2)), 256)
+
+
+def _convolutions(
+    obs_shape: tuple[int, ...], convolutions: tuple[tuple[int, int, int], ...], units: int
+) -> tuple[nn.Sequential, int]:
+    """Return convolutions, each (channels, kernel, stride) and without padding, with a layer of `units` behind them."""
     channels, height, width = obs_shape
     layers: list[nn.Module] = [ScaleImage()]
-    for out, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
-        layers += [nn.Conv2d(channels, out, kernel, stride=stride), nn.ReLU()]
+    for out, kernel, stride in convolutions:
+        layers += [nn.Conv2d(channels, out, kernel, stride=stride), ReLU()]
         channels, height, width = out, (height - kernel) // stride + 1, (width - kernel) // stride + 1
-    layers += [nn.Flatten(), nn.Linear(64 * height * width, 512), nn.ReLU()]  # (M, 3136) -> (M, 512) for 84x84
-    return nn.Sequential(*layers), 512
+    layers += [Flatten(), nn.Linear(channels * height * width, units), ReLU()]
+    return nn.Sequential(*layers), units
 
 
 class Residual(nn.Module):
@@ -65,7 +129,7 @@ def impala_cnn(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
         layers += [nn.Conv2d(channels, out, 3, padding=1), nn.MaxPool2d(3, stride=2, padding=1)]
         layers += [Residual(out), Residual(out)]
         channels, height, width = out, (height + 1) // 2, (width + 1) // 2
-    layers += [nn.ReLU(), nn.Flatten(), nn.Linear(32 * height * width, 256), nn.ReLU()]
+    layers += [ReLU(), Flatten(), nn.Linear(32 * height * width, 256), ReLU()]
     return nn.Sequential(*layers), 256
 
 
@@ -77,6 +141,7 @@ def mlp(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
 NETWORKS: dict[str, Callable[[tuple[int, ...]], tuple[nn.Sequential, int]]] = {
     "mario": mario_cnn,
     "nature": nature_cnn,
+    "small": small_cnn,
     "impala": impala_cnn,
     "mlp": mlp,
 }
@@ -119,10 +184,11 @@ class ActorCritic(nn.Module):
             raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {network!r}")
         if (len(obs_shape) == 3) != (network != "mlp"):
             raise ValueError(f"network {network!r} does not take observations of shape {tuple(obs_shape)}")
-        self.num_actions = num_actions
+        self.num_actions, self.image = num_actions, len(obs_shape) == 3
         generator = torch.Generator().manual_seed(seed)
         self.pi = self._build(network, obs_shape, num_actions, init, 0.01, generator)
         self.v = self._build(network, obs_shape, 1, init, 1.0, generator)
+        self.compute_in(torch.float32)
 
     @staticmethod
     def _build(
@@ -133,11 +199,49 @@ class ActorCritic(nn.Module):
         initialise(net, init, gain, generator)
         return net.to(memory_format=torch.channels_last) if len(obs_shape) == 3 else net  # type: ignore[call-overload]
 
-    def value(self, obs: torch.Tensor) -> torch.Tensor:
-        """V(obs), (M,)."""
-        return self.v(obs).squeeze(-1)
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Let all layers but the last compute in `dtype`, float32 or bfloat16; the last one and its output are float32.
+
+        Call it when the weights are on their device. Afterwards `logits`, `value` and `step` use the copies of the
+        weights; `refresh` after every change of the weights, `take_gradients` after every backward pass.
+        """
+        self.dtype = dtype
+        bodies = [net[int(self.image) : -1] for net in (self.pi, self.v)]  # `prepare` scales images for both at once
+        self._copies: list[tuple[nn.Parameter, nn.Parameter]] = []
+        if dtype != torch.float32:
+            masters = [p for body in bodies for p in body.parameters()]
+            bodies = [copy.deepcopy(body).to(dtype) for body in bodies]
+            self._copies = list(zip(masters, (p for body in bodies for p in body.parameters()), strict=True))
+        self._bodies = bodies  # in a list: no part of the module's state
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Copy the weights into the type in which the networks compute."""
+        if self._copies:
+            torch._foreach_copy_([low for _, low in self._copies], [master for master, _ in self._copies])
+
+    def take_gradients(self) -> None:
+        """Add the gradients of the copies to those of the weights, in float32, and forget them."""
+        for master, low in self._copies:
+            if low.grad is not None:
+                assert master.grad is not None
+                master.grad.add_(low.grad)
+                low.grad = None
+
+    def prepare(self, obs: torch.Tensor) -> torch.Tensor:
+        """Return observations as `logits` and `value` take them: converted once for both."""
+        return scale_image(obs, self.dtype) if self.image else obs.to(self.dtype)
+
+    def logits(self, prepared: torch.Tensor) -> torch.Tensor:
+        """(M, A) float32."""
+        return self.pi[-1](self._bodies[0](prepared).float())
+
+    def value(self, prepared: torch.Tensor) -> torch.Tensor:
+        """V(obs), (M,) float32."""
+        return self.v[-1](self._bodies[1](prepared).float()).squeeze(-1)
 
     @torch.no_grad()
     def step(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits (N, A) and values (N,) for acting."""
-        return self.pi(obs), self.value(obs)
+        prepared = self.prepare(obs)
+        return self.logits(prepared), self.value(prepared)

@@ -55,8 +55,8 @@ class Policy:
     @torch.no_grad()
     def look(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the probabilities of the actions (N, A) float32 and V(obs) (N,) float32, None without a critic."""
-        at = torch.from_numpy(obs)
-        probs = torch.softmax(self.ac.pi(at), dim=-1).numpy()
+        at = self.ac.prepare(torch.from_numpy(obs))
+        probs = torch.softmax(self.ac.logits(at), dim=-1).numpy()
         return probs, self.ac.value(at).numpy() if self.has_value else None
 
     @torch.no_grad()
@@ -70,7 +70,7 @@ class Policy:
         Returns:
             (N,) int64.
         """
-        logits = self.ac.pi(torch.from_numpy(obs))
+        logits = self.ac.logits(self.ac.prepare(torch.from_numpy(obs)))
         if uniform is None:
             return logits.argmax(dim=-1).numpy()
         return core.sample_actions(logits, torch.from_numpy(uniform))[0].numpy()

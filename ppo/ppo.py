@@ -100,6 +100,7 @@ def ppo(
         NotFinite: an observation, reward, loss or gradient is NaN or infinite.
     """
     cfg = run.cfg
+    run.ac.refresh()
     while run.epoch < cfg.num_epochs:
         start, waited = time.monotonic(), run.comm.wait_seconds
         run.env_states = run.env.get_state()
@@ -161,7 +162,7 @@ def collect(run: Run) -> list[tuple[int, dict[str, Any]]]:
                 buf.finish_path(int(i), float(last_val[i]))
         episodes += [(t, episode) for episode in infos["episodes"]]
     with torch.no_grad():
-        buf.finish(run.ac.value(to_device(run, run.obs)).cpu().numpy())
+        buf.finish(run.ac.value(run.ac.prepare(to_device(run, run.obs))).cpu().numpy())
     return episodes
 
 
@@ -179,7 +180,8 @@ def truncated_values(run: Run, terminated: np.ndarray, truncated: np.ndarray, in
     cut = truncated & ~terminated
     if cut.any():
         with torch.no_grad():
-            last_val[cut] = run.ac.value(to_device(run, infos["final_obs"][cut])).cpu().numpy()
+            final = run.ac.prepare(to_device(run, infos["final_obs"][cut]))
+            last_val[cut] = run.ac.value(final).cpu().numpy()
     return last_val
 
 
@@ -288,6 +290,7 @@ def update(run: Run, data: dict[str, np.ndarray]) -> dict[str, float]:
                 stop_iter += 1
             if with_v:
                 optimise(cfg, grads.v, norms["GradNormV"], run.v_optimiser)
+            run.ac.refresh()
             record.add(stats | norms, with_pi, with_v)
             pi_stopped = pi_stopped or stop_now
         passes.append(record.means())
@@ -352,11 +355,12 @@ def accumulate_gradients(
     L = -mean(L^CLIP) - ent_coef mean(entropy) for the actor, mean(value loss) for the critic (PPO eq. 9, but with two
     networks, so that no weight between the two is needed). Large minibatches pass in chunks.
     """
-    cfg, stats = run.cfg, run.grads.stats
+    cfg, ac, stats = run.cfg, run.ac, run.grads.stats
     for chunk in rows.split(cfg.chunk_size):
-        part = {name: tensor.index_select(0, chunk) for name, tensor in tensors.items()}
+        part = {name: take_rows(tensor, chunk) for name, tensor in tensors.items()}
+        obs = ac.prepare(part["obs"])
         if with_pi:
-            logp, entropy = core.log_prob_and_entropy(run.ac.pi(part["obs"]), part["act"])
+            logp, entropy = core.log_prob_and_entropy(ac.logits(obs), part["act"])
             objective, ratio = core.clipped_surrogate(logp, part["logp"], part["adv"], clip_ratio)
             loss_pi = -objective.sum() / cfg.minibatch_size
             mean_entropy = entropy.sum() / cfg.minibatch_size
@@ -366,10 +370,18 @@ def accumulate_gradients(
                 clipped = ((ratio - 1.0).abs() > clip_ratio).float().sum() / cfg.minibatch_size
                 stats[:4] += torch.stack([loss_pi.detach(), mean_entropy.detach(), kl, clipped])
         if with_v:
-            val = run.ac.value(part["obs"])
+            val = ac.value(obs)
             loss_v = core.value_loss(val, part["ret"], cfg.v_loss, part["val"], cfg.v_clip).sum() / cfg.minibatch_size
             loss_v.backward()
             stats[4] += loss_v.detach()
+        ac.take_gradients()
+
+
+def take_rows(tensor: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return tensor[rows]; images stay channels last in memory, so that whole rows are copied."""
+    if tensor.dim() != 4:
+        return tensor.index_select(0, rows)
+    return tensor.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
 
 
 def finite_norms(run: Run, stats: dict[str, float]) -> dict[str, float]:

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 from utils import mpi, system
 
 if TYPE_CHECKING:
+    import torch
+
     from ppo.config import PPOConfig
     from ppo.ppo import Run
     from ppo.recorder import Recorder
@@ -157,6 +159,7 @@ def train(
     comm = comm or mpi.Comm()
     warnings.filterwarnings("ignore")  # libraries' warnings are not for the person who watches a run
     limit_threads(comm, cfg.network)
+    system.keep_freed_memory()
     try:
         recorder = Recorder(cfg, comm, resume, overwrite)
     except Refused as error:
@@ -215,13 +218,14 @@ def build_run(cfg: PPOConfig, comm: mpi.Comm) -> Run:
     ac = ActorCritic(cfg.network, space.shape, int(env.single_action_space.n), cfg.init, weights_seed).to(device)
     for p in ac.parameters():  # equal by construction; sent all the same, so that no library can make them differ
         p.data.copy_(torch.from_numpy(comm.broadcast_array(p.detach().cpu().contiguous().numpy())))
+    ac.compute_in(pick_precision(cfg.precision, cfg.network, device))
     main_thread = threading.current_thread() is threading.main_thread()
     return Run(
         cfg=cfg, comm=comm, env=env, ac=ac,
         buf=PPOBuffer(cfg.local_steps, len(share), space.shape, space.dtype, cfg.gamma, cfg.lam, cfg.value_target),
         grads=FlatGradients(ac, device),
-        pi_optimiser=torch.optim.Adam(ac.pi.parameters(), cfg.pi_lr, eps=cfg.adam_eps),
-        v_optimiser=torch.optim.Adam(ac.v.parameters(), cfg.v_lr, eps=cfg.adam_eps),
+        pi_optimiser=torch.optim.Adam(ac.pi.parameters(), cfg.pi_lr, eps=cfg.adam_eps, fused=True),
+        v_optimiser=torch.optim.Adam(ac.v.parameters(), cfg.v_lr, eps=cfg.adam_eps, fused=True),
         device=device, watchdog=watchdog, signals=StopSignals() if main_thread else None, obs=env.reset()[0],
     )  # fmt: skip
 
@@ -254,15 +258,32 @@ def pick_device(wanted: str, local_rank: int) -> str:
     return wanted if ":" in wanted else f"cuda:{local_rank % torch.cuda.device_count()}"
 
 
+def pick_precision(wanted: str, network: str, device: torch.device) -> torch.dtype:
+    """Return the type in which the networks compute: for images bfloat16 where the processor or GPU has it.
+
+    Processors without its instructions emulate them, slower than float32.
+    """
+    import torch
+
+    if wanted != "auto":
+        return getattr(torch, wanted)
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        native = bool({"avx512_bf16", "amx_bf16"} & system.processor_flags())
+    return torch.bfloat16 if native and network != "mlp" else torch.float32
+
+
 def describe_start(run: Run, recorder: Recorder) -> str:
     """Return what a person wants to read before the first epoch."""
     cfg, comm = run.cfg, run.comm
     sizes = [sum(p.numel() for p in net.parameters()) for net in (run.ac.pi, run.ac.v)]
     ranks = f"{comm.world_size} rank{'s' if comm.world_size > 1 else ''}"
+    machine = f"{run.device} in {str(run.ac.dtype).removeprefix('torch.')}"
     return (
         f"{cfg.env} -> {cfg.run_dir}  (preset {cfg.preset}, seed {cfg.seed})\n"
-        f"{ranks}, {cfg.num_envs} environments, {run.device}; {cfg.network} actor {sizes[0]:,} and critic {sizes[1]:,} "
-        f"parameters; {cfg.num_epochs} epochs of {cfg.steps_per_epoch:,} steps"
+        f"{ranks}, {cfg.num_envs} environments, {machine}; {cfg.network} actor {sizes[0]:,} and critic "
+        f"{sizes[1]:,} parameters; {cfg.num_epochs} epochs of {cfg.steps_per_epoch:,} steps"
     )
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ppo.networks import NETWORKS, ActorCritic
+from ppo.networks import NETWORKS, ActorCritic, ReLU
 
 IMAGE = (4, 84, 84)
 
@@ -25,10 +25,10 @@ def test_outputs_and_separation(network):
 
 
 def test_sizes_are_those_of_the_sources():
-    """32*6*6 features feed the course's 512 units, 3,136 those of the Nature network; 84x84 input."""
+    """32*6*6 features feed the course's 512 units, 3,136 Nature's, 2,592 the 256 units of 2013; 84x84 input."""
     count = {
         name: sum(p.numel() for p in ActorCritic(name, IMAGE, 7, "xavier", 0).pi.parameters())
-        for name in ("mario", "nature")
+        for name in ("mario", "nature", "small")
     }
     convolutions = (4 * 32 * 9 + 32) + 3 * (32 * 32 * 9 + 32)
     assert count["mario"] == convolutions + 1152 * 512 + 512 + 512 * 7 + 7
@@ -36,6 +36,7 @@ def test_sizes_are_those_of_the_sources():
         count["nature"]
         == (4 * 32 * 64 + 32) + (32 * 64 * 16 + 64) + (64 * 64 * 9 + 64) + 3136 * 512 + 512 + 512 * 7 + 7
     )
+    assert count["small"] == (4 * 16 * 64 + 16) + (16 * 32 * 16 + 32) + 2592 * 256 + 256 + 256 * 7 + 7
 
 
 def test_a_new_policy_is_close_to_uniform_and_biases_are_zero():
@@ -67,3 +68,51 @@ def test_wrong_network_is_refused():
         ActorCritic("nature", (4,), 2, "xavier", 0)
     with pytest.raises(ValueError, match="must be one of"):
         ActorCritic("vgg", IMAGE, 2, "xavier", 0)
+
+
+def test_relu_by_bits_is_relu():
+    """In bfloat16, where it works on the bits: outputs and gradients equal torch's, signed zeros and infinity too."""
+    x = torch.cat([torch.randn(1000), torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 1e-40, -1e-40])]).bfloat16()
+    grad = torch.randn(len(x)).bfloat16()
+    outputs, gradients = [], []
+    for relu in (ReLU(), torch.nn.ReLU()):
+        leaf = x.clone().requires_grad_()
+        out = relu(leaf * 1.0)
+        out.backward(grad)
+        outputs.append(out.detach())
+        gradients.append(leaf.grad)
+    assert torch.equal(*outputs) and torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("network", ["mario", "nature", "small", "impala"])
+def test_bfloat16_is_close_to_float32(network):
+    """Logits, values and gradients in bfloat16 point where those in float32 do; the weights stay float32."""
+    torch.manual_seed(0)
+    blocks = torch.randint(256, (16, 4, 7, 7), dtype=torch.uint8)  # a picture has areas; noise cancels in every layer
+    obs = blocks.repeat_interleave(12, dim=2).repeat_interleave(12, dim=3)
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        ac = ActorCritic(network, IMAGE, 7, "orthogonal", seed=3)
+        for p in ac.parameters():
+            p.grad = torch.zeros_like(p)
+        ac.compute_in(dtype)
+        prepared = ac.prepare(obs)
+        logits, val = ac.logits(prepared), ac.value(prepared)
+        assert logits.dtype == val.dtype == torch.float32
+        (logits.log_softmax(-1)[:, 0].sum() + val.square().sum()).backward()
+        ac.take_gradients()
+        found.append((logits.detach(), val.detach(), *(p.grad for p in ac.parameters())))
+    for exact, low in zip(*found, strict=True):
+        cosine = torch.nn.functional.cosine_similarity(low.flatten(), exact.flatten(), dim=0)
+        assert low.dtype == torch.float32 and cosine > 0.9 and 0.8 < low.norm() / exact.norm() < 1.25
+
+
+def test_copies_follow_the_weights():
+    """`refresh` carries a changed weight into what computes in bfloat16; the state of the module holds no copies."""
+    ac = ActorCritic("mario", IMAGE, 7, "orthogonal", seed=0)
+    names = set(ac.state_dict())
+    ac.compute_in(torch.bfloat16)
+    before = ac.step(obs_for("mario"))[1]
+    ac.load_state_dict(ActorCritic("mario", IMAGE, 7, "orthogonal", seed=1).state_dict())
+    ac.refresh()
+    assert set(ac.state_dict()) == names and not torch.equal(before, ac.step(obs_for("mario"))[1])

@@ -10,7 +10,7 @@ from tests.conftest import run
 ECHO = {"env": "Echo-v0", "num_envs": 6, "steps_per_epoch": 6 * 64, "minibatch_size": 96, "train_pi_iters": 2,
         "train_v_iters": 3, "chunk_size": 40}  # fmt: skip
 MARIO = {"num_envs": 4, "steps_per_epoch": 4 * 32, "minibatch_size": 64, "train_pi_iters": 1, "train_v_iters": 1,
-         "start_frames": 20, "sticky": 0.1}  # fmt: skip
+         "start_frames": 20, "sticky": 0.1, "precision": "float32"}  # fmt: skip
 
 
 def first_update(tmp_path, settings, ranks):

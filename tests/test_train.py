@@ -98,7 +98,8 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path, settings):
 
 def test_ratio_is_one_on_the_first_minibatch():
     """Before the first step of an epoch the policy is the one that acted: KL and clipped share are zero (float32)."""
-    run_ = build_run(config.build(num_envs=2, steps_per_epoch=32, minibatch_size=32), mpi.Comm())
+    cfg = config.build(num_envs=2, steps_per_epoch=32, minibatch_size=32, precision="float32")
+    run_ = build_run(cfg, mpi.Comm())
     ppo.collect(run_)
     tensors = {name: ppo.to_device(run_, a).flatten(0, 1) for name, a in run_.buf.get().items()}
     rows_, adv = next(iter(ppo.minibatches(run_, tensors["adv"], 0)))
