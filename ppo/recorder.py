@@ -240,7 +240,10 @@ def restore(run: Run, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> No
         for name, array in arrays.items():
             if name.startswith(prefix + "/"):
                 _, index, key = name.split("/")
-                state.setdefault(int(index), {})[key] = torch.from_numpy(array.copy())
+                value, p = torch.from_numpy(array.copy()), optimiser.param_groups[0]["params"][int(index)]
+                if value.shape == p.shape:  # the fused step wants it to lie in memory as its parameter does
+                    value = torch.empty_like(p).copy_(value)
+                state.setdefault(int(index), {})[key] = value
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     run.obs = run.env.set_state([arrays[f"env/{i}"].tobytes() for i in run.env_indices])
     run.epoch, run.seconds = int(meta["epoch"]), float(meta["seconds"])
