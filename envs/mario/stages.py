@@ -18,6 +18,7 @@ from typing import Any
 
 ROM_MODES = ("vanilla", "downsample", "pixel", "rectangle")  # v0, v1, v2, v3
 LOST_ROM_MODES = ROM_MODES[:2]
+LOST_LEVELS_OF_9 = "super-mario-bros-lost-levels.nes"  # version 9 has another game under the old name
 STAGES = tuple((world, stage) for world in range(1, 9) for stage in range(1, 5))
 LOST_STAGES = tuple((world, stage) for world in range(1, 5) for stage in range(1, 5))
 
@@ -98,7 +99,10 @@ def rom_path(game: Game) -> Path:
     spec = importlib.util.find_spec("gym_super_mario_bros")
     if spec is None or spec.origin is None:
         raise ValueError("emulator: the ROM files are those of gym-super-mario-bros, which is not installed")
-    path = Path(spec.origin).parent / "_roms" / game.rom_file
+    folder = Path(spec.origin).parent / "_roms"
+    path = folder / game.rom_file
+    if game.lost and game.rom_mode == "vanilla" and (folder / LOST_LEVELS_OF_9).is_file():
+        path = folder / LOST_LEVELS_OF_9
     if not path.is_file():
         raise ValueError(f"emulator: gym-super-mario-bros has no file {game.rom_file} in {path.parent}")
     return path
