@@ -95,6 +95,8 @@ int Ppu::status_stable_until() {
 // Runs at least one dot and at most `dots`, within one line or within the blank lines.
 void Ppu::advance(int dots) {
     if (r_.line >= kHeight) return advance_blank(dots);
+    const int whole_lines = r_.line >= 0 && r_.dot == 1 ? std::min(dots / kDotsPerLine, kHeight - r_.line) : 0;
+    if (whole_lines > 0 && !screen_ && r_.hit && showing_both()) return skip_lines(whole_lines);
     const int first = r_.dot, last = std::min(first + dots - 1, kDotsPerLine);
     r_.line < 0 ? advance_pre_render(last) : advance_visible(last);
 }
@@ -129,6 +131,16 @@ void Ppu::advance_visible(int last) {
         choose_sprites();
         ++r_.line, r_.dot = 1;
     }
+}
+
+// Whole lines that nobody sees, after sprite 0 has hit: all they leave behind is the background's address.
+void Ppu::skip_lines(int lines) {
+    for (int i = 0; i < lines; ++i) r_.address = move_down(r_.address);
+    r_.address = replace_bits(r_.address, r_.temporary, kColumnBits);
+    done_ += lines * kDotsPerLine;
+    r_.line += lines - 1;
+    choose_sprites();
+    ++r_.line;
 }
 
 void Ppu::advance_blank(int dots) {

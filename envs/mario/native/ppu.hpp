@@ -122,6 +122,7 @@ class Ppu {
     void advance(int dots);
     void advance_pre_render(int last);
     void advance_visible(int last);
+    void skip_lines(int lines);
     void advance_blank(int dots);
     void draw(int y, int x0, int x1);
     void draw_background(uint8_t* pixels, int x0, int x1);
