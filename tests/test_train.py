@@ -96,16 +96,22 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path, settings):
     assert_same(whole, train(config.build(**settings, epochs=6, data_dir=str(cut)), resume=True))
 
 
-def test_ratio_is_one_on_the_first_minibatch():
-    """Before the first step of an epoch the policy is the one that acted: KL and clipped share are zero (float32)."""
-    cfg = config.build(num_envs=2, steps_per_epoch=32, minibatch_size=32, precision="float32")
+@pytest.mark.parametrize(("chunk_size", "error"), [(2, 0.0), (32, 1e-5)], ids=["same-batch", "other-batch"])
+def test_ratio_is_one_on_the_first_minibatch(chunk_size, error):
+    """Before the first step of an epoch the policy is the one that acted: KL and clipped share are zero (float32).
+
+    Exactly where as many samples pass at once as when it acted; else to the last bits of a matrix product.
+    """
+    cfg = config.build(num_envs=2, steps_per_epoch=32, minibatch_size=32, chunk_size=chunk_size, precision="float32")
     run_ = build_run(cfg, mpi.Comm())
     ppo.collect(run_)
     tensors = {name: ppo.to_device(run_, a).flatten(0, 1) for name, a in run_.buf.get().items()}
     rows_, adv = next(iter(ppo.minibatches(run_, tensors["adv"], 0)))
-    logits = run_.ac.pi(tensors["obs"][rows_])
-    logp = ppo.core.log_prob_and_entropy(logits, tensors["act"][rows_])[0]
-    assert torch.exp(logp - tensors["logp"][rows_]).detach().numpy() == pytest.approx(np.ones(32), abs=1e-5)
+    for chunk in rows_.split(chunk_size):
+        logits = run_.ac.logits(run_.ac.prepare(ppo.take_rows(tensors["obs"], chunk)))
+        logp = ppo.core.log_prob_and_entropy(logits, tensors["act"][chunk])[0]
+        ratio = torch.exp(logp - tensors["logp"][chunk]).detach()
+        assert (ratio - 1.0).abs().max() <= error
     run_.grads.flat.zero_()
     ppo.accumulate_gradients(run_, tensors | {"adv": adv}, rows_, 0.2, True, True)
     stats = dict(zip(ppo.STATISTICS, run_.grads.stats.tolist(), strict=True))

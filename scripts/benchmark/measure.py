@@ -1,0 +1,93 @@
+"""Measuring in turn: the same work by several parties, A B A B ..., so that a slow moment hits them all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What one party reached, over the rounds."""
+
+    section: str
+    what: str  # the work
+    who: str
+    unit: str
+    median: float
+    low: float  # quartiles
+    high: float
+    rounds: int
+    ratio: float | None = None  # how many times better than the row's peer, by the medians
+    peer: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields as JSON can hold them."""
+        return asdict(self)
+
+
+def figures(
+    section: str, what: str, unit: str, values: dict[str, list[float]], *, ours: str, smaller_is_better: bool = False
+) -> list[Figure]:
+    """Return a figure for each party.
+
+    Args:
+        values: what each party measured, one number a round.
+        ours: whose figure gets a ratio to each of the others, in the row of that other one.
+    """
+    mine = float(np.median(values[ours]))
+    rows = []
+    for who, numbers in values.items():
+        low, median, high = (float(x) for x in np.percentile(numbers, [25, 50, 75]))
+        ratio = None if who == ours else median / mine if smaller_is_better else mine / median
+        rows.append(Figure(section, what, who, unit, median, low, high, len(numbers), ratio, ours if ratio else None))
+    return rows
+
+
+def in_turn(parties: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Call every party once per round and return what they gave, after one call each that does not count."""
+    for party in parties.values():
+        party()
+    values: dict[str, list[float]] = {who: [] for who in parties}
+    for _ in range(rounds):
+        for who, party in parties.items():
+            values[who].append(party())
+    return values
+
+
+def rate(work: Callable[[], None], amount: float, seconds: float) -> Callable[[], float]:
+    """Return a party that repeats `work` for about `seconds` and gives amounts per second."""
+
+    def measured() -> float:
+        start, done = time.perf_counter(), 0
+        while (spent := time.perf_counter() - start) < seconds or not done:
+            work()
+            done += 1
+        spent = time.perf_counter() - start
+        return amount * done / spent
+
+    return measured
+
+
+def table(rows: list[Figure]) -> str:
+    """Return the figures as text, a block per section and a line per party."""
+    lines: list[str] = []
+    section = what = ""
+    for row in rows:
+        if row.section != section:
+            lines += ["", row.section, "-" * len(row.section)]
+        if row.section != section or row.what != what:
+            lines.append(f"{row.what}, {row.unit}")
+        section, what = row.section, row.what
+        spread = f"({_number(row.low)} - {_number(row.high)})"
+        ratio = f"{row.peer} is {row.ratio:.2f}x" if row.ratio is not None else ""
+        lines.append(f"    {row.who:<44} {_number(row.median):>9}  {spread:<22} {ratio}".rstrip())
+    return "\n".join(lines[1:])
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

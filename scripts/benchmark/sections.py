@@ -1,0 +1,453 @@
+"""What is measured. Each section is a function: options in, figures out."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import envs
+from envs.mario import stages
+from envs.mario.emulator import Emulator
+from envs.mario.nespy import NesPyBackend
+from ppo import config, ppo
+from ppo.ppo import Run
+from ppo.run import build_run
+from scripts.benchmark import peers
+from scripts.benchmark.measure import Figure, figures, in_turn, rate
+from utils import mpi, system
+from utils.tables import read_table
+
+ENV = "SuperMarioBros-1-1-v0"
+NETWORKS = ("mario", "nature", "small", "impala")
+REFERENCE_FPS = 450.0  # frames/s of nes-py's raw step on the machine that published figures of emulators are scaled to
+
+
+@dataclass(frozen=True)
+class Options:
+    """How long to measure."""
+
+    seconds: float = 1.0  # for one party in one round
+    rounds: int = 7
+    networks: tuple[str, ...] = NETWORKS
+    ranks: int = 0  # 0: one per core
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of the whole loop."""
+        return self.ranks or system.cores()
+
+
+# The emulator and the environment, one core --------------------------------------------------------------------------
+
+
+def emulator(options: Options) -> list[Figure]:
+    """Frames/s, all drawn, from the start of 1-1 with the same buttons, again and again."""
+    game = stages.parse(ENV)
+    assert game is not None
+    nes = NesPyBackend(game, (1, 1))
+    library = sys.modules["nes_py.nes_env"]._LIB
+    core = Emulator(stages.rom_path(game))
+    for _ in range(400):  # as far into the demo as it takes; both from the power button
+        core.step(0)
+    rng = np.random.default_rng(0)
+    buttons = [int(b) for b in rng.choice([128, 129, 130, 131, 0], size=100)]
+    start = core.save()
+    nes_env = nes._env._env
+
+    def core_frames() -> None:
+        core.load(start)
+        for b in buttons:
+            core.step(b)
+
+    def nes_rate() -> float:  # the reset plays hundreds of frames: only the steps count
+        spent = frames = 0.0
+        while spent < options.seconds:
+            nes.reset()
+            begin = time.perf_counter()
+            for b in buttons:
+                nes._env.controllers[0][:] = b
+                library.Step(nes_env)
+            spent += time.perf_counter() - begin
+            frames += len(buttons)
+        return frames / spent
+
+    values = in_turn(
+        {"nes-py 8.2.1": nes_rate, "this core": rate(core_frames, len(buttons), options.seconds)}, options.rounds
+    )
+    nes.close()
+    return figures("Emulator, one core", "every frame drawn", "frames/s", values, ours="this core")
+
+
+def environment(options: Options) -> list[Figure]:
+    """Decisions/s of eight environments in one thread, with all preprocessing."""
+    rng = np.random.default_rng(0)
+    actions = rng.choice(7, size=(512, 8), p=[0.05, 0.1, 0.2, 0.2, 0.35, 0.05, 0.05])
+    usual = [peers.UsualMario() for _ in range(8)]
+    for env in usual:
+        env.reset()
+
+    def step_usual() -> None:
+        row = actions[rng.integers(len(actions))]
+        for env, action in zip(usual, row, strict=True):
+            if env.step(int(action))[2]:
+                env.reset()
+
+    def party(emulator: str) -> Callable[[], float]:
+        vec = envs.make_vec(ENV, 8, 0, emulator=emulator)
+        vec.reset()
+        return rate(lambda: vec.step(actions[rng.integers(len(actions))]) and None, 8, options.seconds)
+
+    parties = {"nes-py, usual wrappers": rate(step_usual, 8, options.seconds)}
+    parties |= {"nes-py, our Python path": party("nes-py"), "native vector": party("native"), "raw": _raw_nes(options)}
+    values = in_turn(parties, options.rounds)
+    raw = values.pop("raw")
+    rows = figures("Environment, one core", "8 environments, one thread", "decisions/s", values, ours="native vector")
+    scaled = {"native vector": [v * REFERENCE_FPS / f for v, f in zip(values["native vector"], raw, strict=True)]}
+    what = f"where nes-py's raw step gives {REFERENCE_FPS:.0f} frames/s (here {np.median(raw):.0f})"
+    return rows + figures("Environment, one core", what, "decisions/s", scaled, ours="native vector")
+
+
+def _raw_nes(options: Options) -> Callable[[], float]:
+    """Frames/s of nes-py's own step from the start of 1-1, holding right."""
+    game = stages.parse(ENV)
+    assert game is not None
+    nes = NesPyBackend(game, (1, 1))
+    nes._env.controllers[0][:] = 130
+    step, handle = sys.modules["nes_py.nes_env"]._LIB.Step, nes._env._env
+    return rate(lambda: step(handle), 1, options.seconds)
+
+
+def threads(options: Options) -> list[Figure]:
+    """Two threads in one process against two processes, 16 environments together."""
+
+    def one_process() -> float:
+        return sum(_processes([(16, 2)], options.seconds))
+
+    def two_processes() -> float:
+        return sum(_processes([(8, 1), (8, 1)], options.seconds))
+
+    values = in_turn({"two processes": two_processes, "two threads": one_process}, options.rounds)
+    return figures("Environment, two cores", "16 environments", "decisions/s", values, ours="two threads")
+
+
+def _processes(shares: list[tuple[int, int]], seconds: float) -> list[float]:
+    """Return the decisions/s of processes that step (environments, threads) each at the same time."""
+    context = multiprocessing.get_context("spawn")
+    barrier, queue = context.Barrier(len(shares)), context.SimpleQueue()
+    workers = [context.Process(target=_step_for, args=(*share, seconds, barrier, queue)) for share in shares]
+    for worker in workers:
+        worker.start()
+    rates = [float(queue.get()) for _ in workers]
+    for worker in workers:
+        worker.join()
+    return rates
+
+
+def _step_for(num_envs: int, num_threads: int, seconds: float, barrier: Any, queue: Any) -> None:
+    vec = envs.make_vec(ENV, num_envs, 0, threads=num_threads)
+    vec.reset()
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        vec.step(rng.integers(7, size=num_envs))
+    barrier.wait()
+    queue.put(rate(lambda: vec.step(rng.integers(7, size=num_envs)) and None, num_envs, seconds)())
+
+
+# The networks, one core ----------------------------------------------------------------------------------------------
+
+
+def _run(network: str, steps_per_epoch: int = 1024, **settings: Any) -> Run:
+    """Return a run of one process with a collected epoch in its buffer."""
+    cfg = config.build(env=ENV, network=network, steps_per_epoch=steps_per_epoch, **settings)
+    run = build_run(cfg, mpi.Comm())
+    run.ac.refresh()
+    return run
+
+
+def inference(options: Options) -> list[Figure]:
+    """Actor and critic on the observations of 8, 16 and 64 environments."""
+    rows = []
+    for network in options.networks:
+        run = _run(network, num_envs=2, steps_per_epoch=256)
+        for batch in (8, 16, 64):
+            rows += _inference(network, batch, run, options)
+        run.close()
+    return rows
+
+
+def _inference(network: str, batch: int, run: Run, options: Options) -> list[Figure]:
+    pi, v = peers.plain_copy(run.ac.pi), peers.plain_copy(run.ac.v)
+    obs = torch.randint(256, (batch, 4, 84, 84), dtype=torch.uint8)
+    lying = obs.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # as it lies in our buffer
+
+    @torch.no_grad()
+    def plain() -> None:
+        pi(obs), v(obs)
+
+    def ours() -> None:
+        run.ac.step(lying)
+
+    seconds = options.seconds / 3
+    parties = {"plain float32": rate(plain, batch, seconds), _ours(run): rate(ours, batch, seconds)}
+    values = in_turn(parties, options.rounds)
+    return figures("Inference, one core", f"{network} pair, batch {batch}", "decisions/s", values, ours=_ours(run))
+
+
+def _ours(run: Run) -> str:
+    return f"ppo, {str(run.ac.dtype).removeprefix('torch.')}"
+
+
+def update(options: Options) -> list[Figure]:
+    """Whole optimiser steps of actor and critic on minibatches of 256."""
+    return [row for network in options.networks for row in _update(network, options)]
+
+
+def _update(network: str, options: Options) -> list[Figure]:
+    run = _run(network)
+    ppo.collect(run)
+    data = {name: array.copy() for name, array in run.buf.get().items()}  # (T, N, ...)
+    ppo.normalise_advantages(run, data)
+    flat = {name: torch.from_numpy(np.ascontiguousarray(a)).flatten(0, 1) for name, a in data.items()}
+    learner = peers.PlainLearner(run.ac.pi, run.ac.v, run.cfg)
+    samples = len(flat["act"])
+
+    def plain() -> None:
+        for rows in torch.randperm(samples).split(run.cfg.minibatch_size):
+            learner.step({name: tensor[rows] for name, tensor in flat.items()})
+
+    def ours() -> None:
+        ppo.update(run, data)
+
+    parties = {
+        "plain float32": rate(plain, samples, options.seconds),
+        _ours(run): rate(ours, samples * run.cfg.train_pi_iters, options.seconds),
+    }
+    values = in_turn(parties, max(3, options.rounds // 2))
+    run.close()
+    return figures("Update, one core", f"{network} pair, minibatch 256", "samples/s", values, ours=_ours(run))
+
+
+def collect(options: Options) -> list[Figure]:
+    """Milliseconds per decision of a rank with 16 environments, and where they go."""
+    return [row for network in options.networks[:2] for row in _collect(network, options)]
+
+
+def _collect(network: str, options: Options) -> list[Figure]:
+    run = _run(network, num_envs=16)
+    obs = torch.from_numpy(np.ascontiguousarray(run.obs.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2))
+    rng = np.random.default_rng(0)
+
+    def whole() -> None:
+        ppo.collect(run)
+        run.buf.get()
+
+    def emulators() -> None:
+        run.env.step(rng.integers(7, size=16))
+
+    def networks() -> None:
+        run.ac.step(obs)
+
+    def milliseconds(work: Callable[[], None], decisions: int) -> Callable[[], float]:
+        measured = rate(work, decisions, options.seconds)
+        return lambda: 1000.0 / measured()
+
+    parties = {
+        "all of collecting": milliseconds(whole, run.cfg.steps_per_epoch),
+        "of it emulator and preprocessing": milliseconds(emulators, 16),
+        "of it both networks": milliseconds(networks, 16),
+    }
+    values = in_turn(parties, max(3, options.rounds // 2))
+    run.close()
+    what = f"{network} pair, 16 environments"
+    return [
+        row
+        for who, numbers in values.items()
+        for row in figures("Collecting, one core", what, "ms/decision", {who: numbers}, ours=who)
+    ]
+
+
+# The whole loop ------------------------------------------------------------------------------------------------------
+
+
+def train_speed(ranks: int, epochs: int, settings: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Train, one thread per rank, in a folder thrown away; return the columns of progress.txt but the first row.
+
+    Raises:
+        ValueError: the run failed; with the last line that it printed.
+    """
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        flags = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+        command = [sys.executable, "-m", "ppo.run", "--env", ENV, "--cpu", str(ranks), "--epochs", str(epochs + 1)]
+        command += ["--data-dir", folder, "--exp-name", "b", *flags]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        if done.returncode:
+            raise ValueError(f"the run failed: {(done.stderr or done.stdout).strip().splitlines()[-1:]}")
+        columns = read_table(Path(folder) / "b" / "b_s0" / "progress.txt").columns
+        return {name: np.asarray(column)[1:] for name, column in columns.items()}
+
+
+def loop(options: Options) -> list[Figure]:
+    """Decisions/s of training with every core, against Stable-Baselines3 doing the same work."""
+    if not peers.has_stable_baselines():
+        print(
+            "Stable-Baselines3 is not installed (pip install '.[bench]'): only our own loop is measured",
+            file=sys.stderr,
+        )
+    return [row for network in options.networks[:2] for row in _loop(network, options)]
+
+
+def _loop(network: str, options: Options) -> list[Figure]:
+    settings: dict[str, Any] = {"network": network, "num_envs": 8, "steps_per_epoch": 1024}
+    ours = f"ppo.run, {options.num_ranks} ranks"
+    parties: dict[str, Callable[[], float]] = {}
+    closers = []
+    if peers.has_stable_baselines():
+        torch.set_num_threads(system.cores())
+        for label, same in (
+            ("Stable-Baselines3 over nes-py, 8 processes", False),
+            ("Stable-Baselines3 on our core", True),
+        ):
+            model, close = peers.stable_baselines(network, same, 8, 128, config.build(env=ENV, **settings))
+            parties[label] = _learn(model)
+            closers.append(close)
+    parties[ours] = lambda: float(np.median(train_speed(options.num_ranks, 6, settings)["StepsPerSecond"]))
+    values = in_turn(parties, max(3, options.rounds // 2))
+    for close in closers:
+        close()
+    torch.set_num_threads(1)
+    what = f"{network} pair, 8 environments, minibatch 256, 4 passes"
+    return figures("Whole loop, all cores", what, "decisions/s", values, ours=ours)
+
+
+def _learn(model: Any) -> Callable[[], float]:
+    def measured() -> float:
+        start = time.perf_counter()
+        model.learn(2 * 1024, reset_num_timesteps=False)
+        return 2 * 1024 / (time.perf_counter() - start)
+
+    return measured
+
+
+def ranks(options: Options) -> list[Figure]:
+    """The default preset with one rank and with two, each held to one thread; and what MPI takes."""
+    measured: dict[int, list[dict[str, np.ndarray]]] = {1: [], 2: []}
+    for _ in range(max(3, options.rounds // 2)):
+        for count in measured:
+            measured[count].append(train_speed(count, 3, {}))
+    rows = []
+    for what, unit, value in (
+        ("default preset, whole loop", "decisions/s", lambda c: c["StepsPerSecond"]),
+        ("default preset, update alone", "epochs/s", lambda c: 1.0 / c["TimeUpdate"]),
+        ("default preset, collecting alone", "epochs/s", lambda c: 1.0 / c["TimeCollect"]),
+    ):
+        values = {
+            f"{n} rank{'s'[: n - 1]}": [float(np.median(value(c))) for c in columns] for n, columns in measured.items()
+        }
+        rows += figures("Ranks, one thread each", what, unit, values, ours="2 ranks")
+    shares = [float(np.median(c["TimeWait"] / (c["TimeCollect"] + c["TimeUpdate"]))) * 100 for c in measured[2]]
+    rows += figures("Ranks, one thread each", "default preset, in MPI calls, waiting included", "% of the time",
+                    {"2 ranks": shares}, ours="2 ranks")  # fmt: skip
+    return rows + allreduce(options)
+
+
+def allreduce(options: Options) -> list[Figure]:
+    """One Allreduce of the gradients of each pair of networks over two ranks."""
+    counts = {}
+    for network in options.networks:
+        run = _run(network, num_envs=2, steps_per_epoch=256)
+        counts[network] = len(run.grads.flat)
+        run.close()
+    program = [sys.executable, "-m", "scripts.benchmark.allreduce", json.dumps(counts), str(20 * options.rounds)]
+    mpirun = str(Path(sys.executable).with_name("mpirun"))
+    launcher = mpirun if Path(mpirun).exists() else "mpirun"
+    done = subprocess.run([launcher, "-np", "2", *program], capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"the Allreduce program failed: {done.stderr.strip().splitlines()[-1:]}")
+    rows = []
+    for network, times in json.loads(done.stdout).items():
+        what = f"{network} pair, {counts[network] * 4 / 1e6:.1f} MB"
+        rows += figures("Allreduce, two ranks", what, "ms", {"MPI": times}, ours="MPI")
+    return rows
+
+
+def memory(options: Options) -> list[Figure]:
+    """Resident memory of a process with 16 environments x 512 steps, over the epochs of a run."""
+    columns = train_speed(1, 10, {"num_envs": 16, "steps_per_epoch": 16 * 512, "train_pi_iters": 1, "train_v_iters": 1})
+    used = [float(x) for x in columns["MemoryMB"]]
+    rows = []
+    for who, numbers in (("after 2 epochs", used[:1]), ("after 11 epochs", used[-1:])):
+        rows += figures("Memory", "16 environments x 512 steps, default preset", "MiB", {who: numbers}, ours=who)
+    return rows
+
+
+# The profile ---------------------------------------------------------------------------------------------------------
+
+KINDS = (
+    ("convolutions, backward", ("convolution_backward",)),
+    ("convolutions, forward", ("mkldnn_convolution", "aten::convolution", "aten::_convolution", "cudnn")),
+    ("linear layers", ("aten::mm", "aten::addmm", "aten::linear")),
+    ("ReLU", ("clamp", "ReLU", "relu", "threshold")),
+    ("copies and scaling", ("copy", "to", "mul", "index_select", "add_", "fill", "zero")),
+    ("Adam", ("adam", "Adam")),
+)
+
+
+def profile(network: str) -> str:
+    """Return a table of where one process spends an epoch of 1,024 decisions."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as record
+
+    run = _run(network, num_envs=16)
+    ppo.collect(run)
+    run.buf.get()
+    start = time.perf_counter()
+    ppo.collect(run)
+    collected = time.perf_counter() - start
+    data = run.buf.get()
+    ppo.normalise_advantages(run, data)
+    ppo.update(run, data)
+    start = time.perf_counter()
+    ppo.update(run, data)
+    updated = time.perf_counter() - start
+    with record(activities=[ProfilerActivity.CPU]) as profiler:
+        ppo.update(run, data)
+    events = profiler.key_averages()
+    total = sum(event.self_cpu_time_total for event in events)
+    spent: dict[str, float] = {}
+    for event in events:
+        name = next((kind for kind, words in KINDS if any(word in event.key for word in words)), "the rest")
+        spent[name] = spent.get(name, 0.0) + event.self_cpu_time_total
+    whole = collected + updated
+    lines = [
+        f"{network} pair, {_ours(run)}, one process, an epoch of {run.cfg.steps_per_epoch:,} decisions: {whole:.2f} s"
+    ]
+    lines += [f"    {'collecting':<32}{collected / whole:>7.1%}", f"    {'update':<32}{updated / whole:>7.1%}"]
+    for name, value in sorted(spent.items(), key=lambda item: -item[1]):
+        lines.append(f"        {name:<28}{value / total * updated / whole:>7.1%}")
+    run.close()
+    return "\n".join(lines)
+
+
+SECTIONS: dict[str, Callable[[Options], list[Figure]]] = {
+    "emulator": emulator,
+    "environment": environment,
+    "threads": threads,
+    "inference": inference,
+    "update": update,
+    "collect": collect,
+    "loop": loop,
+    "ranks": ranks,
+    "memory": memory,
+}

@@ -1,0 +1,105 @@
+"""The benchmark compares like with like: the plain loop and Stable-Baselines3 do the work that this project does."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ppo import config, ppo
+from ppo.run import build_run
+from scripts.benchmark import measure, peers
+from tests.conftest import run
+from utils import mpi
+
+
+def one_minibatch(network):
+    """A run in float32, and one minibatch of 64 as the plain loop takes it."""
+    cfg = config.build(network=network, precision="float32", num_envs=2, steps_per_epoch=64, minibatch_size=64, seed=3)
+    ours = build_run(cfg, mpi.Comm())
+    ppo.collect(ours)
+    data = ours.buf.get()
+    ppo.normalise_advantages(ours, data)
+    return ours, {name: torch.from_numpy(array).flatten(0, 1) for name, array in data.items()}
+
+
+@pytest.mark.parametrize("network", ["mario", "nature", "small", "impala"])
+def test_the_plain_loop_computes_our_losses_and_gradients(network):
+    """From the same weights and the same minibatch: the same losses and the same norms of the gradients."""
+    ours, batch = one_minibatch(network)
+    learner = peers.PlainLearner(ours.ac.pi, ours.ac.v, ours.cfg)
+    loss_pi, loss_v = learner.losses(batch)
+    loss_pi.backward()
+    loss_v.backward()
+    ours.grads.flat.zero_()
+    ppo.accumulate_gradients(ours, batch, torch.arange(64), ours.cfg.clip_ratio, True, True)
+    stats = dict(zip(ppo.STATISTICS, ours.grads.stats.tolist(), strict=True))
+    ours.close()
+    assert loss_pi.item() == pytest.approx(stats["LossPi"] - ours.cfg.ent_coef * stats["Entropy"], abs=1e-5)
+    assert loss_v.item() == pytest.approx(stats["LossV"], rel=1e-4)
+    for plain, flat in ((learner.pi, ours.grads.pi), (learner.v, ours.grads.v)):
+        norm = torch.cat([p.grad.ravel() for p in plain.parameters()]).norm()
+        assert norm.item() == pytest.approx(flat.norm().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("network", ["mario", "nature"])
+def test_stable_baselines_trains_networks_of_our_size(network):
+    """Its actor and critic together have as many weights as ours, and its environment gives such observations."""
+    pytest.importorskip("stable_baselines3")
+    cfg = config.build(network=network, num_envs=2, steps_per_epoch=64, minibatch_size=32)
+    model, close = peers.stable_baselines(network, True, 2, 32, cfg)
+    ours = build_run(cfg, mpi.Comm())
+    size = sum(p.numel() for p in ours.ac.parameters())
+    ours.close()
+    assert sum(p.numel() for p in model.policy.parameters()) == size
+    assert (model.n_epochs, model.batch_size, model.n_steps) == (4, 32, 32)
+    model.learn(64)
+    close()
+
+
+def test_the_usual_wrappers_show_what_our_environment_shows():
+    """The same shape, the same reward, and pictures that differ by rounding alone."""
+    import envs
+
+    usual, ours = peers.UsualMario(), envs.make_vec("SuperMarioBros-1-1-v0", 1, 0)
+    first, expected = usual.reset()[0], ours.reset()[0][0]
+    assert first.shape == expected.shape and np.abs(first.astype(int) - expected).max() <= 1
+    for action in [1, 2, 4, 4, 4, 2] * 10:
+        obs, reward, done, *_ = usual.step(action)
+        expected, rewards, terminated, _, infos = ours.step(np.array([action]))
+        assert reward == infos["env_reward"][0] and done == terminated[0]
+        if done:
+            break
+        assert np.abs(obs.astype(int) - expected[0]).mean() < 0.5  # the maximum of colours is not that of grays
+    ours.close()
+
+
+def test_a_ratio_above_one_says_that_we_are_better():
+    """Whether more or less is better; ours has no ratio of its own."""
+    rates = measure.figures("s", "w", "1/s", {"peer": [10.0], "us": [30.0]}, ours="us")
+    times = measure.figures("s", "w", "ms", {"peer": [10.0], "us": [5.0]}, ours="us", smaller_is_better=True)
+    assert [row.ratio for row in rates] == [3.0, None] and [row.ratio for row in times] == [2.0, None]
+    assert "us is 3.00x" in measure.table(rates)
+
+
+def test_figures_are_printed_and_written(tmp_path):
+    """Two quick sections from the command line."""
+    out = tmp_path / "b.json"
+    flags = ["--networks", "small", "--seconds", "0.01", "--rounds", "1", "--json", str(out)]
+    done = run(["-m", "scripts.benchmark", "emulator", "collect", *flags])
+    assert done.code == 0, done.err
+    assert "this core is" in done.out and "ms/decision" in done.out
+    figures = json.loads(out.read_text())["figures"]
+    assert {f["section"] for f in figures} == {"Emulator, one core", "Collecting, one core"}
+    assert all(f["median"] > 0 for f in figures)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [(["emulater"], "'emulater'"), (["--networks", "resnet"], "'resnet'"), (["--rounds", "0"], "rounds"),
+     (["--json", "/nowhere/b.json"], "/nowhere")],
+)  # fmt: skip
+def test_bad_input_gets_one_line(flags, said):
+    """What is wrong, and exit code 2."""
+    done = run(["-m", "scripts.benchmark", *flags])
+    assert done.code == 2 and said in done.err and len(done.err.strip().splitlines()) == 1
