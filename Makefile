@@ -14,7 +14,7 @@ ARGS  ?=
 STAMP := $(VENV)/.installed
 NATIVE := $(wildcard envs/mario/native/*.cpp envs/mario/native/*.hpp)
 
-.PHONY: help setup train test check test-slow test-faults identity fuzz clean
+.PHONY: help setup train test check test-slow test-faults kills identity fuzz clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -8
@@ -34,7 +34,11 @@ test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
 test-faults: setup
-	$(BIN)/python -m pytest tests/test_faults.py tests/test_train.py tests/test_ranks.py
+	$(BIN)/python -m pytest -m '' tests/test_faults.py tests/test_checkpoint.py tests/test_train.py tests/test_ranks.py \
+	  tests/test_policy.py tests/test_plot.py
+
+kills: setup  # 200 kills at random instants, each resumed: half an hour
+	$(BIN)/python -m tests.kills --kills 200 --out data/results/kills.json
 
 identity: setup  # a million frames against nes-py: an hour
 	$(BIN)/python -m tests.identity --frames 1000000 --out data/results/identity.json

@@ -62,7 +62,7 @@ class Run:
     v_optimiser: torch.optim.Optimizer
     device: torch.device
     watchdog: Watchdog
-    signals: StopSignals | None
+    signals: StopSignals | None = None
     progress: Callable[[int], None] = lambda steps: None  # told of every step, for a progress bar
     epoch: int = 0
     obs: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -76,11 +76,9 @@ class Run:
         return range(self.env.first_index, self.env.first_index + self.env.num_envs)
 
     def close(self) -> None:
-        """Let go of the environments, the watchdog and the signals."""
+        """Let go of the environments and the watchdog."""
         self.watchdog.close()
         self.env.close()
-        if self.signals is not None:
-            self.signals.close()
 
 
 def ppo(

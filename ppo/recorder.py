@@ -100,6 +100,7 @@ class Recorder:
             self.say(f"{self.path} has no usable checkpoint: starting at the beginning")
             return None
         tensors, meta = checkpoint.load_checkpoint(newest)
+        check_meta(newest, meta)
         self.say(f"resuming {self.path} at epoch {meta['epoch']} ({newest.name})" + self._how_it_ended())
         return {name: tensor.numpy() for name, tensor in tensors.items()}, meta
 
@@ -114,7 +115,7 @@ class Recorder:
             name: (versions.get(name), mine[name]) for name in EXACT_VERSIONS if versions.get(name) != mine[name]
         }
         if differing and not allow_mismatch:
-            listed = "; ".join(f"{name} was {was!r}, now {now!r}" for name, (was, now) in differing.items())
+            listed = "; ".join(f"{name} was {_short(was)}, now {_short(now)}" for name, (was, now) in differing.items())
             raise Refused(
                 f"{self.path} was made with other settings: {listed} (--allow-mismatch continues all the same)"
             )
@@ -139,7 +140,7 @@ class Recorder:
         self.folder.write_json("config.json", self._facts)
         self.folder.write_json("system.json", system.describe(self.comm.library))
         (self.path / "exit.json").unlink(missing_ok=True)
-        logger.cut_back(self.path, saved[1]["log"] if saved else {"progress.txt": 0, "episodes.csv": 0})
+        logger.cut_back(self.path, saved[1]["log"] if saved else dict.fromkeys(logger.FILES, 0))
         self.logger = logger.EpochLogger(self.path, run.env.episode_fields, self.cfg.tensorboard)
 
     # Each epoch -------------------------------------------------------------------------------------------------------
@@ -228,26 +229,62 @@ def run_tensors(run: Run, env_states: list[bytes]) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def check_meta(folder: Path, meta: dict[str, Any]) -> None:
+    """Check what a checkpoint, perhaps a stranger's, says about itself.
+
+    Raises:
+        Refused: a number is missing, of another type or out of range.
+    """
+    try:
+        numbers = [meta["epoch"], *meta["resumes"], *(meta["log"][name] for name in logger.FILES)]
+        good = all(type(number) is int and 0 <= number < 2**53 for number in numbers)
+        reals = [meta["seconds"], *([] if meta["best"] is None else [meta["best"]])]
+        good = good and all(isinstance(real, int | float) and math.isfinite(real) for real in reals)
+    except (KeyError, TypeError, AttributeError):
+        good = False
+    if not good or set(meta["log"]) != set(logger.FILES):
+        raise Refused(f"{folder / 'meta.json'} does not hold what a checkpoint's should")
+
+
 def restore(run: Run, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
     """Put a checkpoint into a run that was just built.
 
     Raises:
-        ValueError: it does not belong to this run.
+        Refused: it does not belong to this run; on all ranks alike, since all hold the same arrays.
     """
-    run.ac.load_state_dict({name[3:]: torch.from_numpy(a) for name, a in arrays.items() if name.startswith("ac/")})
-    for prefix, optimiser in (("adam_pi", run.pi_optimiser), ("adam_v", run.v_optimiser)):
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for name, array in arrays.items():
-            if name.startswith(prefix + "/"):
-                _, index, key = name.split("/")
-                value, p = torch.from_numpy(array.copy()), optimiser.param_groups[0]["params"][int(index)]
-                if value.shape == p.shape:  # the fused step wants it to lie in memory as its parameter does
-                    value = torch.empty_like(p).copy_(value)
-                state.setdefault(int(index), {})[key] = value
-        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    run.obs = run.env.set_state([arrays[f"env/{i}"].tobytes() for i in run.env_indices])
-    run.epoch, run.seconds = int(meta["epoch"]), float(meta["seconds"])
+    try:
+        run.ac.load_state_dict({name[3:]: torch.from_numpy(a) for name, a in arrays.items() if name.startswith("ac/")})
+        for prefix, optimiser in (("adam_pi", run.pi_optimiser), ("adam_v", run.v_optimiser)):
+            _restore_adam(optimiser, {name: a for name, a in arrays.items() if name.startswith(prefix + "/")})
+        states = [arrays[f"env/{i}"].tobytes() for i in range(run.cfg.num_envs)]
+    except (LookupError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise Refused(f"the checkpoint's tensors are not those of this run: {reason}") from None
+    run.obs = run.env.set_state([states[i] for i in run.env_indices])
+    run.epoch, run.seconds = meta["epoch"], float(meta["seconds"])
     run.best = -math.inf if meta["best"] is None else float(meta["best"])
+
+
+def _restore_adam(optimiser: torch.optim.Optimizer, arrays: dict[str, np.ndarray]) -> None:
+    """Set Adam's moments from arrays named PREFIX/PARAMETER/MOMENT; none at all before the first step."""
+    parameters = optimiser.param_groups[0]["params"]
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, array in arrays.items():
+        _, index, moment = name.split("/")
+        p, value = parameters[int(index)], torch.from_numpy(array.copy())
+        if moment != "step":
+            if value.shape != p.shape:
+                raise ValueError(f"{name} is {tuple(value.shape)}, its parameter {tuple(p.shape)}")
+            value = torch.empty_like(p).copy_(value)  # the fused step wants it to lie in memory as its parameter does
+        state.setdefault(int(index), {})[moment] = value
+    if state and not all(set(state.get(i, ())) == {"step", "exp_avg", "exp_avg_sq"} for i in range(len(parameters))):
+        raise ValueError("some of Adam's moments are missing")
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def init_from(run: Run, folder: Path) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils import mpi, system
+from utils.watchdog import StopSignals
 
 if TYPE_CHECKING:
     import torch
@@ -54,9 +55,10 @@ def main(argv: list[str] | None = None) -> None:
         cfg, options = parse(argv)  # before MPI starts: bad input prints one line, once
         if options.cpu > 1 and mpi.launched_size() == 1:
             relaunch(options.cpu, argv)
+        signals = StopSignals()  # kept to the end of the process: a late signal changes nothing
         comm = connect()
         train(cfg, comm, resume=options.resume, overwrite=options.overwrite, allow_mismatch=options.allow_mismatch,
-              init_from=options.init_from)  # fmt: skip
+              init_from=options.init_from, signals=signals)  # fmt: skip
     except SystemExit as done:
         if (
             comm is not None
@@ -136,6 +138,7 @@ def train(
     overwrite: bool = False,
     allow_mismatch: bool = False,
     init_from: Path | None = None,
+    signals: StopSignals | None = None,
 ) -> Path:
     """Train one run and return its folder. Every rank calls this; a notebook does so without `comm`.
 
@@ -146,6 +149,7 @@ def train(
         overwrite: move what is in the folder aside.
         allow_mismatch: resume although settings or versions differ from the run's.
         init_from: policy folder whose weights the networks start from.
+        signals: the caller's, which stay as they are at the end; otherwise the signals are taken over for the run.
 
     Raises:
         SystemExit: the folder is refused (2), or a signal ended the run (75, 130 or 143).
@@ -165,13 +169,17 @@ def train(
     except Refused as error:
         bad_input(str(error))
     run: Run | None = None
+    own = StopSignals() if signals is None and threading.current_thread() is threading.main_thread() else None
     reason, code = "error", 1
     try:
         run = build_run(cfg, comm)
+        run.signals = signals or own
         recorder.begin(run, allow_mismatch)
         recorder.say(describe_start(run, recorder))
         if init_from is not None and run.epoch == 0:
             recorder.say(start_from(run, init_from))
+        if run.signals is not None:
+            run.signals.armed = True
         ppo.ppo(run, recorder.save, recorder.log)
         reason, code = "finished", 0
         recorder.say(f"finished: {cfg.run_dir}")
@@ -189,6 +197,8 @@ def train(
         recorder.close(reason, code, run.epoch if run else 0)
         if run is not None:
             run.close()
+        if own is not None:
+            own.close()
     if code:
         sys.exit(code)
     return cfg.run_dir
@@ -204,7 +214,7 @@ def build_run(cfg: PPOConfig, comm: mpi.Comm) -> Run:
     from ppo.networks import ActorCritic
     from ppo.ppo import FlatGradients, Run
     from utils.seeding import Purpose, generator
-    from utils.watchdog import StopSignals, Watchdog
+    from utils.watchdog import Watchdog
 
     watchdog = Watchdog(comm, cfg.stall_timeout)
     share = mpi.share(cfg.num_envs, comm.world_size, comm.rank)
@@ -219,14 +229,13 @@ def build_run(cfg: PPOConfig, comm: mpi.Comm) -> Run:
     for p in ac.parameters():  # equal by construction; sent all the same, so that no library can make them differ
         p.data.copy_(torch.from_numpy(comm.broadcast_array(p.detach().cpu().contiguous().numpy())))
     ac.compute_in(pick_precision(cfg.precision, cfg.network, device))
-    main_thread = threading.current_thread() is threading.main_thread()
     return Run(
         cfg=cfg, comm=comm, env=env, ac=ac,
         buf=PPOBuffer(cfg.local_steps, len(share), space.shape, space.dtype, cfg.gamma, cfg.lam, cfg.value_target),
         grads=FlatGradients(ac, device),
         pi_optimiser=torch.optim.Adam(ac.pi.parameters(), cfg.pi_lr, eps=cfg.adam_eps, fused=True),
         v_optimiser=torch.optim.Adam(ac.v.parameters(), cfg.v_lr, eps=cfg.adam_eps, fused=True),
-        device=device, watchdog=watchdog, signals=StopSignals() if main_thread else None, obs=env.reset()[0],
+        device=device, watchdog=watchdog, obs=env.reset()[0],
     )  # fmt: skip
 
 

@@ -1,13 +1,16 @@
 """No silent hang: whatever breaks on one rank ends the job at once, on all ranks, and says where it broke."""
 
+import fcntl
 import json
 import os
 import signal
+import termios
 import time
 
 import pytest
 
 from tests.conftest import finish, marked_processes, run, start
+from tests.test_train import assert_same
 from utils import checkpoint
 
 pytestmark = pytest.mark.mpi
@@ -29,7 +32,15 @@ def assert_sound(tmp_path):
     newest, rejected = checkpoint.newest(folder(tmp_path) / "checkpoints")
     assert newest is not None and rejected == []
     lines = (folder(tmp_path) / "progress.txt").read_text().splitlines()
-    assert len({line.count("\t") for line in lines}) == 1
+    assert len({line.count("\t") for line in lines}) <= 1
+
+
+def wait_for_rows(path, count, seconds=40):
+    """Wait until a run's log has this many rows."""
+    deadline = time.monotonic() + seconds
+    while not (path / "progress.txt").exists() or (path / "progress.txt").read_text().count("\n") <= count:
+        assert time.monotonic() < deadline, f"{path} has not got {count} rows after {seconds} s"
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(("fault", "ranks"), [("raise@0:100", 2), ("raise@2:100", 3), ("thread@1:100", 2)])
@@ -74,13 +85,72 @@ def test_a_rank_that_does_not_move_is_found(tmp_path, kind):
     assert_sound(tmp_path)
 
 
+def test_a_rank_killed_while_it_saves_leaves_the_checkpoint_before(tmp_path):
+    """SIGKILL in the middle of writing: what was saved before is sound, and what is half written is invisible."""
+    assert faulty(tmp_path, "kill-in-save@0:4", 2).code != 0
+    assert_sound(tmp_path)
+    assert len(list((folder(tmp_path) / "checkpoints").glob(".tmp-*"))) == 1
+    assert run(["-m", "ppo.run", *FLAGS, "--epochs", "6", "--resume", "--data-dir", str(tmp_path)], 2).code == 0
+    assert list((folder(tmp_path) / "checkpoints").glob(".tmp-*")) == []
+
+
+def test_sigterm_to_the_launcher_in_the_middle_of_saving(tmp_path):
+    """Whether the ranks are left the time to finish or not: a checkpoint verifies, and the run continues."""
+    faulty(tmp_path, "term-in-save@0:4", 2)
+    assert_sound(tmp_path)
+    assert run(["-m", "ppo.run", *FLAGS, "--epochs", "9", "--resume", "--data-dir", str(tmp_path)], 2).code == 0
+    assert_sound(tmp_path)
+    assert list((folder(tmp_path) / "checkpoints").glob(".tmp-*")) == []
+
+
+@pytest.mark.parametrize(
+    ("family", "ranks"),
+    [("echo", 2), ("mario", 2), pytest.param("echo", 4, marks=pytest.mark.slow),
+     pytest.param("mario", 4, marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_resuming_is_exact_with_several_ranks(tmp_path, family, ranks):
+    """Three epochs and three more equal six in one go, though every rank is held up at random moments."""
+    flags = ["--no-anneal-lr", "--no-anneal-clip", "--save-every", "2"]
+    if family == "mario":
+        flags += ["--env", "SuperMarioBros-1-1-v0", "--exp-name", "ppo_echo-v0", "--num-envs", "4", "--network",
+                  "small", "--steps-per-epoch", "128", "--minibatch-size", "64", "--start-frames", "9"]  # fmt: skip
+    assert faulty(tmp_path / "whole", "delay@0:0", ranks, *flags, "--epochs", "6").code == 0
+    assert faulty(tmp_path / "cut", "none@0:0", ranks, *flags, "--epochs", "3").code == 0
+    done = faulty(tmp_path / "cut", "none@0:0", ranks, *flags, "--epochs", "6", "--resume")
+    assert done.code == 0 and "at epoch 3" in done.out
+    assert_same(folder(tmp_path / "whole"), folder(tmp_path / "cut"))
+
+
+def test_another_number_of_ranks_is_refused(tmp_path):
+    """It would continue, but not bit for bit: one line names both numbers; --allow-mismatch continues."""
+    flags = ["-m", "ppo.run", *FLAGS, "--data-dir", str(tmp_path)]
+    assert run([*flags, "--epochs", "2"], 1).code == 0
+    done = run([*flags, "--epochs", "4", "--resume"], 2)
+    assert done.code == 2 and "world_size was 1, now 2" in done.err and done.err.count("\n") == 1
+    assert run([*flags, "--epochs", "4", "--resume", "--allow-mismatch"], 2).code == 0
+    assert "mismatch" in json.loads((folder(tmp_path) / "config.json").read_text())
+
+
+def test_a_branch_before_a_collective_call_is_found(tmp_path):
+    """With PPO_CHECK_COLLECTIVES=1 the calls of all ranks are compared: the one that only one rank makes is named."""
+    env = {"PPO_CHECK_COLLECTIVES": "1"}
+    flags = [*FLAGS, "--data-dir", str(tmp_path)]
+    done = run(["tests/programs/faulty_run.py", "branch@1:70", *flags], 2, env=env)
+    assert done.code != 0 and "out of step: rank 0 is in " in done.err and "max of int32 (1,)" in done.err
+    assert run(["tests/programs/faulty_run.py", "none@1:0", *flags, "--epochs", "3", "--resume"], 2, env=env).code == 0
+
+
+@pytest.mark.slow
+def test_more_ranks_than_cores_run(tmp_path):
+    """Eight ranks on whatever there is: slower, and nothing else."""
+    done = run(["-m", "ppo.run", *FLAGS, "--epochs", "2", "--data-dir", str(tmp_path)], ranks=8)
+    assert done.code == 0 and "8 ranks" in done.out, done.err
+
+
 def test_ranks_die_with_their_launcher(tmp_path):
     """SIGKILL of mpirun leaves no rank behind."""
     process, mark = start(["-m", "ppo.run", *FLAGS, "--data-dir", str(tmp_path)], ranks=3)
-    progress = folder(tmp_path) / "progress.txt"
-    deadline = time.monotonic() + 40
-    while not progress.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_for_rows(folder(tmp_path), 1)
     assert len(marked_processes(mark)) >= 4
     os.kill(process.pid, signal.SIGKILL)
     finish(process, mark, grace=20)
@@ -97,15 +167,59 @@ def test_a_signal_to_mpirun_saves_and_ends(tmp_path, number, code):
     """The launcher passes the signal on; all ranks agree, save once and end, and the run can be resumed."""
     flags = [*FLAGS, "--save-every", "1000", "--epochs", "4000", "--data-dir", str(tmp_path)]
     process, mark = start(["-m", "ppo.run", *flags], ranks=2)
-    progress = folder(tmp_path) / "progress.txt"
-    deadline = time.monotonic() + 40
-    while not (progress.exists() and progress.read_text().count("\n") > 2) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_for_rows(folder(tmp_path), 2)
     process.send_signal(number)
     done = finish(process, mark)
     assert done.code == code, (done.code, done.out[-500:], done.err)
     assert_sound(tmp_path)
     assert json.loads((folder(tmp_path) / "exit.json").read_text())["code"] == code
+
+
+@pytest.mark.parametrize("second", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_second_signal_saves_no_second_time(tmp_path, second):
+    """USR1 twice, and USR1 then TERM, while the ranks compute and save: one end, and everything is sound."""
+    flags = [*FLAGS, "--epochs", "4000", "--data-dir", str(tmp_path)]
+    process, mark = start(["-m", "ppo.run", *flags], ranks=2)
+    wait_for_rows(folder(tmp_path), 3)
+    process.send_signal(signal.SIGUSR1)
+    time.sleep(0.01)
+    process.send_signal(second)
+    done = finish(process, mark)
+    assert done.code != 0 and done.out.count("saved. Continue") <= 1
+    assert second == signal.SIGTERM or done.code == 75
+    assert_sound(tmp_path)
+
+
+def test_a_signal_before_the_first_epoch(tmp_path):
+    """SIGUSR1 while Python still loads is not lost: the run saves at its first safe point and ends with 75."""
+    process, mark = start(["-m", "ppo.run", *FLAGS, "--epochs", "4000", "--data-dir", str(tmp_path)])
+    deadline = time.monotonic() + 20
+    while "torch" not in (maps := open(f"/proc/{process.pid}/maps").read()) and time.monotonic() < deadline:  # noqa: SIM115
+        time.sleep(0.01)
+    assert "torch" in maps and not folder(tmp_path).exists()
+    process.send_signal(signal.SIGUSR1)
+    done = finish(process, mark)
+    assert done.code == 75, done.err
+    assert_sound(tmp_path)
+
+
+def test_ctrl_c_on_a_terminal(tmp_path):
+    """The terminal sends SIGINT to the launcher and to every rank: they save together and say how to go on."""
+    keyboard, terminal = os.openpty()
+    process, mark = start(
+        ["-m", "ppo.run", *FLAGS, "--epochs", "4000", "--save-every", "1000", "--data-dir", str(tmp_path)],
+        ranks=2,
+        stdin=terminal,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    wait_for_rows(folder(tmp_path), 3)
+    os.write(keyboard, b"\x03")
+    done = finish(process, mark)
+    os.close(keyboard)
+    os.close(terminal)
+    assert done.code != 0 and "Traceback" not in done.err, done.err
+    assert "saved. Continue with the same command and --resume" in done.out
+    assert_sound(tmp_path)
 
 
 def test_closed_output_does_not_end_a_run(tmp_path):

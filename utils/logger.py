@@ -19,6 +19,8 @@ from typing import Any, TextIO
 import numpy as np
 from tqdm import tqdm
 
+FILES = ("progress.txt", "episodes.csv")
+
 
 class EpochLogger:
     """Collects the numbers of an epoch and writes them when it ends."""
@@ -98,8 +100,8 @@ def cut_back(folder: Path, positions: dict[str, int]) -> int:
         how many rows of progress.txt were cut off.
     """
     lost = 0
-    for name, size in positions.items():
-        path = folder / name
+    for name in FILES:
+        path, size = folder / name, positions[name]
         data = path.read_bytes() if path.exists() else b""
         if len(data) > size:
             path.with_name(name + ".bak").write_bytes(data)

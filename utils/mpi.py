@@ -27,6 +27,10 @@ _LAUNCHERS = (
 )
 
 
+class OutOfStep(RuntimeError):
+    """Two ranks are in different collective calls; found with PPO_CHECK_COLLECTIVES=1 in the environment."""
+
+
 class WrongLauncher(RuntimeError):
     """The launcher belongs to another MPI than the library: each process would run alone."""
 
@@ -123,39 +127,46 @@ class MpiComm(Comm):
         host = self._world.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = host.rank, host.size
         host.Free()
+        self._checks, self._calls = os.environ.get("PPO_CHECK_COLLECTIVES", "0") != "0", 0
 
     @contextmanager
-    def _timed(self) -> Iterator[None]:
+    def _timed(self, call: str) -> Iterator[None]:
         start, self.waiting = time.monotonic(), True
+        self._calls += 1
+        if self._checks:
+            calls = self._world.allgather(f"{call}, collective call {self._calls}")
+            if len(set(calls)) > 1:
+                said = "; ".join(f"rank {rank} is in {theirs}" for rank, theirs in enumerate(calls))
+                raise OutOfStep(f"the ranks are out of step: {said}")
         yield
         self.waiting = False
         self.wait_seconds += time.monotonic() - start
 
     def sum(self, array: np.ndarray) -> np.ndarray:
-        with self._timed():
+        with self._timed(f"sum of {array.dtype} {array.shape}"):
             self._world.Allreduce(self._mpi.IN_PLACE, array, op=self._mpi.SUM)
         return array
 
     def max(self, array: np.ndarray) -> np.ndarray:
-        with self._timed():
+        with self._timed(f"max of {array.dtype} {array.shape}"):
             self._world.Allreduce(self._mpi.IN_PLACE, array, op=self._mpi.MAX)
         return array
 
     def gather(self, value: Any) -> list[Any] | None:
-        with self._timed():
+        with self._timed("gather"):
             return self._world.gather(value, root=0)
 
     def broadcast(self, value: Any) -> Any:
-        with self._timed():
+        with self._timed("broadcast"):
             return self._world.bcast(value, root=0)
 
     def broadcast_array(self, array: np.ndarray) -> np.ndarray:
-        with self._timed():
+        with self._timed(f"broadcast of {array.dtype} {array.shape}"):
             self._world.Bcast(array, root=0)
         return array
 
     def barrier(self) -> None:
-        with self._timed():
+        with self._timed("barrier"):
             self._world.Barrier()
 
     def abort(self, code: int) -> None:

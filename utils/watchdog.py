@@ -78,17 +78,22 @@ class Watchdog:
 class StopSignals:
     """Remembers SIGINT, SIGTERM and SIGUSR1, so that all ranks can stop together at the next safe point.
 
-    The first signal asks; a second SIGINT ends this process as Python does by default.
+    The first signal asks; a second SIGINT ends this process as Python does by default. Until `armed`, there is
+    nothing to save: SIGINT and SIGTERM end the process at once, SIGUSR1 is kept for the first safe point.
     """
 
     def __init__(self) -> None:
         """Take over the three signals; only the main thread may do this."""
         self.received: int = 0
+        self.armed = False
         self._old = {
             number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         }
 
     def _on_signal(self, number: int, frame: object) -> None:
+        if not self.armed and number != signal.SIGUSR1:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
         if number == signal.SIGINT and self.received == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = max(self.received, number)

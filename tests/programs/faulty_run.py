@@ -5,6 +5,7 @@ mpirun -np 4 python tests/programs/faulty_run.py raise@2:17 --env Echo-v0 --data
 
 import ctypes
 import os
+import random
 import sys
 import threading
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from utils import mpi
+from utils import checkpoint, mpi
 
 KIND, PLACE = sys.argv[1].split("@")
 RANK, STEP = (int(part) for part in PLACE.split(":"))
@@ -38,17 +39,36 @@ def strike(env) -> None:
     if KIND == "loop":
         while True:
             pass
-    if KIND == "sleep-in-c":
-        ctypes.PyDLL(None).sleep(
-            1000
-        )  # holds the interpreter lock? no: PyDLL keeps it, so only the parent's death ends it
     if KIND == "pause-in-c":
         ctypes.CDLL(None).pause()
     if KIND == "drift":
-        next(iter(DRIFT["run"].ac.parameters())).data.view(-1)[0] += 1e-3
+        next(iter(BUILT["run"].ac.parameters())).data.view(-1)[0] += 1e-3
+    if KIND == "branch":  # a collective call that only this rank makes
+        BUILT["run"].comm.any(True)
 
 
-DRIFT: dict = {}
+BUILT: dict = {}
+
+
+def strike_in_save(save):
+    """Return `save`, but in the middle of its STEPth call this rank is killed or the launcher gets a SIGTERM."""
+    count, write = 0, checkpoint._write_synced
+
+    def writing(path, data):
+        if count == STEP and path.name == "meta.json":
+            if KIND == "kill-in-save":
+                os.kill(os.getpid(), 9)
+            os.kill(mpi._parent_of(os.getppid()), 15)
+            time.sleep(0.25)
+        write(path, data)
+
+    def saving(*args, **kwargs):
+        nonlocal count
+        count += 1
+        return save(*args, **kwargs)
+
+    checkpoint._write_synced = writing
+    return saving
 
 
 def main() -> None:
@@ -57,16 +77,20 @@ def main() -> None:
 
     if HERE and KIND == "build":
         envs.make_vec = lambda *args, **kwargs: (_ for _ in ()).throw(RuntimeError("the ROM is missing"))
+    if HERE and KIND.endswith("-in-save"):
+        checkpoint.save_checkpoint = strike_in_save(checkpoint.save_checkpoint)
     build = module.build_run
 
     def build_and_break(cfg, comm):
         run = build(cfg, comm)
-        DRIFT["run"] = run
+        BUILT["run"] = run
         count, step = 0, run.env.step
 
         def breaking(actions):
             nonlocal count
             count += 1
+            if KIND == "delay" and random.random() < 0.02:
+                time.sleep(0.01 * random.random())
             if HERE and count == STEP:
                 strike(run.env)
             return step(actions)

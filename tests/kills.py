@@ -1,0 +1,155 @@
+"""The long proof of exact resuming: `python -m tests.kills --kills 200 --out FILE`.
+
+Runs with 1, 2 and 4 ranks, of four kinds of environment, are killed with SIGKILL, a rank or the launcher, at random
+instants: anywhere between the start of the program and its end, or aimed at collecting, updating or saving. After each
+kill no process may be left within 30 seconds, and the run is resumed, to be killed again. In the end it is left alone,
+and its weights, Adam's moments, environment states, rows of progress.txt and lines of episodes.csv must equal those of
+a run that nobody touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.conftest import finish, kill_marked, marked_processes, run, start
+from tests.test_train import assert_same
+from utils import system
+
+LIMIT = 30.0  # seconds that the processes of a killed run have to end
+
+COMMON = ["--exp-name", "r", "--save-every", "2", "--train-pi-iters", "2", "--train-v-iters", "2"]
+KINDS = {
+    "echo": ["--env", "Echo-v0", "--num-envs", "8", "--steps-per-epoch", "512", "--minibatch-size", "64",
+             "--epochs", "24"],
+    "cartpole": ["--env", "CartPole-v1", "--num-envs", "8", "--steps-per-epoch", "512", "--minibatch-size", "128",
+                 "--epochs", "24"],
+    "mario": ["--network", "small", "--num-envs", "4", "--steps-per-epoch", "256", "--minibatch-size", "64",
+              "--start-frames", "20", "--sticky", "0.1", "--epochs", "16"],
+    "mario-nes-py": ["--network", "small", "--num-envs", "4", "--steps-per-epoch", "64", "--minibatch-size", "32",
+                     "--epochs", "8", "--emulator", "nes-py"],
+}  # fmt: skip
+
+
+class Case(NamedTuple):
+    """One kind of run and its share of all kills."""
+
+    kind: str
+    ranks: int
+    share: float
+
+
+CASES = [
+    Case(kind, ranks, share)
+    for kind, share in (("echo", 0.11), ("mario", 0.12), ("cartpole", 0.07), ("mario-nes-py", 0.033))
+    for ranks in (1, 2, 4)
+]
+
+
+def plan(case: Case, rng: random.Random, seconds: float, note: Path) -> dict[str, Any]:
+    """Return when and whom to kill; `seconds` is how long the run takes when nobody does."""
+    phase = rng.choices(["any", "collect", "update", "save"], [4, 2, 2, 2])[0]
+    most = {"any": 1, "collect": 200, "update": 60, "save": 8}[phase]
+    delay = {"any": seconds, "collect": 0.05, "update": 0.05, "save": 0.02}[phase]
+    target = "launcher" if case.ranks > 1 and rng.random() < 0.3 else "rank"
+    rank = 0 if phase == "save" and rng.random() < 0.7 else rng.randrange(case.ranks)
+    return {"rank": rank, "target": target, "phase": phase, "touch": rng.randint(1, most),
+            "delay": rng.uniform(0, delay), "note": str(note)}  # fmt: skip
+
+
+def kill_once(case: Case, flags: list[str], chosen: dict[str, Any]) -> dict[str, Any] | None:
+    """Start or resume the run and kill it; what was hit and how long it took to end, None if it finished before."""
+    note = Path(chosen["note"])
+    note.unlink(missing_ok=True)
+    process, mark = start(["tests/programs/killed_run.py", *flags, "--resume"], case.ranks,
+                          {"KILL_PLAN": json.dumps(chosen)})  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not note.exists() and process.poll() is None:
+        if time.monotonic() > deadline:
+            kill_marked(mark)
+            raise AssertionError(f"{case}: neither killed nor finished after 120 s: {chosen}")
+        time.sleep(0.02)
+    if not note.exists():
+        done = finish(process, mark)
+        assert done.code == 0, (case, chosen, done.err)
+        return None
+    while not (text := note.read_text()):
+        time.sleep(0.01)
+    hit = json.loads(text)
+    while marked_processes(mark):
+        if time.monotonic() - hit["time"] > LIMIT:
+            left = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in marked_processes(mark)]
+            kill_marked(mark)
+            raise AssertionError(f"{case}: {chosen} left {left} running")
+        time.sleep(0.02)
+    process.communicate()
+    phase = hit["phase"].split(",")[0]
+    return {"phase": phase, "target": chosen["target"], "seconds": time.monotonic() - hit["time"]}
+
+
+def prove(case: Case, kills: int, rng: random.Random, folder: Path) -> dict[str, Any]:
+    """Kill one kind of run `kills` times and compare each that came to its end with the untouched one."""
+    flags = [*KINDS[case.kind], *COMMON]
+    begun = time.monotonic()
+    done = run(["-m", "ppo.run", *flags, "--data-dir", str(folder / "whole")], case.ranks, timeout=300)
+    assert done.code == 0, done.err
+    seconds = time.monotonic() - begun
+    hits: list[dict[str, Any]] = []
+    compared = 0
+    while len(hits) < kills:
+        place = [*flags, "--data-dir", str(folder / f"cut{compared}")]
+        for _ in range(8):
+            hit = kill_once(case, place, plan(case, rng, seconds, folder / "note"))
+            hits += [hit] if hit else []
+            if hit is None or len(hits) >= kills:
+                break
+        done = run(["-m", "ppo.run", *place, "--resume"], case.ranks, timeout=300)
+        assert done.code == 0, done.err
+        assert_same(folder / "whole" / "r" / "r_s0", folder / f"cut{compared}" / "r" / "r_s0")
+        compared += 1
+    return {
+        "kind": case.kind, "ranks": case.ranks, "kills": len(hits), "runs_compared": compared, "runs_equal": compared,
+        "by_phase": dict(Counter(hit["phase"] for hit in hits)),
+        "by_target": dict(Counter(hit["target"] for hit in hits)),
+        "slowest_end_seconds": round(max(hit["seconds"] for hit in hits), 2),
+    }  # fmt: skip
+
+
+def main() -> int:
+    """Run all cases; any difference, hang or leftover process ends it with a traceback."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    rng, results, begun = random.Random(args.seed), [], time.monotonic()
+    for case in CASES:
+        base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        with tempfile.TemporaryDirectory(prefix="kills-", dir=base) as folder:
+            results.append(prove(case, max(1, round(args.kills * case.share)), rng, Path(folder)))
+        print(json.dumps(results[-1]), flush=True)
+    phases: Counter[str] = Counter()
+    for result in results:
+        phases.update(result["by_phase"])
+    total = {
+        "command": "python -m tests.kills " + " ".join(sys.argv[1:]), "kills": sum(r["kills"] for r in results),
+        "runs_compared": sum(r["runs_compared"] for r in results), "runs_equal": sum(r["runs_equal"] for r in results),
+        "by_phase": dict(phases), "slowest_end_seconds": max(r["slowest_end_seconds"] for r in results),
+        "minutes": round((time.monotonic() - begun) / 60, 1), "machine": system.describe("")["processor"],
+        "cores": system.cores(), "commit": system.commit(), "cases": results,
+    }  # fmt: skip
+    args.out.write_text(json.dumps(total, indent=1) + "\n")
+    print({name: value for name, value in total.items() if name != "cases"})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
