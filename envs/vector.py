@@ -237,9 +237,9 @@ class VecEnv(VectorEnv, ABC):
         if not self._started:
             raise ValueError("get_state: call reset or set_state first")
         name = {"seed": self.seed, "index": self.first_index + i}
-        return {**name, **self.episodes.save(i), "identity": self._identity()}
+        return {**name, **self.episodes.save(i), "identity": self.identity()}
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """Return spec_dict as JSON gives it back, without the options that cannot change a result."""
         spec = json.loads(json.dumps(self.spec_dict))
         spec["options"].pop("threads", None)
@@ -254,7 +254,7 @@ class VecEnv(VectorEnv, ABC):
         if len(states) != self.num_envs:
             raise ValueError(f"states: {len(states)} given, expected one for each of {self.num_envs} environments")
         parts = [unpack(kind, version, state) for state in states]
-        identity = self._identity()
+        identity = self.identity()
         for i, (header, _) in enumerate(parts):
             for name in identity | header["identity"]:
                 saved, wanted = header["identity"].get(name), identity.get(name)

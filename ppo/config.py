@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import importlib.util
 import json
+import re
 import types
 import typing
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ import envs
 
 def _field(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
     return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
+
+
+GOAL = re.compile(r"\s*(\w+)\s*(>=|<=)\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*")  # what --stop-at takes
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,17 @@ class PPOConfig:
     start_mode: str = _field("noop", "Mario: what is pressed in the start frames", ("noop", "random"))
     max_episode_steps: int | None = _field(None, "cut (truncate) episodes after this many steps")
     emulator: str | None = _field(None, "Mario: which emulator; default: the fastest there is")
+    threads: int = _field(1, "Mario: threads of each rank's native environments")
+    start_states: str | None = _field(None, "Mario: file of states, one of which each episode starts from")
 
     # saving and watching
     save_every: int = _field(10, "epochs between checkpoints")
     save_minutes: float | None = _field(None, "minutes after which a checkpoint is due in any case")
     keep: int = _field(3, "checkpoints to keep")
     check_every: int = _field(10, "epochs between comparisons of the ranks' parameters")
+    eval_every: int = _field(0, "epochs between evaluations, which then decide what the best policy is; 0: never")
+    eval_episodes: int = _field(100, "episodes of an evaluation")
+    stop_at: str | None = _field(None, "end the run where a column of progress.txt gets there: 'EvalClearRate>=0.95'")
     stall_timeout: float = _field(300.0, "seconds without progress after which the run is ended; 0: never")
     tensorboard: bool = _field(False, "write TensorBoard events too (pip install tensorboard)")
 
@@ -93,7 +102,8 @@ class PPOConfig:
         at_least = {
             "seed": 0, "num_envs": 1, "steps_per_epoch": 1, "minibatch_size": 1, "train_pi_iters": 0,
             "train_v_iters": 0, "chunk_size": 1, "skip": 1, "stack": 1, "save_every": 1, "keep": 2, "check_every": 1,
-            "stall_timeout": 0, "ent_coef": 0, "pi_lr": 0, "v_lr": 0, "start_frames": 0,
+            "eval_every": 0, "eval_episodes": 1, "stall_timeout": 0, "ent_coef": 0, "pi_lr": 0, "v_lr": 0,
+            "start_frames": 0, "threads": 1,
         }  # fmt: skip
         for name, low in at_least.items():
             _require(getattr(self, name) >= low, name, getattr(self, name), f"at least {low}")
@@ -117,6 +127,10 @@ class PPOConfig:
         )
         _require(not self.tensorboard or importlib.util.find_spec("tensorboard") is not None, "tensorboard",
                  self.tensorboard, "off unless it is installed (pip install tensorboard)")  # fmt: skip
+        goal = self.stop_at
+        _require(goal is None or bool(GOAL.fullmatch(goal)), "stop_at", goal, "COLUMN>=NUMBER or COLUMN<=NUMBER")
+        _require(goal is None or not goal.startswith("Eval") or self.eval_every > 0, "eval_every", self.eval_every,
+                 f"at least 1 where stop-at is {goal}")  # fmt: skip
         _require(self.start_frames <= 30, "start_frames", self.start_frames, "at most 30")
         _require(self.steps_per_epoch % self.num_envs == 0, "steps_per_epoch", self.steps_per_epoch,
                  f"a multiple of num_envs ({self.num_envs})")  # fmt: skip

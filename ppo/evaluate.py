@@ -8,14 +8,17 @@ the number of environments and the options, not on how many processes shared the
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import joblib
 import numpy as np
+import torch
 
 import envs
 from ppo.policy import BadPolicy, Policy, load_policy
+from utils.mpi import Comm
 from utils.seeding import Purpose, generator
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "data" / "pretrained"
@@ -90,6 +93,7 @@ def evaluate(
     num_envs: int = 16,
     greedy: bool = False,
     jobs: int = 1,
+    comm: Comm | None = None,
     **wanted: Any,
 ) -> list[dict[str, Any]]:
     """Play `episodes` episodes and return their records in the order of environments.
@@ -101,35 +105,75 @@ def evaluate(
         num_envs: environments; environment i plays episodes i, i + num_envs, ...
         greedy: take the most probable action instead of sampling.
         jobs: processes that share the environments; more than one per GROUP environments would stand idle.
+        comm: ranks that share them instead; all call this, and rank 0 gets the records, the others none.
         wanted: options of the environment that replace the policy's own, and `env`, another id.
 
     Raises:
         ValueError: a number out of range, or a bad policy.
     """
+    policy = load_policy(folder)
+    env_id, options = environment(policy, **wanted)  # what is wrong with it shows before processes start
+    if comm is not None and comm.world_size > 1:
+        return evaluate_together(policy, env_id, options, episodes, seed, num_envs, greedy, comm)
+    tasks = [
+        joblib.delayed(_play_from_folder)(folder, env_id, options, share, quotas, seed, greedy)
+        for share, quotas in shares(episodes, seed, num_envs, jobs)
+    ]
+    return [record for records in joblib.Parallel(n_jobs=len(tasks))(tasks) for record in records]
+
+
+def evaluate_together(
+    policy: Policy,
+    env_id: str,
+    options: dict[str, Any],
+    episodes: int,
+    seed: int,
+    num_envs: int,
+    greedy: bool,
+    comm: Comm,
+    alive: Callable[[], None] = lambda: None,
+) -> list[dict[str, Any]]:
+    """As `evaluate`, for a policy that every rank holds; `alive` is called at every step. Rank 0 gets the records."""
+    mine = shares(episodes, seed, num_envs, comm.world_size)[comm.rank : comm.rank + 1]  # none where ranks are many
+    records = [
+        r for share, quotas in mine for r in play_share(policy, env_id, options, share, quotas, seed, greedy, alive)
+    ]
+    gathered = comm.gather(records)
+    return [record for part in gathered for record in part] if gathered is not None else []
+
+
+def shares(episodes: int, seed: int, num_envs: int, parts: int) -> list[tuple[range, list[int]]]:
+    """Return who plays what: for each of at most `parts` players its environments and how many episodes each plays.
+
+    Raises:
+        ValueError: a number out of range.
+    """
     if episodes < 1 or num_envs < 1 or seed < 0:
         raise ValueError(f"episodes and num-envs must be at least 1, seed at least 0: {episodes}, {num_envs}, {seed}")
     num_envs = min(num_envs, episodes)
     groups = -(-num_envs // GROUP)
-    jobs = max(1, min(jobs, groups))
+    parts = max(1, min(parts, groups))
     quotas = [(episodes - i + num_envs - 1) // num_envs for i in range(num_envs)]
-    environment(load_policy(folder), **wanted)  # what is wrong with it shows before processes start
-    bounds = [min(num_envs, j * groups // jobs * GROUP) for j in range(jobs)] + [num_envs]
-    shares = [range(*pair) for pair in itertools.pairwise(bounds)]
-    tasks = [
-        joblib.delayed(play_share)(folder, share, [quotas[i] for i in share], seed, greedy, wanted) for share in shares
-    ]
-    return [record for records in joblib.Parallel(n_jobs=jobs)(tasks) for record in records]
+    bounds = [min(num_envs, j * groups // parts * GROUP) for j in range(parts)] + [num_envs]
+    return [(range(a, b), quotas[a:b]) for a, b in itertools.pairwise(bounds)]
+
+
+def _play_from_folder(folder: Path, *args: Any) -> list[dict[str, Any]]:
+    torch.set_num_threads(1)
+    return play_share(load_policy(folder), *args)
 
 
 def play_share(
-    folder: Path, share: range, quotas: list[int], seed: int, greedy: bool, wanted: dict[str, Any]
+    policy: Policy,
+    env_id: str,
+    options: dict[str, Any],
+    share: range,
+    quotas: list[int],
+    seed: int,
+    greedy: bool,
+    alive: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Play each environment of `share` (global indices) until it has finished its quota of episodes."""
-    import torch
-
-    torch.set_num_threads(1)
-    policy = load_policy(folder)
-    env_id, options = environment(policy, **wanted)
     env = envs.make_vec(env_id, len(share), seed, first_index=share.start, **options)
     policy.check_spaces(env.single_observation_space, env.single_action_space)
     obs, _ = env.reset()
@@ -137,6 +181,7 @@ def play_share(
     uniforms = np.zeros((0, len(share)), np.float32)
     t = 0
     while any(len(records) < quota for records, quota in zip(done, quotas, strict=True)):
+        alive()
         if t % BLOCK == 0:
             draws = [generator(seed, i, Purpose.EVALUATION, t // BLOCK).random(BLOCK, dtype=np.float32) for i in share]
             uniforms = np.stack(draws, axis=1)

@@ -84,14 +84,15 @@ class Run:
 def ppo(
     run: Run,
     save: Callable[[Run, bool], None],
-    log: Callable[[Run, dict[str, Any], list[dict[str, Any]]], None],
+    log: Callable[[Run, dict[str, Any], list[dict[str, Any]]], bool],
 ) -> None:
-    """Train from `run.epoch` on until the last epoch.
+    """Train from `run.epoch` on until the last epoch, or until the goal is reached.
 
     Args:
         run: as built or as restored from a checkpoint.
         save: called by all ranks where a checkpoint is due; the flag says that it must be written now.
-        log: called by all ranks with the epoch's row and finished episodes (both empty but on rank 0).
+        log: called by all ranks with the epoch's row and finished episodes (both empty but on rank 0); returns, on
+            all ranks alike, whether the run has reached its goal and ends.
 
     Raises:
         Interrupted: a signal asked for the end; a checkpoint was saved.
@@ -122,10 +123,12 @@ def ppo(
             "TimeUpdate": now - collected,
             "TimeWait": run.comm.wait_seconds - waited,
         }
-        log(run, *epoch_row(run, episodes, spread, learned, times))
+        reached = log(run, *epoch_row(run, episodes, spread, learned, times))
         run.env_states = run.env.get_state()
         stop = stop_signal(run)
-        save(run, bool(stop))
+        save(run, bool(stop) or reached)
+        if reached:
+            return
         if stop:
             raise Interrupted(stop)
 

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ppo.config import PPOConfig
-from ppo.policy import load_policy, save_policy
+from ppo.config import GOAL, PPOConfig
+from ppo.evaluate import evaluate_together
+from ppo.networks import ActorCritic
+from ppo.policy import Policy, load_policy, save_policy
 from ppo.ppo import Run
 from utils import checkpoint, logger, system
 from utils.folder import Refused, RunFolder
@@ -27,8 +29,9 @@ MAX_FAILED_SAVES = 3
 # A resumed run may differ in these settings; in any other it would be another experiment.
 FREE_ON_RESUME = {
     "epochs", "total_steps", "data_dir", "save_every", "save_minutes", "keep", "check_every", "stall_timeout",
-    "tensorboard",
+    "tensorboard", "stop_at", "threads",
 }  # fmt: skip
+EVAL_ENVS = 16  # as `scripts.evaluate` has by default
 EXACT_VERSIONS = ("python", "torch", "numpy")  # bit for bit only with the same of these
 
 
@@ -47,6 +50,7 @@ class Recorder:
         self.console = logger.Console(cfg.num_epochs * cfg.steps_per_epoch, show=show and comm.rank == 0)
         self._saved_at, self._failed_saves = time.monotonic(), 0
         self._facts: dict[str, Any] = {}  # config.json
+        self.reached: str | None = None  # how the goal of stop_at was reached
         refusal = None
         if comm.rank == 0:
             try:
@@ -69,7 +73,7 @@ class Recorder:
         if self.folder is not None:
             self._facts = {
                 **self.cfg.to_dict(), "exp_name": self.cfg.experiment, "world_size": self.comm.world_size,
-                "spec": run.env.spec_dict, "commit": system.commit(),
+                "spec": run.env.identity(), "commit": system.commit(),
             }  # fmt: skip
             try:
                 if not self.folder.fresh:
@@ -83,6 +87,7 @@ class Recorder:
         saved = self.comm.broadcast(saved)
         if saved is not None:
             restore(run, *saved)
+            self.reached = saved[1]["reached"] if self.cfg.stop_at == saved[1]["stop_at"] else None
         self.console.advance(run.epoch * self.cfg.steps_per_epoch)
         run.progress = self.console.advance
 
@@ -123,8 +128,10 @@ class Recorder:
             self._facts["mismatch"] = {name: list(pair) for name, pair in differing.items()}
 
     def _say_if_inexact(self, old: dict[str, Any]) -> None:
-        if old.get("threads") not in (None, torch.get_num_threads()):
-            self.say(f"not bit for bit: the run had {old['threads']} threads per rank, now {torch.get_num_threads()}")
+        if old.get("torch_threads") not in (None, torch.get_num_threads()):
+            self.say(
+                f"not bit for bit: the run had {old['torch_threads']} threads per rank, now {torch.get_num_threads()}"
+            )
 
     def _how_it_ended(self) -> str:
         try:
@@ -136,7 +143,11 @@ class Recorder:
     def _open_log(self, run: Run, saved: tuple[dict[str, Any], dict[str, Any]] | None) -> None:
         assert self.folder is not None
         resumes = (saved[1]["resumes"] + [saved[1]["epoch"]]) if saved else []
-        self._facts |= {"versions": system.versions(), "threads": torch.get_num_threads(), "resumed_at_epochs": resumes}
+        self._facts |= {
+            "versions": system.versions(),
+            "torch_threads": torch.get_num_threads(),
+            "resumed_at_epochs": resumes,
+        }
         self.folder.write_json("config.json", self._facts)
         self.folder.write_json("system.json", system.describe(self.comm.library))
         (self.path / "exit.json").unlink(missing_ok=True)
@@ -145,20 +156,72 @@ class Recorder:
 
     # Each epoch -------------------------------------------------------------------------------------------------------
 
-    def log(self, run: Run, row: dict[str, Any], episodes: list[dict[str, Any]]) -> None:
-        """Write the epoch's row and episodes, and show them."""
+    def log(self, run: Run, row: dict[str, Any], episodes: list[dict[str, Any]]) -> bool:
+        """Evaluate if it is due, write the epoch's row and episodes, and show them.
+
+        Returns:
+            on all ranks: whether the row is at the goal that `stop_at` sets.
+        """
+        evaluated = self._evaluate(run)
         run.watchdog.touch(f"log, epoch {run.epoch - 1}")
-        if self.logger is None:
-            return
-        self.logger.log_episodes(row["Epoch"], row["TotalEnvInteracts"], episodes)
-        for name, value in row.items():
-            self.logger.log(name, value)
-        self.logger.dump()
-        self.console.epoch(row, self.cfg.num_epochs)
-        score = row["ClearRate"] + 1e-9 * row["AverageEpRet"] if "ClearRate" in row else row["AverageEpRet"]
-        if row["EpCount"] >= 10 and score >= run.best:
+        if self.logger is not None:
+            row |= evaluated
+            self.logger.log_episodes(row["Epoch"], row["TotalEnvInteracts"], episodes)
+            for name, value in row.items():
+                self.logger.log(name, value)
+            self.logger.dump()
+            self.console.epoch(row, self.cfg.num_epochs)
+            self._keep_best(run, row)
+            self.reached = self._goal(row)
+        self.reached = self.comm.broadcast(self.reached)
+        return self.reached is not None
+
+    def _evaluate(self, run: Run) -> dict[str, float]:
+        """Return the columns of an evaluation, NaN in epochs that have none; rank 0's are the ones that count."""
+        cfg = self.cfg
+        if not cfg.eval_every:
+            return {}
+        mario = "flag" in run.env.episode_fields
+        row = dict.fromkeys(("EvalEpRet", "EvalEpLen", *(("EvalClearRate", "EvalXMax") if mario else ())), math.nan)
+        if run.epoch % cfg.eval_every and run.epoch != cfg.num_epochs:
+            return row
+        start = time.monotonic()
+        records = evaluate_together(
+            frozen_policy(run), cfg.env, evaluation_options(cfg), cfg.eval_episodes, cfg.seed, EVAL_ENVS, False,
+            self.comm, lambda: run.watchdog.touch(f"evaluate, epoch {run.epoch - 1}"),
+        )  # fmt: skip
+        run.seconds += time.monotonic() - start
+        fields = {"EvalEpRet": "ep_ret", "EvalEpLen": "ep_len", "EvalClearRate": "flag", "EvalXMax": "x_max"}
+        return {name: float(np.mean([r[fields[name]] for r in records])) if records else math.nan for name in row}
+
+    def _keep_best(self, run: Run, row: dict[str, Any]) -> None:
+        """Keep the policy if no earlier one was better: by evaluations if there are any, else by the epoch's episodes.
+
+        Clear rate counts first and return decides between equals.
+        """
+        prefix = "Eval" if self.cfg.eval_every else ""
+        score = row["EvalEpRet" if prefix else "AverageEpRet"]
+        if "ClearRate" in row:
+            score = row[prefix + "ClearRate"] + 1e-9 * score
+        if score >= run.best and (prefix or row["EpCount"] >= 10):
             run.best = score
             self._save_policy("best", run)
+
+    def _goal(self, row: dict[str, Any]) -> str | None:
+        """Return how the row is at the goal, None if it is not.
+
+        Raises:
+            ValueError: there is no such column.
+        """
+        match = GOAL.fullmatch(self.cfg.stop_at or "")
+        if match is None:
+            return None
+        name, relation, number = match.groups()
+        if name not in row:
+            raise ValueError(f"stop-at: no column {name!r}, expected one of {', '.join(row)}")
+        value = float(row[name])
+        there = value >= float(number) if relation == ">=" else value <= float(number)
+        return f"{name} {value:.4g} {relation} {number}" if there else None
 
     def save(self, run: Run, now: bool) -> None:
         """Save a checkpoint and the last policy if they are due: all ranks call this after every epoch."""
@@ -174,6 +237,7 @@ class Recorder:
             meta = {
                 "epoch": run.epoch, "seconds": run.seconds, "best": run.best if math.isfinite(run.best) else None,
                 "log": self.logger.positions(), "resumes": self._facts["resumed_at_epochs"],
+                "reached": self.reached, "stop_at": self.cfg.stop_at,
             }  # fmt: skip
             try:
                 checkpoint.save_checkpoint(
@@ -210,9 +274,8 @@ class Recorder:
         if self.logger is not None:
             self.logger.close()
         if self.folder is not None:
-            self.folder.write_json(
-                "exit.json", {"reason": reason, "code": code, "epoch": epoch, "time": time.strftime("%F %T%z")}
-            )
+            ending = {"reason": reason, "code": code, "epoch": epoch, "time": time.strftime("%F %T%z")}
+            self.folder.write_json("exit.json", ending | ({"goal": self.reached} if self.reached else {}))
             self.folder.close()
             self.folder = None
 
@@ -229,6 +292,19 @@ def run_tensors(run: Run, env_states: list[bytes]) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def frozen_policy(run: Run) -> Policy:
+    """Return the run's networks as a policy that acts in float32, as one from a file does."""
+    shape = run.env.single_observation_space.shape or ()
+    ac = ActorCritic(run.cfg.network, shape, run.ac.num_actions, "xavier", seed=0)
+    ac.load_state_dict(run.ac.state_dict())
+    return Policy(ac.eval(), {"obs_shape": list(shape)})
+
+
+def evaluation_options(cfg: PPOConfig) -> dict[str, Any]:
+    """Return the options of the run's environment, but for what only training is given."""
+    return {name: value for name, value in cfg.env_options().items() if name not in ("reward", "start_states")}
+
+
 def check_meta(folder: Path, meta: dict[str, Any]) -> None:
     """Check what a checkpoint, perhaps a stranger's, says about itself.
 
@@ -239,6 +315,7 @@ def check_meta(folder: Path, meta: dict[str, Any]) -> None:
         numbers = [meta["epoch"], *meta["resumes"], *(meta["log"][name] for name in logger.FILES)]
         good = all(type(number) is int and 0 <= number < 2**53 for number in numbers)
         reals = [meta["seconds"], *([] if meta["best"] is None else [meta["best"]])]
+        good = good and all(meta[name] is None or isinstance(meta[name], str) for name in ("reached", "stop_at"))
         good = good and all(isinstance(real, int | float) and math.isfinite(real) for real in reals)
     except (KeyError, TypeError, AttributeError):
         good = False

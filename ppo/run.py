@@ -180,9 +180,10 @@ def train(
             recorder.say(start_from(run, init_from))
         if run.signals is not None:
             run.signals.armed = True
-        ppo.ppo(run, recorder.save, recorder.log)
+        if recorder.reached is None:
+            ppo.ppo(run, recorder.save, recorder.log)
         reason, code = "finished", 0
-        recorder.say(f"finished: {cfg.run_dir}")
+        recorder.say(f"finished: {cfg.run_dir}" + (f" ({recorder.reached})" if recorder.reached else ""))
     except Refused as error:
         reason, code = f"error: {error}", EXIT_BAD_INPUT
         bad_input(str(error))

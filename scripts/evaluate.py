@@ -13,7 +13,7 @@ import numpy as np
 
 from ppo.evaluate import evaluate, find_policy
 from ppo.policy import load_policy
-from utils import command, stats, system
+from utils import command, mpi, stats, system
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,18 +37,31 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the summary here")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write one line per episode here")
     args = parser.parse_args(argv)
-    return command.run("scripts.evaluate", lambda: show(args))
+    comm = mpi.connect()
+    if comm.world_size == 1:
+        return command.run("scripts.evaluate", lambda: show(args, comm))
+    try:
+        show(args, comm)
+    except ValueError as error:  # on all ranks alike
+        if comm.rank == 0:
+            print(f"scripts.evaluate: error: {error}", file=sys.stderr)
+        return 2
+    except BaseException as error:
+        mpi.exit_together(comm, error)
+    return 0
 
 
-def show(args: Any) -> None:
-    """Play, print, write."""
+def show(args: Any, comm: mpi.Comm) -> None:
+    """Play, and on rank 0 print and write."""
     folder = find_policy(args.policy, args.checkpoint)
     for name in ("json", "csv"):
         if getattr(args, name) is not None:
             command.check_writable(name, getattr(args, name))
     names = ("env", "emulator", "start_frames", "start_mode", "sticky", "max_episode_steps")
     wanted = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    records = evaluate(folder, args.episodes, args.seed, args.num_envs, args.deterministic, args.jobs, **wanted)
+    records = evaluate(folder, args.episodes, args.seed, args.num_envs, args.deterministic, args.jobs, comm, **wanted)
+    if comm.rank:
+        return
     summary = summarise(records) | {
         "policy": str(folder), "env": args.env or load_policy(folder).info["env"], "seed": args.seed,
         "greedy": args.deterministic, "options": wanted, "versions": system.versions(),

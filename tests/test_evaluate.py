@@ -10,10 +10,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ppo.config import build
 from ppo.evaluate import act_in_groups, environment, evaluate, find_policy
 from ppo.networks import ActorCritic
 from ppo.policy import BadPolicy, Policy, load_policy, save_policy
+from ppo.run import train
 from scripts.evaluate import main, summarise
+from tests.conftest import run
 
 INFO = {"env": "Echo-v0", "spec": {"options": {}}, "network": "mlp", "obs_shape": [4], "num_actions": 4}
 MARIO = {"env": "SuperMarioBros-1-1-v0", "spec": {"options": {"actions": "right_only"}, "preprocess_version": 1},
@@ -51,7 +54,7 @@ def test_the_network_sees_the_same_batches_however_the_work_is_shared(echo, monk
     for jobs in (1, 2, 3, 9):
         shares = []
         monkeypatch.setattr(
-            joblib, "Parallel", lambda n_jobs, s=shares: lambda tasks: [s.append(t[1][1]) or [] for t in tasks]
+            joblib, "Parallel", lambda n_jobs, s=shares: lambda tasks: [s.append(t[1][3]) or [] for t in tasks]
         )
         evaluate(echo, 20, num_envs=10, jobs=jobs)
         assert [i for share in shares for i in share] == list(range(10))
@@ -165,3 +168,84 @@ def test_a_file_cannot_name_code_for_the_reward(tmp_path):
         tmp_path / "m", ActorCritic("mario", (4, 84, 84), 7, "orthogonal", 0), MARIO | {"spec": spec, "num_actions": 7}
     )
     assert environment(load_policy(tmp_path / "m"))[1] == {}
+
+
+TRAIN = {"env": "Echo-v0", "num_envs": 4, "steps_per_epoch": 256, "minibatch_size": 64, "save_every": 1}
+
+
+def table_of(folder):
+    lines = [line.split("\t") for line in (folder / "progress.txt").read_text().splitlines()]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+
+
+def test_a_run_evaluates_as_the_command_does(tmp_path):
+    """Every second epoch; the same numbers as `scripts.evaluate` finds on that checkpoint; the best is kept."""
+    folder = train(build(**TRAIN, epochs=4, eval_every=2, eval_episodes=20, seed=2, data_dir=str(tmp_path)))
+    rows = table_of(folder)
+    assert [bool(row["EvalEpRet"]) for row in rows] == [False, True, False, True]
+    for row in (rows[1], rows[3]):
+        records = evaluate(find_policy(str(folder), row["TotalEnvInteracts"]), 20, seed=2)
+        assert float(row["EvalEpRet"]) == pytest.approx(np.mean([r["ep_ret"] for r in records]))
+        assert float(row["EvalEpLen"]) == pytest.approx(np.mean([r["ep_len"] for r in records]))
+    best = max((float(row["EvalEpRet"]), int(row["TotalEnvInteracts"])) for row in (rows[1], rows[3]))
+    assert load_policy(folder / "policy" / "best").info["steps"] == best[1]
+
+
+def test_an_evaluation_on_mario_counts_flags(tmp_path):
+    """Clear rate and furthest x, from the run's own starts."""
+    settings = {"num_envs": 2, "steps_per_epoch": 16, "minibatch_size": 16, "network": "small", "start_frames": 5}
+    cfg = build(**settings, epochs=1, eval_every=1, eval_episodes=2, max_episode_steps=20, data_dir=str(tmp_path))
+    row = table_of(train(cfg))[0]
+    assert row["EvalClearRate"] == "0.0" and 40 < float(row["EvalXMax"]) < 400 and row["EvalEpLen"] == "20.0"
+
+
+def test_evaluating_changes_nothing_in_the_training(tmp_path):
+    """The columns that both runs have are the same."""
+    one, two = (train(build(**TRAIN, epochs=3, data_dir=str(tmp_path / str(n)), eval_every=n)) for n in (0, 1))
+    for row, other in zip(table_of(one), table_of(two), strict=True):
+        assert all(row[name] == other[name] for name in ("AverageEpRet", "LossPi", "LossV", "KL", "GradNormV"))
+
+
+def test_a_run_stops_where_its_goal_is_reached(tmp_path, capsys):
+    """The row that gets there is the last one; resuming with that goal ends at once, with another one goes on."""
+    settings = TRAIN | {"epochs": 30, "eval_every": 1, "eval_episodes": 8, "data_dir": str(tmp_path)}
+    folder = train(build(**settings, stop_at="EvalEpRet >= 20"))
+    returns = [float(row["EvalEpRet"]) for row in table_of(folder)]
+    assert returns[-1] >= 20 and max(returns[:-1]) < 20 and len(returns) < 30
+    ending = json.loads((folder / "exit.json").read_text())
+    assert ending["reason"] == "finished" and ending["goal"].startswith("EvalEpRet 2")
+    assert len(table_of(train(build(**settings, stop_at="EvalEpRet >= 20"), resume=True))) == len(returns)
+    assert len(table_of(train(build(**settings | {"epochs": len(returns) + 1}), resume=True))) == len(returns) + 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"stop_at": "EpRet > 3"}, "stop-at"), ({"stop_at": "EvalEpRet>=1"}, "eval-every"),
+     ({"eval_every": -1}, "eval-every"), ({"eval_episodes": 0}, "eval-episodes")],
+)  # fmt: skip
+def test_bad_goals_are_refused(settings, said):
+    with pytest.raises(ValueError, match=said):
+        build(**settings)
+
+
+def test_a_goal_without_a_column_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no column 'Clearate', expected one of Epoch"):
+        train(build(**TRAIN, epochs=1, stop_at="Clearate>=1", data_dir=str(tmp_path)))
+
+
+@pytest.mark.mpi
+def test_ranks_share_an_evaluation(echo, tmp_path):
+    """Under mpirun the ranks play, one prints; and in training they find the numbers that one rank finds."""
+    whole, ranks = tmp_path / "1.json", tmp_path / "2.json"
+    args = ["-m", "scripts.evaluate", str(echo), "--episodes", "30", "--num-envs", "10"]
+    assert run([*args, "--json", str(whole)]).code == 0
+    done = run([*args, "--json", str(ranks)], ranks=2)
+    assert done.code == 0 and done.out.count("30 episodes") == 1, done.err
+    assert json.loads(whole.read_text()) == json.loads(ranks.read_text())
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in TRAIN.items()]
+    flags += ["--epochs=2", "--eval-every=1", "--eval-episodes=9", "--save-every=2", "--precision=float32"]
+    for n in (1, 2):
+        assert run(["-m", "ppo.run", *flags, "--data-dir", str(tmp_path / f"r{n}")], ranks=n).code == 0
+    one, two = (table_of(tmp_path / f"r{n}" / "ppo_echo-v0" / "ppo_echo-v0_s0") for n in (1, 2))
+    assert [row["EvalEpLen"] for row in one] == [row["EvalEpLen"] for row in two]
+    assert [float(row["EvalEpRet"]) for row in one] == pytest.approx([float(row["EvalEpRet"]) for row in two], abs=2)

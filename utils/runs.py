@@ -35,8 +35,8 @@ POINTS = 256  # of a common grid: more than a figure can show
 # Fields of config.json that may differ between runs that are averaged: who, where, how fast and how long, not what.
 HARMLESS = {
     "seed", "exp_name", "data_dir", "cpu", "world_size", "commit", "resume", "overwrite", "preset", "chunk_size",
-    "device", "save_every", "keep", "check_every", "stall_timeout", "tensorboard", "spec",
-    "versions", "resumed_at_epochs", "mismatch",
+    "device", "save_every", "save_minutes", "keep", "check_every", "stall_timeout", "tensorboard", "spec",
+    "eval_every", "eval_episodes", "stop_at", "threads", "torch_threads", "versions", "resumed_at_epochs", "mismatch",
     "logger", "logger_kwargs", "output_dir", "datestamp", "save_freq", "t_start",
 }  # fmt: skip
 LENGTHS = {"epochs", "total_steps"}  # harmless too, unless a schedule runs over them
