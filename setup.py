@@ -35,8 +35,9 @@ setup(
     ],
     extras_require={
         "mpi": ["mpi4py>=4", "mpich"],
-        "dev": ["pytest", "ruff", "mypy", "rliable", "pandas<3", "imageio-ffmpeg"],
+        "dev": ["pytest", "ruff", "mypy", "rliable", "pandas<3", "imageio-ffmpeg", "nbclient", "ipykernel"],
         "tensorboard": ["tensorboard"],
+        "notebook": ["notebook", "imageio-ffmpeg"],
         "bench": ["stable-baselines3==2.9.2"],
     },
     ext_modules=[

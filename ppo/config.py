@@ -60,6 +60,7 @@ class PPOConfig:
     anneal_clip: bool = _field(False, "let clip_ratio fall to zero over the run")
     target_kl: float | None = _field(None, "stop the actor's passes of an epoch when KL exceeds 1.5 times this")
     ent_coef: float = _field(0.0, "weight of the entropy bonus")
+    anneal_ent: bool = _field(False, "let ent_coef fall to zero over the run")
     v_loss: str = _field("mse", "value loss", ("mse", "huber", "clipped"))
     v_clip: float = _field(0.2, "how far v_loss=clipped lets a value move in one epoch")
     value_target: str = _field("lambda", "what the critic learns", ("lambda", "rewards-to-go"))

@@ -270,6 +270,7 @@ def update(run: Run, data: dict[str, np.ndarray]) -> dict[str, float]:
     tensors = {name: to_device(run, array).flatten(0, 1) for name, array in data.items()}  # (T * N, ...)
     progress = run.epoch / cfg.num_epochs
     clip_ratio = max(core.anneal(cfg.clip_ratio, progress, cfg.anneal_clip), 1e-8)
+    ent_coef = core.anneal(cfg.ent_coef, progress, cfg.anneal_ent)
     for optimiser, lr in ((run.pi_optimiser, cfg.pi_lr), (run.v_optimiser, cfg.v_lr)):
         optimiser.param_groups[0]["lr"] = core.anneal(lr, progress, cfg.anneal_lr)
 
@@ -281,7 +282,7 @@ def update(run: Run, data: dict[str, np.ndarray]) -> dict[str, float]:
             run.watchdog.touch(f"update, epoch {run.epoch}, pass {i}")
             with_pi, with_v = i < cfg.train_pi_iters and not pi_stopped, i < cfg.train_v_iters
             grads.flat.zero_()
-            accumulate_gradients(run, tensors | {"adv": adv}, rows, clip_ratio, with_pi, with_v)
+            accumulate_gradients(run, tensors | {"adv": adv}, rows, clip_ratio, ent_coef, with_pi, with_v)
             grads.sum_over_ranks(run.comm, with_pi)
             stats = dict(zip(STATISTICS, grads.stats.tolist(), strict=True))
             stop_now = with_pi and cfg.target_kl is not None and stats["KL"] > 1.5 * cfg.target_kl
@@ -349,7 +350,13 @@ def normalise_per_minibatch(run: Run, adv: torch.Tensor, index: np.ndarray, per_
 
 
 def accumulate_gradients(
-    run: Run, tensors: dict[str, torch.Tensor], rows: torch.Tensor, clip_ratio: float, with_pi: bool, with_v: bool
+    run: Run,
+    tensors: dict[str, torch.Tensor],
+    rows: torch.Tensor,
+    clip_ratio: float,
+    ent_coef: float,
+    with_pi: bool,
+    with_v: bool,
 ) -> None:
     """Add the gradients and statistics of this rank's part of a minibatch, as its share of the joined mean.
 
@@ -365,7 +372,7 @@ def accumulate_gradients(
             objective, ratio = core.clipped_surrogate(logp, part["logp"], part["adv"], clip_ratio)
             loss_pi = -objective.sum() / cfg.minibatch_size
             mean_entropy = entropy.sum() / cfg.minibatch_size
-            (loss_pi - cfg.ent_coef * mean_entropy).backward()
+            (loss_pi - ent_coef * mean_entropy).backward()
             with torch.no_grad():
                 kl = core.approx_kl(logp, part["logp"]).sum() / cfg.minibatch_size
                 clipped = ((ratio - 1.0).abs() > clip_ratio).float().sum() / cfg.minibatch_size

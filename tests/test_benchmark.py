@@ -32,7 +32,7 @@ def test_the_plain_loop_computes_our_losses_and_gradients(network):
     loss_pi.backward()
     loss_v.backward()
     ours.grads.flat.zero_()
-    ppo.accumulate_gradients(ours, batch, torch.arange(64), ours.cfg.clip_ratio, True, True)
+    ppo.accumulate_gradients(ours, batch, torch.arange(64), ours.cfg.clip_ratio, ours.cfg.ent_coef, True, True)
     stats = dict(zip(ppo.STATISTICS, ours.grads.stats.tolist(), strict=True))
     ours.close()
     assert loss_pi.item() == pytest.approx(stats["LossPi"] - ours.cfg.ent_coef * stats["Entropy"], abs=1e-5)

@@ -113,7 +113,7 @@ def test_ratio_is_one_on_the_first_minibatch(chunk_size, error):
         ratio = torch.exp(logp - tensors["logp"][chunk]).detach()
         assert (ratio - 1.0).abs().max() <= error
     run_.grads.flat.zero_()
-    ppo.accumulate_gradients(run_, tensors | {"adv": adv}, rows_, 0.2, True, True)
+    ppo.accumulate_gradients(run_, tensors | {"adv": adv}, rows_, 0.2, 0.01, True, True)
     stats = dict(zip(ppo.STATISTICS, run_.grads.stats.tolist(), strict=True))
     assert abs(stats["KL"]) < 1e-6 and stats["ClipFrac"] == 0.0
     run_.close()
@@ -128,6 +128,15 @@ def test_minibatches_take_equal_shares_and_every_step_once():
     again = [r for r, _ in ppo.minibatches(run_, torch.zeros(256), 1)]
     assert not torch.equal(seen[0], again[0])
     run_.close()
+
+
+def test_the_entropy_bonus_falls_to_zero_over_the_run(tmp_path, monkeypatch):
+    """With anneal_ent, epoch e of E trains with ent_coef (1 - e / E)."""
+    seen, accumulate = [], ppo.accumulate_gradients
+    monkeypatch.setattr(ppo, "accumulate_gradients", lambda *a: (seen.append(a[4]), accumulate(*a))[1])
+    once = ECHO | {"minibatch_size": 256, "train_pi_iters": 1, "train_v_iters": 1}
+    train(config.build(**once, epochs=4, ent_coef=0.4, anneal_ent=True, data_dir=str(tmp_path)))
+    assert seen == pytest.approx([0.4, 0.3, 0.2, 0.1])
 
 
 def test_target_kl_stops_the_actor_and_not_the_critic():

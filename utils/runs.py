@@ -345,7 +345,7 @@ def settings(run: Run) -> dict[str, str]:
         elif not (isinstance(value, str) and re.search(r" at 0x[0-9a-f]+", value)):
             flat[printable(prefix[:-1], 60)] = printable(json.dumps(value, sort_keys=True), 60).strip('"')
 
-    scheduled = any(run.config.get(name) for name in ("anneal_lr", "anneal_clip"))
+    scheduled = any(run.config.get(name) for name in ("anneal_lr", "anneal_clip", "anneal_ent"))
     walk("", run.config, HARMLESS if scheduled else HARMLESS | LENGTHS)
     walk("spec.", run.spec, HARMLESS_SPEC)
     return flat

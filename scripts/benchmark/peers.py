@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import cv2
@@ -181,7 +183,11 @@ def stable_baselines(
         def forward(self, obs: torch.Tensor) -> torch.Tensor:
             return self.body(obs)
 
-    env = Adapter(num_envs, cfg.seed) if same_emulator else SubprocVecEnv([UsualMario] * num_envs, start_method="spawn")
+    if same_emulator:
+        env = Adapter(num_envs, cfg.seed)
+    else:
+        with quiet_stderr():  # gym's notice of its own end, once per process
+            env = SubprocVecEnv([UsualMario] * num_envs, start_method="spawn")
     policy = {"features_extractor_class": Extractor, "share_features_extractor": False, "net_arch": []}
     model = PPO(
         "CnnPolicy", env, policy_kwargs=policy, n_steps=steps, batch_size=cfg.minibatch_size,
@@ -190,6 +196,19 @@ def stable_baselines(
         max_grad_norm=cfg.max_grad_norm, device="cpu", seed=cfg.seed,
     )  # fmt: skip
     return model, env.close
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Send what this process, and those that it starts, write to standard error nowhere."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def Adapter(num_envs: int, seed: int) -> Any:  # noqa: N802 - a class made where its base is installed

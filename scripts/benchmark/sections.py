@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,39 +131,38 @@ def _raw_nes(options: Options) -> Callable[[], float]:
 
 
 def threads(options: Options) -> list[Figure]:
-    """Two threads in one process against two processes, 16 environments together."""
+    """Two threads in one process against two processes, 32 environments together."""
 
     def one_process() -> float:
-        return sum(_processes([(16, 2)], options.seconds))
+        return sum(_processes([(32, 2)], options.seconds))
 
     def two_processes() -> float:
-        return sum(_processes([(8, 1), (8, 1)], options.seconds))
+        return sum(_processes([(16, 1), (16, 1)], options.seconds))
 
     values = in_turn({"two processes": two_processes, "two threads": one_process}, options.rounds)
-    return figures("Environment, two cores", "16 environments", "decisions/s", values, ours="two threads")
+    return figures("Environment, two cores", "32 environments", "decisions/s", values, ours="two threads")
 
 
 def _processes(shares: list[tuple[int, int]], seconds: float) -> list[float]:
     """Return the decisions/s of processes that step (environments, threads) each at the same time."""
     context = multiprocessing.get_context("spawn")
-    barrier, queue = context.Barrier(len(shares)), context.SimpleQueue()
-    workers = [context.Process(target=_step_for, args=(*share, seconds, barrier, queue)) for share in shares]
-    for worker in workers:
-        worker.start()
-    rates = [float(queue.get()) for _ in workers]
-    for worker in workers:
-        worker.join()
-    return rates
+    barrier = context.Barrier(len(shares))
+    with ProcessPoolExecutor(len(shares), context, initializer=_share_barrier, initargs=(barrier,)) as pool:
+        return list(pool.map(_step_for, *zip(*shares, strict=True), [seconds] * len(shares)))
 
 
-def _step_for(num_envs: int, num_threads: int, seconds: float, barrier: Any, queue: Any) -> None:
+def _share_barrier(barrier: Any) -> None:
+    globals()["_barrier"] = barrier
+
+
+def _step_for(num_envs: int, num_threads: int, seconds: float) -> float:
     vec = envs.make_vec(ENV, num_envs, 0, threads=num_threads)
     vec.reset()
     rng = np.random.default_rng(0)
     for _ in range(20):
         vec.step(rng.integers(7, size=num_envs))
-    barrier.wait()
-    queue.put(rate(lambda: vec.step(rng.integers(7, size=num_envs)) and None, num_envs, seconds)())
+    globals()["_barrier"].wait(60)
+    return rate(lambda: vec.step(rng.integers(7, size=num_envs)) and None, num_envs, seconds)()
 
 
 # The networks, one core ----------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ def main() -> None:
     tensors = {name: ppo.to_device(run, array).flatten(0, 1) for name, array in data.items()}
     rows, adv = next(iter(ppo.minibatches(run, tensors["adv"], 0)))
     run.grads.flat.zero_()
-    ppo.accumulate_gradients(run, tensors | {"adv": adv}, rows, run.cfg.clip_ratio, True, True)
+    ppo.accumulate_gradients(run, tensors | {"adv": adv}, rows, run.cfg.clip_ratio, run.cfg.ent_coef, True, True)
     run.grads.sum_over_ranks(comm, True)
     first_gradient = run.grads.flat.numpy().copy()
     learned = ppo.update(run, data)

@@ -1,6 +1,7 @@
 #include "vector.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <stdexcept>
 
@@ -42,11 +43,18 @@ bool lost_in_7_4(const Info& before, const Info& info) {
            (2114 < x && x < 2440 && y < 191) || x < before.x - 500;
 }
 
+// Waits for a moment without sleeping: falling asleep and waking up takes longer than what a thread usually waits for.
+template <typename Condition>
+void spin(const Condition& met) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(100);
+    while (!met() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+}
+
 }  // namespace
 
 Vector::Vector(std::shared_ptr<const nes::Cartridge> cartridge, const Options& options, uint8_t* observations, Report* reports)
     : options_(options), cartridge_(std::move(cartridge)), observations_(observations), reports_(reports), observer_(options.top),
-      errors_(options.count) {
+      errors_(options.count), taken_(options.count) {
     for (int i = 0; i < options_.count; ++i) environments_.push_back(std::make_unique<Environment>(cartridge_));
     for (int worker = 1; worker < options_.threads; ++worker) threads_.emplace_back(&Vector::work, this, worker);
 }
@@ -54,7 +62,7 @@ Vector::Vector(std::shared_ptr<const nes::Cartridge> cartridge, const Options& o
 Vector::~Vector() {
     {
         const std::lock_guard lock(mutex_);
-        stop_ = true;
+        stop_.store(true);
     }
     begin_.notify_all();
     for (std::thread& thread : threads_) thread.join();
@@ -110,16 +118,20 @@ void Vector::begin(int i, int start, const uint8_t* buttons, int count) {
 
 void Vector::step(const uint8_t* buttons, const uint8_t* sticky) {
     buttons_ = buttons, sticky_ = sticky;
+    for (auto& taken : taken_) taken.store(false);
     if (!threads_.empty()) {
-        const std::lock_guard lock(mutex_);
-        ++round_;
-        running_ = static_cast<int>(threads_.size());
+        running_.store(static_cast<int>(threads_.size()));
+        {
+            const std::lock_guard lock(mutex_);
+            ++round_;
+        }
         begin_.notify_all();
     }
-    for (int i = 0; i < options_.count; i += options_.threads) play_guarded(i);
-    if (!threads_.empty()) {
+    play_share(0);
+    spin([&] { return running_.load() == 0; });
+    if (running_.load() > 0) {
         std::unique_lock lock(mutex_);
-        end_.wait(lock, [&] { return running_ == 0; });
+        end_.wait(lock, [&] { return running_.load() == 0; });
     }
     for (int i = 0; i < options_.count; ++i)
         if (!errors_[i].empty()) throw std::runtime_error("environment " + std::to_string(i) + ": " + errors_[i]);
@@ -127,15 +139,26 @@ void Vector::step(const uint8_t* buttons, const uint8_t* sticky) {
 
 void Vector::work(int worker) {
     for (uint64_t round = 1;; ++round) {
-        {
+        const auto wanted = [&] { return stop_.load() || round_.load() >= round; };
+        spin(wanted);
+        if (!wanted()) {
             std::unique_lock lock(mutex_);
-            begin_.wait(lock, [&] { return stop_ || round_ >= round; });
-            if (stop_) return;
+            begin_.wait(lock, wanted);
         }
-        for (int i = worker; i < options_.count; i += options_.threads) play_guarded(i);
-        const std::lock_guard lock(mutex_);
-        if (--running_ == 0) end_.notify_one();
+        if (stop_) return;
+        play_share(worker);
+        if (running_.fetch_sub(1) == 1) {
+            const std::lock_guard lock(mutex_);
+            end_.notify_one();
+        }
     }
+}
+
+// A thread's own environments first, which its core's cache knows, then those that the other threads have not begun.
+void Vector::play_share(int worker) {
+    for (int k = 0; k < options_.threads; ++k)
+        for (int i = (worker + k) % options_.threads; i < options_.count; i += options_.threads)
+            if (!taken_[i].exchange(true)) play_guarded(i);
 }
 
 void Vector::play_guarded(int i) {

@@ -4,6 +4,7 @@
 // console holds the last button byte (sticky actions).
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
@@ -90,6 +91,7 @@ class Vector {
     void redraw(Environment& environment, const Snapshot& before, const uint8_t* pressed, int last);
     void push(int i, int last_frame);
     void work(int worker);
+    void play_share(int worker);
 
     const Options options_;
     std::shared_ptr<const nes::Cartridge> cartridge_;
@@ -99,14 +101,15 @@ class Vector {
     std::vector<std::unique_ptr<Environment>> environments_;
     std::vector<std::unique_ptr<Start>> starts_;
     std::vector<std::string> errors_;  // one per environment
+    std::vector<std::atomic<bool>> taken_;  // one per environment: whether a thread has begun to play it in this step
 
-    // The other threads. Every one, the caller's included, has a fixed share of the environments.
+    // The other threads.
     std::vector<std::thread> threads_;
     std::mutex mutex_;
     std::condition_variable begin_, end_;
-    uint64_t round_ = 0;
-    int running_ = 0;
-    bool stop_ = false;
+    std::atomic<uint64_t> round_ = 0;
+    std::atomic<int> running_ = 0;
+    std::atomic<bool> stop_ = false;
     const uint8_t* buttons_ = nullptr;
     const uint8_t* sticky_ = nullptr;
 };

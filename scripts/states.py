@@ -1,0 +1,76 @@
+"""Take states along a stage, for `ppo.run --start-states`: `python -m scripts.states RUN_OR_POLICY --out FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import envs
+from ppo.evaluate import BLOCK, environment, find_policy
+from ppo.policy import load_policy
+from utils import command
+from utils.seeding import Purpose, generator
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Play, take states, write them; exit code 2 for bad input."""
+    parser = command.Parser(
+        prog="scripts.states", description="Keep states along a stage, to practise its later parts."
+    )
+    parser.add_argument("policy", nargs="?", help="run or policy folder, or id with a shipped policy; default: random")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--env", help="environment id; default: the policy's own, or SuperMarioBros-1-1-v0")
+    parser.add_argument("--every", type=int, default=15, metavar="STEPS", help="steps between two states (default 15)")
+    parser.add_argument("--count", type=int, default=100, help="how many states (default 100)")
+    parser.add_argument("--after", type=int, default=0, metavar="X", help="only where Mario is beyond this x")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    return command.run("scripts.states", lambda: take(args))
+
+
+def take(args: argparse.Namespace) -> None:
+    """Play one environment with sampled actions until there are enough states."""
+    if args.every < 1 or args.count < 1 or args.seed < 0 or args.after < 0:
+        raise ValueError("expected --every and --count of at least 1, --seed and --after of at least 0")
+    command.check_writable("out", args.out)
+    policy, env_id = None, args.env or "SuperMarioBros-1-1-v0"
+    options: dict[str, Any] = {}
+    if args.policy is not None:
+        policy = load_policy(find_policy(args.policy))
+        env_id, options = environment(policy, env=args.env)
+    if envs.family(env_id) != "mario":
+        raise ValueError(f"env: {env_id} has no start states, Mario has")
+    from envs.mario.native_vector import write_states
+
+    env = envs.make_vec(env_id, 1, args.seed, **options, ram_info=["player_page", "player_x"])
+    if policy is not None:
+        policy.check_spaces(env.single_observation_space, env.single_action_space)
+    obs, _ = env.reset()
+    num_actions = int(env.single_action_space.n)  # type: ignore[attr-defined]
+    states: list[bytes] = []
+    places: list[int] = []
+    for t in range(args.count * args.every * 100):
+        if t % BLOCK == 0:
+            uniforms = generator(args.seed, 0, Purpose.EVALUATION, t // BLOCK).random(BLOCK, dtype=np.float32)
+        uniform = uniforms[t % BLOCK : t % BLOCK + 1]
+        act = policy.act(obs, uniform) if policy else (uniform * num_actions).astype(np.int64)
+        obs, _, _, _, infos = env.step(act)
+        x = 256 * int(infos["player_page"][0]) + int(infos["player_x"][0])
+        if t % args.every == args.every - 1 and x >= args.after:
+            states += env.get_state()
+            places.append(x)
+        if len(states) == args.count:
+            break
+    env.close()
+    if not states:
+        raise ValueError(f"after: nobody came beyond x = {args.after} in {t + 1} steps")
+    write_states(args.out, states)
+    print(f"{args.out}: {len(states)} states of {env_id}, x from {min(places)} to {max(places)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
