@@ -14,7 +14,7 @@ ARGS  ?=
 STAMP := $(VENV)/.installed
 NATIVE := $(wildcard envs/mario/native/*.cpp envs/mario/native/*.hpp)
 
-.PHONY: help setup train test check test-slow test-faults kills identity fuzz clean
+.PHONY: help setup train test check test-slow test-faults kills identity scoreboard fuzz clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -8
@@ -42,6 +42,9 @@ kills: setup  # 200 kills at random instants, each resumed: half an hour
 
 identity: setup  # a million frames against nes-py: an hour
 	$(BIN)/python -m tests.identity --frames 1000000 --out data/results/identity.json
+
+scoreboard: setup  # every shipped policy again, on both emulators; rewrites their cards and the table of the README
+	$(BIN)/python -m scripts.scoreboard
 
 # The emulator core under the address, undefined-behaviour and thread sanitizers, on its own inputs and the ROMs.
 CORE = $(filter-out %c_api.cpp,$(wildcard envs/mario/native/*.cpp))

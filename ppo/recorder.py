@@ -258,8 +258,9 @@ class Recorder:
             "env": cfg.env, "spec": run.env.spec_dict, "network": cfg.network,
             "obs_shape": list(run.env.single_observation_space.shape or ()),
             "num_actions": run.ac.num_actions, "preset": cfg.preset, "seed": cfg.seed,
-            "epoch": run.epoch, "steps": run.epoch * cfg.steps_per_epoch, "commit": self._facts["commit"],
-            "versions": self._facts["versions"],
+            "epoch": run.epoch, "steps": run.epoch * cfg.steps_per_epoch, "hours": round(run.seconds / 3600, 3),
+            "command": cfg.command(self.comm.world_size), "processor": system.processor(), "cores": system.cores(),
+            "commit": self._facts["commit"], "versions": self._facts["versions"],
         })  # fmt: skip
 
     # Ending -----------------------------------------------------------------------------------------------------------

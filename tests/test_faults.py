@@ -110,7 +110,7 @@ def test_sigterm_to_the_launcher_in_the_middle_of_saving(tmp_path):
 )  # fmt: skip
 def test_resuming_is_exact_with_several_ranks(tmp_path, family, ranks):
     """Three epochs and three more equal six in one go, though every rank is held up at random moments."""
-    flags = ["--no-anneal-lr", "--no-anneal-clip", "--save-every", "2"]
+    flags = ["--no-anneal-lr", "--no-anneal-clip", "--no-anneal-ent", "--save-every", "2"]
     if family == "mario":
         flags += ["--env", "SuperMarioBros-1-1-v0", "--exp-name", "ppo_echo-v0", "--num-envs", "4", "--network",
                   "small", "--steps-per-epoch", "128", "--minibatch-size", "64", "--start-frames", "9"]  # fmt: skip

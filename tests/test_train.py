@@ -89,7 +89,8 @@ def test_same_seed_same_run_and_another_seed_another(tmp_path):
 )  # fmt: skip
 def test_resumed_run_equals_the_uninterrupted_one(tmp_path, settings):
     """Three epochs and three more give the weights, Adam states, environment states and rows of six in one go."""
-    settings = settings | {"train_pi_iters": 1, "train_v_iters": 1, "anneal_lr": False, "anneal_clip": False}
+    once = {"train_pi_iters": 1, "train_v_iters": 1}
+    settings = settings | once | dict.fromkeys(("anneal_lr", "anneal_clip", "anneal_ent"), False)
     whole = train(config.build(**settings, epochs=6, data_dir=str(tmp_path / "whole")))
     cut = tmp_path / "cut"
     train(config.build(**settings, epochs=3, data_dir=str(cut)))

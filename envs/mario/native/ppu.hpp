@@ -16,6 +16,7 @@
 // lines that sprite 0 touches are put together, until it hits.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -112,7 +113,12 @@ class Ppu {
         void serialize(Archive& archive);
         void check() const;  // throws std::invalid_argument if no running picture unit has such registers
     };
-    State state() const { return {r_, memory_}; }
+    State state() const {
+        State state{r_, memory_};
+        // What is left of earlier lines behind the chosen ones has no meaning: equal consoles shall have equal states.
+        std::fill(state.registers.sprites.begin() + r_.sprite_count, state.registers.sprites.end(), uint8_t{0});
+        return state;
+    }
     void set_state(const State& state);
 
  private:

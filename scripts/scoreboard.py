@@ -1,0 +1,142 @@
+"""Evaluate every shipped policy again; rewrite the cards and the README: `python -m scripts.scoreboard`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from ppo.evaluate import PRETRAINED, evaluate
+from ppo.policy import load_policy
+from scripts.evaluate import summarise
+from utils import command, stats, system
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+BEGIN, END = "<!-- scoreboard: written by scripts.scoreboard -->", "<!-- end of scoreboard -->"
+START_FRAMES = 30  # an evaluated episode starts with up to so many frames of nothing
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Evaluate, write, print the table; exit code 2 for bad input."""
+    parser = command.Parser(prog="scripts.scoreboard", description="Re-evaluate the shipped policies.")
+    parser.add_argument("stages", nargs="*", metavar="ID", help="only these environment ids")
+    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=system.cores())
+    parser.add_argument("--emulators", nargs="+", default=["native", "nes-py"], choices=("native", "nes-py"))
+    parser.add_argument("--folder", type=Path, default=PRETRAINED, help=argparse.SUPPRESS)
+    parser.add_argument("--readme", type=Path, default=README, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    return command.run("scripts.scoreboard", lambda: scoreboard(args))
+
+
+def scoreboard(args: argparse.Namespace) -> None:
+    """Evaluate each policy, write its card, then the table."""
+    if BEGIN not in args.readme.read_text() or args.episodes < 1:
+        raise ValueError(f"expected --episodes of at least 1, and {BEGIN} in {args.readme}")
+    folders = {path.parent.name: path.parent for path in sorted(args.folder.glob("*/policy.json"))}
+    unknown = [name for name in args.stages if name not in folders]
+    if unknown:
+        raise ValueError(
+            f"no policy for {', '.join(unknown)} in {args.folder}, there are {', '.join(folders) or 'none'}"
+        )
+    for name, folder in folders.items():
+        if args.stages and name not in args.stages:
+            continue
+        found = measure(folder, args)
+        (folder / "evaluation.json").write_text(json.dumps(found, indent=1) + "\n")
+        (folder / "README.md").write_text(card(name, load_policy(folder).info, found))
+        for line in found["lines"]:
+            print(f"{name}, {describe(line)}", flush=True)
+    text = "\n".join(table({name: read(folder) for name, folder in folders.items()}))
+    print("\n" + text)
+    write_table(args.readme, text)
+
+
+def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the policy reaches: sampled actions from random starts on each emulator, and greedily from the start."""
+    lines = []
+    for emulator in args.emulators:
+        for greedy, episodes, frames in ((False, args.episodes, START_FRAMES), (True, 1, 0)):
+            records = evaluate(folder, episodes, args.seed, greedy=greedy, jobs=args.jobs, emulator=emulator,
+                               start_frames=frames)  # fmt: skip
+            lines.append({"emulator": emulator, "greedy": greedy, "start_frames": frames, **summarise(records)})
+    return {"seed": args.seed, "commit": system.commit(), "versions": system.versions(), "lines": lines}
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """Return the last evaluation of a shipped policy, None if it has none yet."""
+    path = folder / "evaluation.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def describe(line: dict[str, Any]) -> str:
+    """Return one line of an evaluation in words."""
+    how = "greedy" if line["greedy"] else "sampled"
+    starts = f"up to {line['start_frames']} frames of nothing first" if line["start_frames"] else "plain start"
+    where = {"native": "native core", "nes-py": "nes-py"}[line["emulator"]]
+    count = f"{line['cleared']} of {line['episodes']} cleared"
+    if line["episodes"] > 1:
+        low, high = (100 * bound for bound in line["clear_rate_95"])
+        count += f" ({100 * line['clear_rate']:.0f}%, 95% interval {low:.0f} to {high:.0f}%)"
+    return f"{how}, {where}, {starts}: {count}, mean return {line['ep_ret']['mean']:.0f}"
+
+
+def card(name: str, info: dict[str, Any], found: dict[str, Any]) -> str:
+    """Return the model card of a policy."""
+    versions = ", ".join(f"{package} {version}" for package, version in sorted(info.get("versions", {}).items()))
+    facts = {
+        "Environment": f"`{info['env']}`, actions {info['spec']['options'].get('actions')}, preprocessing version "
+        f"{info['spec'].get('preprocess_version')}",
+        "Network": f"{info['network']}, the actor alone",
+        "Made by": f"`{info.get('command', 'unknown')}`",
+        "Seed": info.get("seed"),
+        "Decisions": f"{info['steps']:,}" if isinstance(info.get("steps"), int) else None,
+        "Hours": f"{info['hours']:.2f} on {info.get('cores')} cores of {info.get('processor')}"
+        if "hours" in info
+        else None,
+        "Commit": info.get("commit"),
+        "Versions": versions,
+    }
+    lines = [f"# {name}", ""]
+    lines += [f"- {title}: {value}" for title, value in facts.items() if value not in (None, "")]
+    lines += ["", f"Evaluated at {found['commit'][:12]}, seed {found['seed']}:", ""]
+    lines += [f"- {describe(line)}" for line in found["lines"]]
+    lines += [
+        "",
+        f"`python -m scripts.play {name}` shows it; `python -m scripts.scoreboard {name}` evaluates it again.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def table(found: dict[str, dict[str, Any] | None]) -> list[str]:
+    """Return the Markdown table of the 32 stages: clear rate in unmodified gym-super-mario-bros where it was measured."""
+    lines = ["| World | Stage 1 | Stage 2 | Stage 3 | Stage 4 |", "|---|---|---|---|---|"]
+    for world in range(1, 9):
+        cells = [cell(found.get(f"SuperMarioBros-{world}-{stage}-v0")) for stage in range(1, 5)]
+        lines.append(f"| {world} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def cell(found: dict[str, Any] | None) -> str:
+    """Return the clear rate of sampled actions with its interval, over nes-py if that was measured."""
+    sampled = [line for line in (found or {}).get("lines", []) if not line["greedy"]]
+    if not sampled:
+        return "no policy"
+    line = sampled[-1]
+    low, high = stats.wilson_interval(line["cleared"], line["episodes"])[:2]
+    return f"{100 * line['clear_rate']:.0f}% ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def write_table(readme: Path, text: str) -> None:
+    """Replace the table between the two marks of the README."""
+    old = readme.read_text()
+    pattern = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
+    readme.write_text(pattern.sub(lambda _: f"{BEGIN}\n{text}\n{END}", old))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""The table of the shipped policies says what was measured, and nothing for stages without a policy."""
+
+import json
+
+import pytest
+
+from ppo.config import build
+from ppo.networks import ActorCritic
+from ppo.policy import save_policy
+from scripts.scoreboard import BEGIN, END, cell, main
+
+
+@pytest.fixture
+def shipped(tmp_path):
+    """A folder with one policy for 1-2 that plays at random for thirty steps, and a README with the two marks."""
+    options = {"actions": "right_only", "max_episode_steps": 30}
+    info = {"env": "SuperMarioBros-1-2-v0", "spec": {"options": options, "preprocess_version": 1}, "network": "small",
+            "obs_shape": [4, 84, 84], "num_actions": 5, "seed": 7, "steps": 4096, "hours": 0.5, "cores": 2,
+            "processor": "abacus", "command": "python -m ppo.run --seed 7", "versions": {"torch": "2"}}  # fmt: skip
+    folder = tmp_path / "pretrained" / "SuperMarioBros-1-2-v0"
+    save_policy(folder, ActorCritic("small", (4, 84, 84), 5, "xavier", 0), info)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    return folder, readme
+
+
+def test_the_card_and_the_table_are_written(shipped, capsys):
+    """Sampled and greedy, on both emulators; the rest of the README stays as it is."""
+    folder, readme = shipped
+    flags = ["--folder", str(folder.parent), "--readme", str(readme), "--episodes", "3", "--jobs", "1"]
+    assert main(flags) == 0
+    found = json.loads((folder / "evaluation.json").read_text())
+    assert [(line["emulator"], line["greedy"], line["episodes"]) for line in found["lines"]] == [
+        ("native", False, 3), ("native", True, 1), ("nes-py", False, 3), ("nes-py", True, 1)]  # fmt: skip
+    assert found["lines"][0]["ep_ret"] == found["lines"][2]["ep_ret"]  # both emulators play the same
+    text = (folder / "README.md").read_text()
+    assert "python -m ppo.run --seed 7" in text and "0 of 3 cleared (0%, 95% interval 0 to 56%)" in text
+    assert "- Decisions: 4,096" in text and "0.50 on 2 cores of abacus" in text
+    lines = readme.read_text().splitlines()
+    assert lines[0] == "before" and lines[-1] == "after" and "old" not in lines
+    assert "| 1 | no policy | 0% (0 to 56) | no policy | no policy |" in lines
+    assert sum("no policy" in line for line in lines) == 8
+
+
+def test_the_cell_shows_the_reference_emulator():
+    """Where both were measured, nes-py's figure stands in the table."""
+    lines = [{"greedy": False, "emulator": e, "cleared": c, "episodes": 100, "clear_rate": c / 100}
+             for e, c in (("native", 90), ("nes-py", 96))]  # fmt: skip
+    assert cell({"lines": lines}).startswith("96% (90 to 98)") and cell(None) == "no policy"
+
+
+def test_unknown_stages_and_a_readme_without_marks_are_refused(shipped, capsys):
+    folder, readme = shipped
+    flags = ["--folder", str(folder.parent), "--readme", str(readme), "--episodes", "1", "--jobs", "1"]
+    assert main(["SuperMarioBros-9-9-v0", *flags]) == 2
+    assert "SuperMarioBros-9-9-v0" in capsys.readouterr().err
+    readme.write_text("nothing")
+    assert main([*flags, "--emulators", "native"]) == 2 and readme.read_text() == "nothing"
+
+
+@pytest.mark.parametrize(
+    ("settings", "ranks", "line"),
+    [
+        ({}, 1, "python -m ppo.run --env SuperMarioBros-1-1-v0 --seed 0"),
+        ({"seed": 3, "gamma": 0.95, "anneal_lr": False, "exp_name": "x"}, 2,
+         "python -m ppo.run --env SuperMarioBros-1-1-v0 --cpu 2 --seed 3 --gamma 0.95 --no-anneal-lr"),
+        ({"env": "CartPole-v1", "total_steps": 1000, "target_kl": 0.01}, 1,
+         "python -m ppo.run --env CartPole-v1 --seed 0 --total-steps 1000 --target-kl 0.01"),
+        ({"actions": '[["right"]]'}, 1,
+         "python -m ppo.run --env SuperMarioBros-1-1-v0 --seed 0 --actions '[[\"right\"]]'"),
+    ],
+)  # fmt: skip
+def test_a_run_knows_its_command_line(settings, ranks, line):
+    """Every setting that is not the preset's own, and none else; parsing it gives the same settings."""
+    import shlex
+
+    from ppo.run import parse
+
+    cfg = build(**settings)
+    assert cfg.command(ranks) == line
+    again, _ = parse(shlex.split(line)[3:])
+    assert again.to_dict() | {"exp_name": None} == cfg.to_dict() | {"exp_name": None}
