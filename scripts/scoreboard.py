@@ -57,7 +57,7 @@ def scoreboard(args: argparse.Namespace) -> None:
 
 
 def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Return what the policy reaches: sampled actions from random starts on each emulator, and greedily from the start."""
+    """Return what the policy reaches: sampled from random starts on each emulator, and greedily from the start."""
     lines = []
     for emulator in args.emulators:
         for greedy, episodes, frames in ((False, args.episodes, START_FRAMES), (True, 1, 0)):
@@ -113,7 +113,7 @@ def card(name: str, info: dict[str, Any], found: dict[str, Any]) -> str:
 
 
 def table(found: dict[str, dict[str, Any] | None]) -> list[str]:
-    """Return the Markdown table of the 32 stages: clear rate in unmodified gym-super-mario-bros where it was measured."""
+    """Return the Markdown table of the 32 stages: clear rates, over nes-py where that was measured."""
     lines = ["| World | Stage 1 | Stage 2 | Stage 3 | Stage 4 |", "|---|---|---|---|---|"]
     for world in range(1, 9):
         cells = [cell(found.get(f"SuperMarioBros-{world}-{stage}-v0")) for stage in range(1, 5)]

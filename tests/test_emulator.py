@@ -357,3 +357,18 @@ def test_every_python_and_numpy_plays_the_same(env_id, digest):
     """
     done = subprocess.run([sys.executable, "-m", "tests.trace", env_id], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [digest, "gym", "False", "nes_py", "False"]
+
+
+def test_equal_consoles_have_equal_states():
+    """A console that was restored stays equal, in every byte of its state, to one that has played all the time."""
+    rng = np.random.default_rng(0)
+    first = envs.make_vec("SuperMarioBros-1-1-v0", 8, 0, sticky=0.1, start_frames=20)
+    first.reset()
+    for _ in range(30):
+        second = envs.make_vec("SuperMarioBros-1-1-v0", 8, 0, sticky=0.1, start_frames=20)
+        second.set_state(first.get_state())
+        for _ in range(10):
+            actions = rng.integers(7, size=8)
+            first.step(actions)
+            second.step(actions)
+        assert first.get_state() == second.get_state()
