@@ -7,6 +7,7 @@ was cut and starts what is missing. A run that fails does not stop the others.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import json
 import math
@@ -41,6 +42,11 @@ SIGNALS = (
 )  # what the first, second and third Ctrl-C send
 
 Check = Callable[[list[str]], object]
+
+
+def _end_with_the_sweep() -> None:
+    """Have the kernel send SIGTERM to this process, which saves and ends, should the sweep be killed."""
+    ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG
 
 
 @dataclass
@@ -317,6 +323,7 @@ class Sweep:
             stderr=subprocess.STDOUT,
             env=os.environ | limits,
             start_new_session=True,  # the terminal's Ctrl-C reaches the sweep alone, which passes it on once
+            preexec_fn=_end_with_the_sweep,
         )
         job.state, job.started = "running", time.monotonic()
         self.say(f"started {job.label}")

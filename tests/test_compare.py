@@ -177,3 +177,12 @@ def test_numbers_agree_with_rliable_on_the_same_folders(two):
             == pytest.approx(metrics.aggregate_optimality_gap(scores, 300), abs=1e-9)
         )
     assert result.pairs[0].probability.value == pytest.approx(metrics.probability_of_improvement(high, low), abs=1e-9)
+
+
+def test_the_two_emulators_are_comparable(tmp_path):
+    """They play the same, frame by frame: results of both stand in one table without --mixed."""
+    versions = {"gym-super-mario-bros": "7.4.0", "nes-py": "8.2.1"}
+    for seed in range(3):
+        write_run(tmp_path, "a", seed, spec={"emulator": "native", "versions": {"core": "1"}})
+        write_run(tmp_path, "b", seed, spec={"emulator": "nes-py", "versions": versions})
+    assert compare.main([str(tmp_path)]) == 0

@@ -85,6 +85,23 @@ def test_a_rank_that_does_not_move_is_found(tmp_path, kind):
     assert_sound(tmp_path)
 
 
+def test_a_run_that_was_suspended_goes_on(tmp_path):
+    """Ctrl-Z and fg after longer than the stall timeout: the whole run stood still, and that is no stall."""
+    flags = [*FLAGS, "--stall-timeout", "4", "--epochs", "400", "--data-dir", str(tmp_path)]
+    process, mark = start(["-m", "ppo.run", *flags], ranks=2)
+    wait_for_rows(folder(tmp_path), 2)
+    ranks = marked_processes(mark)
+    for pid in ranks:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(8)
+    for pid in ranks:
+        os.kill(pid, signal.SIGCONT)
+    rows = (folder(tmp_path) / "progress.txt").read_text().count("\n")
+    wait_for_rows(folder(tmp_path), rows + 3)
+    process.send_signal(signal.SIGUSR1)
+    assert finish(process, mark).code == 75
+
+
 def test_a_rank_killed_while_it_saves_leaves_the_checkpoint_before(tmp_path):
     """SIGKILL in the middle of writing: what was saved before is sound, and what is half written is invisible."""
     assert faulty(tmp_path, "kill-in-save@0:4", 2).code != 0

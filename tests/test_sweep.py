@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
 
 from scripts import sweep
+from tests.conftest import kill_marked, marked_processes
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_trainer.py")))
 
@@ -179,6 +181,30 @@ def test_ctrl_c_reaches_each_run_once_and_the_sweep_waits_and_later_resumes(tmp_
     rows = len(logs[0].read_text().splitlines())
     assert run([*argv[:4], "--epochs", str(rows + 1), "--seed", "0"]) == 0
     assert starts(tmp_path, "c") == 2 and len(logs[0].read_text().splitlines()) == rows + 2
+
+
+def test_runs_end_with_a_sweep_that_is_killed(tmp_path):
+    """SIGKILL of the sweep: its runs get SIGTERM from the kernel and are gone at once."""
+    code = f"import sys; from scripts import sweep; sys.exit(sweep.main(sys.argv[1:], {FAKE!r}, lambda words: None))"
+    argv = ["--data-dir", str(tmp_path), "--exp-name", "k", "--behave", "slow", "--epochs", "40", "--seed", "0", "1"]
+    mark = f"PPO_TEST_RUN={uuid.uuid4().hex}"
+    env = os.environ | {"PYTHONPATH": ".", "PPO_TEST_RUN": mark.partition("=")[2]}
+    process = subprocess.Popen([sys.executable, "-c", code, *argv, "--jobs", "2"], cwd=Path(__file__).parents[1],
+                               stdout=subprocess.DEVNULL, env=env)  # fmt: skip
+    logs = [tmp_path / "k" / f"k_s{seed}" / "progress.txt" for seed in (0, 1)]
+    for _ in range(200):
+        if all(log.exists() and len(log.read_text().splitlines()) > 2 for log in logs):
+            break
+        time.sleep(0.1)
+    assert len(marked_processes(mark)) == 3
+    process.kill()
+    process.wait()
+    for _ in range(50):
+        if not marked_processes(mark):
+            return
+        time.sleep(0.1)
+    kill_marked(mark)
+    raise AssertionError("the runs go on without the sweep")
 
 
 def test_the_overview_tells_progress_and_time_left(tmp_path):

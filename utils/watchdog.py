@@ -52,7 +52,12 @@ class Watchdog:
         self._thread.join()
 
     def _watch(self) -> None:
+        looked = time.monotonic()
         while not self._done.wait(0.5):
+            now = time.monotonic()
+            if now - looked > 2.0:  # this process itself stood still, by Ctrl-Z for instance: that is nobody's fault
+                self._moved += now - looked
+            looked = now
             if self._launched and os.getppid() != self._parent:
                 sys.stderr.write(f"rank {self._comm.rank}: the launcher has died; ending\n")
                 sys.stderr.flush()

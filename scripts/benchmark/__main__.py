@@ -49,7 +49,7 @@ def benchmark(args: Any) -> int:
         command.check_writable("json", args.json)
     torch.set_num_threads(1)
     system.keep_freed_memory()
-    machine = system.describe(mpi.Comm().library)
+    machine = system.describe(mpi.Comm().library) | {"command": ["python", "-m", "scripts.benchmark", *sys.argv[1:]]}
     print(f"{machine['processor']}, {machine['cores']} cores, torch {machine['versions']['torch']}; median (quartiles)")
     if args.profile:
         for network in args.networks:
