@@ -139,3 +139,20 @@ def cartridge(rng: np.random.Generator) -> bytes:
         patterns &= rng.integers(256, size=0x2000).astype(np.uint8)
     header = b"NES\x1a\x02\x01" + bytes([int(rng.integers(2))]) + bytes(9)
     return header + rom.tobytes() + patterns.tobytes()
+
+
+def backdrop(colour: int) -> bytes:
+    """Return the iNES file of a program that shows nothing but one colour, given as the palette's byte."""
+    program = Program(np.random.default_rng(0))
+    program.put(0xA2, 0xFF, 0x9A)
+    program.store(0x2001, 0)
+    program.address(0x3F00)
+    program.store(0x2007, colour)
+    program.address(0)
+    program.store(0x2001, 0x1E)
+    end = program.here
+    program.put(0x4C, end & 255, end >> 8)
+    rom = np.zeros(0x8000, np.uint8)
+    rom[: len(program.code)] = np.frombuffer(program.code, np.uint8)
+    rom[0x7FFA:] = [end & 255, end >> 8, 0x00, 0x80, end & 255, end >> 8]
+    return b"NES\x1a\x02\x01" + bytes(10) + rom.tobytes() + bytes(0x2000)

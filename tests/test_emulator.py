@@ -76,6 +76,26 @@ def test_random_programs_equal_nes_py(seeds, tmp_path):
         nespy.close()
 
 
+def test_nes_py_is_undefined_where_a_colour_is_above_63(tmp_path):
+    """It reads behind its table of 64 colours then, so its pixels are whatever lies there; the console, and this core,
+    use the low six bits. The games never write such a byte: the random programs above stay below 64 as well."""
+    shown = {}
+    for colour in (*range(64), 64, 65, 100, 200, 255):
+        data = programs.backdrop(colour)
+        (tmp_path / "program.nes").write_bytes(data)
+        nespy, emulator = identity.RawNesPy(str(tmp_path / "program.nes")), Emulator(data)
+        nespy.reset()
+        for _ in range(4):
+            nespy.step(0)
+            emulator.step(0)
+        shown[colour] = (nespy.screen[100, 100].tolist(), emulator.screen[100, 100].tolist())
+        nespy.close()
+    assert all(shown[colour][0] == [*shown[colour][1][::-1], 0] for colour in range(64))
+    real = [shown[colour][0] for colour in range(64)]
+    assert any(shown[colour][0] not in real for colour in (64, 65, 100, 200, 255))
+    assert all(shown[colour][1] == shown[colour & 63][1] for colour in (64, 65, 100, 200, 255))
+
+
 @pytest.mark.slow
 def test_many_frames_equal_nes_py():
     """The same over 100,000 frames of all stages and kinds of players."""
