@@ -120,6 +120,17 @@ def test_ratio_is_one_on_the_first_minibatch(chunk_size, error):
     run_.close()
 
 
+@pytest.mark.parametrize("emulator", ["native", "nes-py"])
+def test_stored_observations_are_copies(emulator):
+    """An emulator's picture is a view of its memory: what is stored must not change with the frames that follow."""
+    run_ = build_run(config.build(num_envs=2, steps_per_epoch=48, minibatch_size=48, emulator=emulator), mpi.Comm())
+    ppo.collect(run_)
+    obs = run_.buf.get()["obs"]
+    assert all((obs[t] != obs[t + 1]).any() for t in range(4, len(obs) - 1))  # Mario may stand still at first
+    assert np.array_equal(obs[1:, :, :-1], obs[:-1, :, 1:])  # each picture moves down the stack unchanged
+    run_.close()
+
+
 def test_minibatches_take_equal_shares_and_every_step_once():
     """Each minibatch holds the same number of steps of every environment; a pass visits every step exactly once."""
     run_ = build_run(config.build(**ECHO), mpi.Comm())
