@@ -106,7 +106,9 @@ def fill(path, leave):
     (path / "filler").write_bytes(bytes(max(0, free.f_bavail * free.f_bsize - leave)))
 
 
-@pytest.mark.parametrize("leave", [200_000, 0], ids=["checkpoint", "log"])
+@pytest.mark.parametrize(
+    "leave", [pytest.param(200_000, id="checkpoint"), pytest.param(0, id="log", marks=pytest.mark.slow)]
+)
 def test_a_full_disk_ends_the_run_in_the_end_and_loses_nothing(tmp_path, leave):
     """Three checkpoints fail loudly, or one row of the log does; the run ends, and continues exactly with more room."""
     with small_disk(tmp_path / "disk") as disk:

@@ -43,7 +43,10 @@ def wait_for_rows(path, count, seconds=40):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("fault", "ranks"), [("raise@0:100", 2), ("raise@2:100", 3), ("thread@1:100", 2)])
+@pytest.mark.parametrize(
+    ("fault", "ranks"),
+    [("raise@2:100", 3), ("thread@1:100", 2), pytest.param("raise@0:100", 2, marks=pytest.mark.slow)],
+)
 def test_an_exception_on_any_rank_ends_the_job(tmp_path, fault, ranks):
     """That rank's traceback, once, with its number; a non-zero code; nobody left; the files are sound."""
     done = faulty(tmp_path, fault, ranks)
@@ -53,7 +56,7 @@ def test_an_exception_on_any_rank_ends_the_job(tmp_path, fault, ranks):
     assert_sound(tmp_path)
 
 
-@pytest.mark.parametrize("fault", ["build@1:0", "import@1:0", "import@0:0"])
+@pytest.mark.parametrize("fault", ["build@1:0", "import@1:0", pytest.param("import@0:0", marks=pytest.mark.slow)])
 def test_an_exception_before_the_first_collective_ends_the_job(tmp_path, fault):
     """The other ranks wait in a collective, or for MPI to start: they do not wait for ever."""
     done = faulty(tmp_path, fault, 3)
@@ -72,7 +75,7 @@ def test_a_killed_rank_ends_the_job(tmp_path):
     assert_sound(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["stop", "loop", "pause-in-c"])
+@pytest.mark.parametrize("kind", ["stop", *(pytest.param(k, marks=pytest.mark.slow) for k in ("loop", "pause-in-c"))])
 def test_a_rank_that_does_not_move_is_found(tmp_path, kind):
     """A stopped rank, an endless loop in Python and one in C: the watchdog names rank, phase and stack."""
     done = faulty(tmp_path, f"{kind}@1:200", 2, "--stall-timeout", "12", timeout=60)
@@ -85,6 +88,7 @@ def test_a_rank_that_does_not_move_is_found(tmp_path, kind):
     assert_sound(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_suspended_goes_on(tmp_path):
     """Ctrl-Z and fg after longer than the stall timeout: the whole run stood still, and that is no stall."""
     flags = [*FLAGS, "--stall-timeout", "4", "--epochs", "400", "--data-dir", str(tmp_path)]
@@ -111,6 +115,7 @@ def test_a_rank_killed_while_it_saves_leaves_the_checkpoint_before(tmp_path):
     assert list((folder(tmp_path) / "checkpoints").glob(".tmp-*")) == []
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_launcher_in_the_middle_of_saving(tmp_path):
     """Whether the ranks are left the time to finish or not: a checkpoint verifies, and the run continues."""
     faulty(tmp_path, "term-in-save@0:4", 2)
@@ -122,8 +127,7 @@ def test_sigterm_to_the_launcher_in_the_middle_of_saving(tmp_path):
 
 @pytest.mark.parametrize(
     ("family", "ranks"),
-    [("echo", 2), ("mario", 2), pytest.param("echo", 4, marks=pytest.mark.slow),
-     pytest.param("mario", 4, marks=pytest.mark.slow)],
+    [("echo", 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("mario", 2), ("echo", 4), ("mario", 4)))],
 )  # fmt: skip
 def test_resuming_is_exact_with_several_ranks(tmp_path, family, ranks):
     """Three epochs and three more equal six in one go, though every rank is held up at random moments."""
@@ -138,6 +142,7 @@ def test_resuming_is_exact_with_several_ranks(tmp_path, family, ranks):
     assert_same(folder(tmp_path / "whole"), folder(tmp_path / "cut"))
 
 
+@pytest.mark.slow
 def test_another_number_of_ranks_is_refused(tmp_path):
     """It would continue, but not bit for bit: one line names both numbers; --allow-mismatch continues."""
     flags = ["-m", "ppo.run", *FLAGS, "--data-dir", str(tmp_path)]
@@ -179,7 +184,9 @@ def test_drifting_parameters_are_found(tmp_path):
     assert done.code != 0 and "parameters differ after epoch 0, first in pi.0.weight" in done.err
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGUSR1, 75), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_to_mpirun_saves_and_ends(tmp_path, number, code):
     """The launcher passes the signal on; all ranks agree, save once and end, and the run can be resumed."""
     flags = [*FLAGS, "--save-every", "1000", "--epochs", "4000", "--data-dir", str(tmp_path)]
@@ -192,6 +199,7 @@ def test_a_signal_to_mpirun_saves_and_ends(tmp_path, number, code):
     assert json.loads((folder(tmp_path) / "exit.json").read_text())["code"] == code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("second", [signal.SIGUSR1, signal.SIGTERM])
 def test_a_second_signal_saves_no_second_time(tmp_path, second):
     """USR1 twice, and USR1 then TERM, while the ranks compute and save: one end, and everything is sound."""

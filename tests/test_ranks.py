@@ -25,7 +25,9 @@ def first_update(tmp_path, settings, ranks):
     ("settings", "counts"),
     [
         pytest.param(ECHO | {"adv_norm": "batch"}, (2, 3, 4), id="echo"),  # 4 ranks share 6 environments unevenly
-        pytest.param(ECHO | {"adv_norm": "minibatch", "v_loss": "clipped"}, (4,), id="echo-minibatch"),
+        pytest.param(
+            ECHO | {"adv_norm": "minibatch", "v_loss": "clipped"}, (4,), id="echo-minibatch", marks=pytest.mark.slow
+        ),
         pytest.param(MARIO, (3,), id="mario"),
     ],
 )
@@ -42,7 +44,7 @@ def test_first_update_is_the_same_for_any_number_of_ranks(tmp_path, settings, co
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("ranks", [1, 3, 8])
+@pytest.mark.parametrize("ranks", [1, 3, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_run_leaves_a_complete_folder(tmp_path, ranks):
     """`mpirun -np RANKS python -m ppo.run` ends with code 0 and every file that data/README.md names."""
     args = ["-m", "ppo.run", "--epochs", "2", "--num-envs", "8", "--steps-per-epoch", "128", "--minibatch-size", "64",
