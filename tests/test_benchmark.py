@@ -8,7 +8,7 @@ import torch
 
 from ppo import config, ppo
 from ppo.run import build_run
-from scripts.benchmark import measure, peers
+from scripts.benchmark import measure, peers, sections
 from tests.conftest import run
 from utils import mpi
 
@@ -46,7 +46,9 @@ def test_the_plain_loop_computes_our_losses_and_gradients(network):
 def test_stable_baselines_trains_networks_of_our_size(network):
     """Its actor and critic together have as many weights as ours, and its environment gives such observations."""
     pytest.importorskip("stable_baselines3")
-    cfg = config.build(network=network, num_envs=2, steps_per_epoch=64, minibatch_size=32)
+    cfg = config.build(
+        **sections.WORK | {"network": network, "num_envs": 2, "steps_per_epoch": 64, "minibatch_size": 32}
+    )
     model, close = peers.stable_baselines(network, True, 2, 32, cfg)
     ours = build_run(cfg, mpi.Comm())
     size = sum(p.numel() for p in ours.ac.parameters())

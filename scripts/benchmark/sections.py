@@ -32,6 +32,8 @@ from utils.tables import read_table
 
 ENV = "SuperMarioBros-1-1-v0"
 NETWORKS = ("mario", "nature", "small", "impala")
+# What the parties do, whatever the presets say.
+WORK = {"env": ENV, "actions": "simple", "minibatch_size": 256, "train_pi_iters": 4, "train_v_iters": 4}
 REFERENCE_FPS = 450.0  # frames/s of nes-py's raw step on the machine that published figures of emulators are scaled to
 
 
@@ -170,7 +172,7 @@ def _step_for(num_envs: int, num_threads: int, seconds: float) -> float:
 
 def _run(network: str, steps_per_epoch: int = 1024, **settings: Any) -> Run:
     """Return a run of one process with a collected epoch in its buffer."""
-    cfg = config.build(env=ENV, network=network, steps_per_epoch=steps_per_epoch, **settings)
+    cfg = config.build(**WORK, network=network, steps_per_epoch=steps_per_epoch, **settings)
     run = build_run(cfg, mpi.Comm())
     run.ac.refresh()
     return run
@@ -289,7 +291,7 @@ def train_speed(ranks: int, epochs: int, settings: dict[str, Any]) -> dict[str, 
     """
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         flags = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-        command = [sys.executable, "-m", "ppo.run", "--env", ENV, "--cpu", str(ranks), "--epochs", str(epochs + 1)]
+        command = [sys.executable, "-m", "ppo.run", "--cpu", str(ranks), "--epochs", str(epochs + 1)]
         command += ["--data-dir", folder, "--exp-name", "b", *flags]
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
         if done.returncode:
@@ -309,7 +311,7 @@ def loop(options: Options) -> list[Figure]:
 
 
 def _loop(network: str, options: Options) -> list[Figure]:
-    settings: dict[str, Any] = {"network": network, "num_envs": 8, "steps_per_epoch": 1024}
+    settings: dict[str, Any] = WORK | {"network": network, "num_envs": 8, "steps_per_epoch": 1024}
     ours = f"ppo.run, {options.num_ranks} ranks"
     parties: dict[str, Callable[[], float]] = {}
     closers = []
@@ -319,7 +321,7 @@ def _loop(network: str, options: Options) -> list[Figure]:
             ("Stable-Baselines3 over nes-py, 8 processes", False),
             ("Stable-Baselines3 on our core", True),
         ):
-            model, close = peers.stable_baselines(network, same, 8, 128, config.build(env=ENV, **settings))
+            model, close = peers.stable_baselines(network, same, 8, 128, config.build(**settings))
             parties[label] = _learn(model)
             closers.append(close)
     parties[ours] = lambda: float(np.median(train_speed(options.num_ranks, 6, settings)["StepsPerSecond"]))
