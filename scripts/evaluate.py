@@ -120,6 +120,10 @@ def table(summary: dict[str, Any]) -> list[str]:
             lines.append(f"  {label:10s} {s['mean']:9.1f}  +- {s['std']:.1f}  ({s['min']:.0f} to {s['max']:.0f})")
     if "causes" in summary:
         lines.append("  ended by    " + ", ".join(f"{cause} {count}" for cause, count in summary["causes"].items()))
+    if summary["greedy"] and summary["episodes"] > 1 and summary["ep_len"]["std"] == summary["ep_ret"]["std"] == 0:
+        lines.append(
+            "  note        every episode was the same one, so the interval means nothing: try --start-frames 30"
+        )
     return lines
 
 

@@ -7,7 +7,6 @@ was cut and starts what is missing. A run that fails does not stop the others.
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import json
 import math
@@ -23,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from utils import runs
+from utils import runs, system
 from utils.command import Parser, printable
 from utils.command import run as run_command
 
@@ -45,8 +44,8 @@ Check = Callable[[list[str]], object]
 
 
 def _end_with_the_sweep() -> None:
-    """Have the kernel send SIGTERM to this process, which saves and ends, should the sweep be killed."""
-    ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG
+    """Have a run save and end should the sweep be killed."""
+    system.end_with_parent(signal.SIGTERM)
 
 
 @dataclass

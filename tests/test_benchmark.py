@@ -1,6 +1,7 @@
 """The benchmark compares like with like: the plain loop and Stable-Baselines3 do the work that this project does."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -82,6 +83,26 @@ def test_a_ratio_above_one_says_that_we_are_better():
     times = measure.figures("s", "w", "ms", {"peer": [10.0], "us": [5.0]}, ours="us", smaller_is_better=True)
     assert [row.ratio for row in rates] == [3.0, None] and [row.ratio for row in times] == [2.0, None]
     assert "us is 3.00x" in measure.table(rates)
+
+
+def make_party(values):
+    """A party that gives its process's number first, then what it was made with."""
+    numbers = iter([float(os.getpid()), *values])
+    return lambda: next(numbers)
+
+
+def broken_party():
+    """A party that cannot be made."""
+    raise RuntimeError("no such thing")
+
+
+def test_a_party_apart_has_a_process_of_its_own():
+    """It keeps its state from call to call, and says why it failed."""
+    with measure.apart(make_party, [2.0, 3.0]) as party:
+        assert party() != os.getpid()
+        assert (party(), party()) == (2.0, 3.0)
+    with measure.apart(broken_party) as party, pytest.raises(ValueError, match="broken_party failed.*no such thing"):
+        party()
 
 
 def test_figures_are_printed_and_written(tmp_path):

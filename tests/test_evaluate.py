@@ -94,6 +94,14 @@ def test_clear_rate_has_its_interval():
     assert summary["causes"] == {"flag": 9, "pit": 1}
 
 
+def test_one_greedy_episode_many_times_over_is_said_to_be_one(capsys, tmp_path):
+    """Without chance all greedy episodes are equal; sampled ones are not."""
+    save_policy(tmp_path / "m", ActorCritic("small", (4, 84, 84), 5, "orthogonal", 0), MARIO | {"network": "small"})
+    for flags, noted in ((["--deterministic"], True), ([], False)):
+        assert main([str(tmp_path / "m"), "--episodes", "2", "--max-episode-steps", "40", *flags]) == 0
+        assert ("the same one" in capsys.readouterr().out) == noted
+
+
 def test_run_folder_and_missing_policy(echo):
     """A run's best or last policy is found below it; nothing found is one clear error."""
     run = echo.parent / "run"

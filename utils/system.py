@@ -59,6 +59,11 @@ def keep_freed_memory() -> None:
     mallopt(trim_threshold, 1 << 30)
 
 
+def end_with_parent(signal_number: int) -> None:
+    """Have the kernel send this process the signal when the process that started it ends."""
+    ctypes.CDLL(None).prctl(1, int(signal_number))  # PR_SET_PDEATHSIG of sys/prctl.h
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that shape a result, those not installed left out."""
     found = {"python": platform.python_version()}

@@ -5,7 +5,6 @@ It must be a thread of its own: an emulator stuck in an endless loop never retur
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import os
 import signal
@@ -13,9 +12,8 @@ import sys
 import threading
 import time
 
+from utils import system
 from utils.mpi import Comm, let_launcher_forward
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Watchdog:
@@ -32,7 +30,7 @@ class Watchdog:
         """
         self._launched = comm.world_size > 1
         if self._launched:  # the kernel does it at once, for a stopped process too; the thread does it elsewhere
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+            system.end_with_parent(signal.SIGKILL)
         self._comm, self._stall_timeout = comm, stall_timeout
         self.phase = "start"
         self._moved = time.monotonic()

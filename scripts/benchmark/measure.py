@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -71,6 +73,53 @@ def rate(work: Callable[[], None], amount: float, seconds: float) -> Callable[[]
         return amount * done / spent
 
     return measured
+
+
+@contextmanager
+def apart(make: Callable[..., Callable[[], float]], *args: Any) -> Iterator[Callable[[], float]]:
+    """Give a party that lives in a process of its own: what this process sets for itself (memory, threads) stays here.
+
+    Args:
+        make: called there with `args`, all of which can be pickled; returns the party.
+
+    Raises:
+        ValueError: the party failed; with what it raised.
+    """
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there, make, args))
+    process.start()
+    there.close()
+
+    def party() -> float:
+        try:
+            here.send("measure")
+            answer = here.recv()
+        except (EOFError, OSError):
+            raise ValueError(f"the process of {make.__name__} ended early") from None
+        if isinstance(answer, str):
+            raise ValueError(f"{make.__name__} failed: {answer}")
+        return float(answer)
+
+    try:
+        yield party
+    finally:
+        here.close()
+        process.join()
+
+
+def _serve(connection: Any, make: Callable[..., Callable[[], float]], args: tuple[Any, ...]) -> None:
+    party = None
+    while True:
+        try:
+            connection.recv()
+        except EOFError:  # the other end is closed
+            break
+        try:
+            party = party or make(*args)
+            connection.send(party())
+        except Exception as error:
+            connection.send(f"{type(error).__name__}: {error}")
 
 
 def table(rows: list[Figure]) -> str:

@@ -10,7 +10,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from ppo import config, ppo
 from ppo.ppo import Run
 from ppo.run import build_run
 from scripts.benchmark import peers
-from scripts.benchmark.measure import Figure, figures, in_turn, rate
+from scripts.benchmark.measure import Figure, apart, figures, in_turn, rate
 from utils import mpi, system
 from utils.tables import read_table
 
@@ -34,6 +35,7 @@ ENV = "SuperMarioBros-1-1-v0"
 NETWORKS = ("mario", "nature", "small", "impala")
 # What the parties do, whatever the presets say.
 WORK = {"env": ENV, "actions": "simple", "minibatch_size": 256, "train_pi_iters": 4, "train_v_iters": 4}
+_barrier: Any = None  # in a process of `threads`: where it waits until all are ready
 REFERENCE_FPS = 450.0  # frames/s of nes-py's raw step on the machine that published figures of emulators are scaled to
 
 
@@ -154,7 +156,8 @@ def _processes(shares: list[tuple[int, int]], seconds: float) -> list[float]:
 
 
 def _share_barrier(barrier: Any) -> None:
-    globals()["_barrier"] = barrier
+    global _barrier
+    _barrier = barrier
 
 
 def _step_for(num_envs: int, num_threads: int, seconds: float) -> float:
@@ -163,7 +166,8 @@ def _step_for(num_envs: int, num_threads: int, seconds: float) -> float:
     rng = np.random.default_rng(0)
     for _ in range(20):
         vec.step(rng.integers(7, size=num_envs))
-    globals()["_barrier"].wait(60)
+    assert _barrier is not None
+    _barrier.wait(60)
     return rate(lambda: vec.step(rng.integers(7, size=num_envs)) and None, num_envs, seconds)()
 
 
@@ -218,27 +222,40 @@ def update(options: Options) -> list[Figure]:
 
 def _update(network: str, options: Options) -> list[Figure]:
     run = _run(network)
-    ppo.collect(run)
-    data = {name: array.copy() for name, array in run.buf.get().items()}  # (T, N, ...)
-    ppo.normalise_advantages(run, data)
-    flat = {name: torch.from_numpy(np.ascontiguousarray(a)).flatten(0, 1) for name, a in data.items()}
-    learner = peers.PlainLearner(run.ac.pi, run.ac.v, run.cfg)
-    samples = len(flat["act"])
-
-    def plain() -> None:
-        for rows in torch.randperm(samples).split(run.cfg.minibatch_size):
-            learner.step({name: tensor[rows] for name, tensor in flat.items()})
+    data, _ = _epoch(run)
+    samples = len(data["act"].ravel()) * run.cfg.train_pi_iters
 
     def ours() -> None:
         ppo.update(run, data)
 
-    parties = {
-        "plain float32": rate(plain, samples, options.seconds),
-        _ours(run): rate(ours, samples * run.cfg.train_pi_iters, options.seconds),
-    }
-    values = in_turn(parties, max(3, options.rounds // 2))
+    with apart(plain_update, network, options.seconds) as plain:
+        values = in_turn(
+            {"plain float32": plain, _ours(run): rate(ours, samples, options.seconds)}, max(3, options.rounds // 2)
+        )
     run.close()
     return figures("Update, one core", f"{network} pair, minibatch 256", "samples/s", values, ours=_ours(run))
+
+
+def _epoch(run: Run) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]:
+    """Return a collected epoch as our update takes it, and as the plain loop does."""
+    ppo.collect(run)
+    data = {name: array.copy() for name, array in run.buf.get().items()}  # (T, N, ...)
+    ppo.normalise_advantages(run, data)
+    return data, {name: torch.from_numpy(np.ascontiguousarray(a)).flatten(0, 1) for name, a in data.items()}
+
+
+def plain_update(network: str, seconds: float) -> Callable[[], float]:
+    """Return the plain loop's part of `update`."""
+    torch.set_num_threads(1)
+    run = _run(network)
+    _, flat = _epoch(run)
+    learner, samples = peers.PlainLearner(run.ac.pi, run.ac.v, run.cfg), len(flat["act"])
+
+    def one_pass() -> None:
+        for rows in torch.randperm(samples).split(run.cfg.minibatch_size):
+            learner.step({name: tensor[rows] for name, tensor in flat.items()})
+
+    return rate(one_pass, samples, seconds)
 
 
 def collect(options: Options) -> list[Figure]:
@@ -313,55 +330,67 @@ def loop(options: Options) -> list[Figure]:
 def _loop(network: str, options: Options) -> list[Figure]:
     settings: dict[str, Any] = WORK | {"network": network, "num_envs": 8, "steps_per_epoch": 1024}
     ours = f"ppo.run, {options.num_ranks} ranks"
-    parties: dict[str, Callable[[], float]] = {}
-    closers = []
-    if peers.has_stable_baselines():
-        torch.set_num_threads(system.cores())
-        for label, same in (
-            ("Stable-Baselines3 over nes-py, 8 processes", False),
-            ("Stable-Baselines3 on our core", True),
-        ):
-            model, close = peers.stable_baselines(network, same, 8, 128, config.build(**settings))
-            parties[label] = _learn(model)
-            closers.append(close)
-    parties[ours] = lambda: float(np.median(train_speed(options.num_ranks, 6, settings)["StepsPerSecond"]))
-    values = in_turn(parties, max(3, options.rounds // 2))
-    for close in closers:
-        close()
-    torch.set_num_threads(1)
+    with ExitStack() as stack:
+        parties: dict[str, Callable[[], float]] = {}
+        if peers.has_stable_baselines():
+            for label, same in (
+                ("Stable-Baselines3 over nes-py, 8 processes", False),
+                ("Stable-Baselines3 on our core", True),
+            ):
+                parties[label] = stack.enter_context(apart(stable_baselines, network, same, settings))
+        parties[ours] = lambda: float(np.median(train_speed(options.num_ranks, 6, settings)["StepsPerSecond"]))
+        values = in_turn(parties, max(3, options.rounds // 2))
     what = f"{network} pair, 8 environments, minibatch 256, 4 passes"
     return figures("Whole loop, all cores", what, "decisions/s", values, ours=ours)
 
 
-def _learn(model: Any) -> Callable[[], float]:
+def stable_baselines(network: str, same_emulator: bool, settings: dict[str, Any]) -> Callable[[], float]:
+    """Return Stable-Baselines3's part of `loop`: two epochs of the work that `settings` describe."""
+    torch.set_num_threads(system.cores())
+    cfg = config.build(**settings)
+    model, _ = peers.stable_baselines(network, same_emulator, cfg.num_envs, cfg.local_steps, cfg)
+
     def measured() -> float:
         start = time.perf_counter()
-        model.learn(2 * 1024, reset_num_timesteps=False)
-        return 2 * 1024 / (time.perf_counter() - start)
+        model.learn(2 * cfg.steps_per_epoch, reset_num_timesteps=False)
+        return 2 * cfg.steps_per_epoch / (time.perf_counter() - start)
 
     return measured
 
 
 def ranks(options: Options) -> list[Figure]:
-    """The default preset with one rank and with two, each held to one thread; and what MPI takes."""
-    measured: dict[int, list[dict[str, np.ndarray]]] = {1: [], 2: []}
+    """One rank, two ranks, and two runs of one rank at the same time, each rank held to one thread."""
+    rows = _ranks("default preset", {}, options)
+    for network in options.networks[:2]:
+        rows += _ranks(f"{network} pair", WORK | {"network": network}, options)
+    return rows + allreduce(options)
+
+
+def _ranks(what: str, settings: dict[str, Any], options: Options) -> list[Figure]:
+    def at_once(runs: int) -> list[dict[str, np.ndarray]]:
+        with ThreadPoolExecutor(runs) as pool:
+            return list(pool.map(lambda _: train_speed(1, 3, settings), range(runs)))
+
+    alone, limit, ours = "1 rank", "two runs of 1 rank, summed: the machine's limit", "2 ranks"
+    measured: dict[str, list[list[dict[str, np.ndarray]]]] = {alone: [], limit: [], ours: []}
     for _ in range(max(3, options.rounds // 2)):
-        for count in measured:
-            measured[count].append(train_speed(count, 3, {}))
+        measured[alone].append(at_once(1))
+        measured[limit].append(at_once(2))
+        measured[ours].append([train_speed(2, 3, settings)])
     rows = []
-    for what, unit, value in (
-        ("default preset, whole loop", "decisions/s", lambda c: c["StepsPerSecond"]),
-        ("default preset, update alone", "epochs/s", lambda c: 1.0 / c["TimeUpdate"]),
-        ("default preset, collecting alone", "epochs/s", lambda c: 1.0 / c["TimeCollect"]),
+    for part, unit, value in (
+        ("whole loop", "decisions/s", lambda c: c["StepsPerSecond"]),
+        ("update alone", "epochs/s", lambda c: 1.0 / c["TimeUpdate"]),
+        ("collecting alone", "epochs/s", lambda c: 1.0 / c["TimeCollect"]),
     ):
         values = {
-            f"{n} rank{'s'[: n - 1]}": [float(np.median(value(c))) for c in columns] for n, columns in measured.items()
+            who: [sum(float(np.median(value(columns))) for columns in runs) for runs in rounds]
+            for who, rounds in measured.items()
         }
-        rows += figures("Ranks, one thread each", what, unit, values, ours="2 ranks")
-    shares = [float(np.median(c["TimeWait"] / (c["TimeCollect"] + c["TimeUpdate"]))) * 100 for c in measured[2]]
-    rows += figures("Ranks, one thread each", "default preset, in MPI calls, waiting included", "% of the time",
-                    {"2 ranks": shares}, ours="2 ranks")  # fmt: skip
-    return rows + allreduce(options)
+        rows += figures("Ranks, one thread each", f"{what}, {part}", unit, values, ours=ours)
+    shares = [100 * float(np.median(c["TimeWait"] / (c["TimeCollect"] + c["TimeUpdate"]))) for [c] in measured[ours]]
+    in_mpi = f"{what}, in MPI calls, waiting included"
+    return rows + figures("Ranks, one thread each", in_mpi, "% of the time", {ours: shares}, ours=ours)
 
 
 def allreduce(options: Options) -> list[Figure]:
