@@ -1,6 +1,7 @@
 """What the rooms may import, and what no file may call."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,17 @@ def test_nothing_that_can_run_code_is_loaded(path):
             for keyword in node.keywords:
                 if keyword.arg == "allow_pickle":
                     assert isinstance(keyword.value, ast.Constant) and keyword.value.value is False
+
+
+COMMANDS = ("ppo.run", "utils.plot", "utils.compare", "utils.report", *(
+    f"scripts.{name}" for name in ("sweep", "evaluate", "play", "export", "states", "scoreboard", "benchmark.__main__")
+))  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name, capsys):
+    """`--help` ends with 0, names the command as it is called, and shows no sign of how it was written."""
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(name).main(["--help"])
+    said = capsys.readouterr().out
+    assert end.value.code == 0 and name.removesuffix(".__main__") in said.splitlines()[0] and "%%" not in said

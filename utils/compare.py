@@ -694,7 +694,7 @@ def _chances(axes: Axes, pairs: Sequence[Pair]) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    p = Parser(prog=PROG, description="Compare experiments seed by seed, with 95%% intervals.")
+    p = Parser(prog=PROG, description="Compare experiments seed by seed, with 95% intervals.")
     p.add_argument(
         "folders",
         nargs="+",

@@ -202,7 +202,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     p = Parser(
         prog=PROG,
-        description="Plot learning curves of run folders, seeds joined with a 95%% band.",
+        description="Plot learning curves of run folders, seeds joined with a 95% band.",
     )
     p.add_argument(
         "folders",

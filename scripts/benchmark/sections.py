@@ -318,13 +318,24 @@ def train_speed(ranks: int, epochs: int, settings: dict[str, Any]) -> dict[str, 
 
 
 def loop(options: Options) -> list[Figure]:
-    """Decisions/s of training with every core, against Stable-Baselines3 doing the same work."""
+    """Decisions/s of training with every core: on both emulators, and against Stable-Baselines3 doing the same work."""
     if not peers.has_stable_baselines():
         print(
             "Stable-Baselines3 is not installed (pip install '.[bench]'): only our own loop is measured",
             file=sys.stderr,
         )
-    return [row for network in options.networks[:2] for row in _loop(network, options)]
+    return _emulators(options) + [row for network in options.networks[:2] for row in _loop(network, options)]
+
+
+def _emulators(options: Options) -> list[Figure]:
+    """The default preset on nes-py and on our core."""
+
+    def on(emulator: str) -> Callable[[], float]:
+        return lambda: float(np.median(train_speed(options.num_ranks, 2, {"emulator": emulator})["StepsPerSecond"]))
+
+    values = in_turn({"ppo.run over nes-py": on("nes-py"), "ppo.run": on("native")}, max(3, options.rounds // 2))
+    what = f"default preset, {options.num_ranks} ranks"
+    return figures("Whole loop, all cores", what, "decisions/s", values, ours="ppo.run")
 
 
 def _loop(network: str, options: Options) -> list[Figure]:
