@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import re
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 from ppo.evaluate import PRETRAINED, evaluate
 from ppo.policy import load_policy
+from scripts import play
 from scripts.evaluate import summarise
 from utils import command, stats, system
 
@@ -47,8 +49,9 @@ def scoreboard(args: argparse.Namespace) -> None:
         if args.stages and name not in args.stages:
             continue
         found = measure(folder, args)
+        film(folder, found)
         (folder / "evaluation.json").write_text(json.dumps(found, indent=1) + "\n")
-        (folder / "README.md").write_text(card(name, load_policy(folder).info, found))
+        (folder / "README.md").write_text(card(name, load_policy(folder).info, found, (folder / "play.mp4").exists()))
         for line in found["lines"]:
             print(f"{name}, {describe(line)}", flush=True)
     text = "\n".join(table({name: read(folder) for name, folder in folders.items()}))
@@ -65,6 +68,16 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
                                start_frames=frames)  # fmt: skip
             lines.append({"emulator": emulator, "greedy": greedy, "start_frames": frames, **summarise(records)})
     return {"seed": args.seed, "commit": system.commit(), "versions": system.versions(), "lines": lines}
+
+
+def film(folder: Path, found: dict[str, Any]) -> None:
+    """Write play.mp4, if there is none: the greedy episode where that clears, else the first sampled one."""
+    path = folder / "play.mp4"
+    if path.exists() or importlib.util.find_spec("imageio_ffmpeg") is None:
+        return
+    greedy = any(line["greedy"] and line["cleared"] for line in found["lines"])
+    flags = ["--video", str(path), "--scale", "1", *(["--deterministic"] if greedy else ["--start-frames", "30"])]
+    play.main([str(folder), "--seed", str(found["seed"]), *flags])
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -85,7 +98,7 @@ def describe(line: dict[str, Any]) -> str:
     return f"{how}, {where}, {starts}: {count}, mean return {line['ep_ret']['mean']:.0f}"
 
 
-def card(name: str, info: dict[str, Any], found: dict[str, Any]) -> str:
+def card(name: str, info: dict[str, Any], found: dict[str, Any], filmed: bool) -> str:
     """Return the model card of a policy."""
     versions = ", ".join(f"{package} {version}" for package, version in sorted(info.get("versions", {}).items()))
     facts = {
@@ -93,13 +106,15 @@ def card(name: str, info: dict[str, Any], found: dict[str, Any]) -> str:
         f"{info['spec'].get('preprocess_version')}",
         "Network": f"{info['network']}, the actor alone",
         "Made by": f"`{info.get('command', 'unknown')}`",
+        "Preset": info.get("preset"),
         "Seed": info.get("seed"),
         "Decisions": f"{info['steps']:,}" if isinstance(info.get("steps"), int) else None,
-        "Hours": f"{info['hours']:.2f} on {info.get('cores')} cores of {info.get('processor')}"
+        "Hours": f"{info['hours']:.2f} on {info.get('cores')} core{'s' if info.get('cores') != 1 else ''} of {info.get('processor')}"
         if "hours" in info
         else None,
         "Commit": info.get("commit"),
         "Versions": versions,
+        "Video": "[play.mp4](play.mp4), at 60 frames per second" if filmed else None,
     }
     lines = [f"# {name}", ""]
     lines += [f"- {title}: {value}" for title, value in facts.items() if value not in (None, "")]
