@@ -109,7 +109,7 @@ def card(name: str, info: dict[str, Any], found: dict[str, Any], filmed: bool) -
         "Preset": info.get("preset"),
         "Seed": info.get("seed"),
         "Decisions": f"{info['steps']:,}" if isinstance(info.get("steps"), int) else None,
-        "Hours": f"{info['hours']:.2f} on {info.get('cores')} core{'s' if info.get('cores') != 1 else ''} of {info.get('processor')}"
+        "Hours": f"{info['hours']:.2f}, {info.get('cores')} core(s) of {info.get('processor')}"
         if "hours" in info
         else None,
         "Commit": info.get("commit"),

@@ -36,7 +36,7 @@ def test_the_card_and_the_table_are_written(shipped, capsys):
     text = (folder / "README.md").read_text()
     assert "python -m ppo.run --seed 7" in text and "0 of 3 cleared (0%, 95% interval 0 to 56%)" in text
     assert (folder / "play.mp4").stat().st_size > 1000 and "(play.mp4)" in text
-    assert "- Decisions: 4,096" in text and "0.50 on 2 cores of abacus" in text
+    assert "- Decisions: 4,096" in text and "0.50, 2 core(s) of abacus" in text
     lines = readme.read_text().splitlines()
     assert lines[0] == "before" and lines[-1] == "after" and "old" not in lines
     assert "| 1 | no policy | 0% (0 to 56) | no policy | no policy |" in lines
