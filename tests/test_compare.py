@@ -51,6 +51,7 @@ def test_every_number_of_a_small_example_by_hand(tmp_path):
     speed = one.speeds["steps first"]
     assert (speed.reached, speed.median.value, speed.median.low, speed.median.high) == (2, 100, 100, math.inf)
     assert one.speeds["hours sustained"].median.value == pytest.approx(2.0) and speed.coverage == pytest.approx(0.75)
+    assert ["h:mm:ss to 15, sustained", "2:00:00 [2:00:00, never], 2/3 seeds"] in compare.rows(result)
 
 
 def test_a_clear_winner_is_named_with_both_intervals_agreeing(two):

@@ -22,6 +22,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -368,13 +369,14 @@ def number(value: float) -> str:
 
 
 def written(estimate: Estimate | None, form: str = "plain") -> str:
-    """Return "value [low, high]"; `form` may be plain, percent or compact (40k)."""
+    """Return "value [low, high]"; `form` may be plain, percent, compact (40k) or clock (hours as h:mm:ss)."""
     if estimate is None:
         return "-"
     formats = {
         "plain": number,
         "percent": lambda v: f"{100 * v:.3g}%" if math.isfinite(v) else number(v),
         "compact": lambda v: runs.compact(v) if math.isfinite(v) else number(v),
+        "clock": lambda v: str(timedelta(seconds=round(3600 * v))) if math.isfinite(v) else number(v),
     }
     word = formats[form]
     if math.isnan(estimate.low):
@@ -406,7 +408,7 @@ def rows(result: Comparison) -> list[list[str]]:
         table.append(["clear rate", *[_clear_words(one) for one in result.summaries]])
     for kind in ("steps first", "steps sustained", "hours first", "hours sustained"):
         if any(kind in one.speeds for one in result.summaries):
-            unit, when = kind.split()
+            unit, when = kind.replace("hours", "h:mm:ss").split()
             table.append(
                 [
                     f"{unit} to {result.threshold:g}, {when}",
@@ -429,7 +431,7 @@ def _speed_words(one: Summary, kind: str) -> str:
     speed = one.speeds.get(kind)
     if speed is None:
         return "-"
-    form = "compact" if kind.startswith("steps") else "plain"
+    form = "compact" if kind.startswith("steps") else "clock"
     return f"{written(speed.median, form)}, {speed.reached}/{len(speed.per_seed)} seeds"
 
 
