@@ -49,8 +49,8 @@ class Interrupted(Exception):
 
 @dataclass
 class Run:
-    """Everything a run consists of. What changes from epoch to epoch is `epoch`, `obs`, `seconds`, `best` and what
-    the networks, optimisers and environments hold inside."""
+    """Everything a run consists of. What changes from epoch to epoch is `epoch`, `obs`, `seconds`, `best`, `recent` and
+    what the networks, optimisers and environments hold inside."""
 
     cfg: PPOConfig
     comm: Comm
@@ -69,6 +69,7 @@ class Run:
     env_states: list[bytes] = field(default_factory=list)  # as they were when the epoch began
     seconds: float = 0.0  # spent in earlier epochs
     best: float = -math.inf
+    recent: list[list[float]] = field(default_factory=list)  # flag and return of the last episodes, on rank 0
 
     @property
     def env_indices(self) -> range:

@@ -26,6 +26,7 @@ from utils.folder import Refused, RunFolder
 from utils.mpi import Comm
 
 MAX_FAILED_SAVES = 3
+RECENT = 100  # finished episodes that decide whether a policy is the best so far
 # A resumed run may differ in these settings; in any other it would be another experiment.
 FREE_ON_RESUME = {
     "epochs", "total_steps", "data_dir", "save_every", "save_minutes", "keep", "check_every", "stall_timeout",
@@ -171,7 +172,7 @@ class Recorder:
                 self.logger.log(name, value)
             self.logger.dump()
             self.console.epoch(row, self.cfg.num_epochs)
-            self._keep_best(run, row)
+            self._keep_best(run, row, episodes)
             self.reached = self._goal(row)
         self.reached = self.comm.broadcast(self.reached)
         return self.reached is not None
@@ -194,16 +195,19 @@ class Recorder:
         fields = {"EvalEpRet": "ep_ret", "EvalEpLen": "ep_len", "EvalClearRate": "flag", "EvalXMax": "x_max"}
         return {name: float(np.mean([r[fields[name]] for r in records])) if records else math.nan for name in row}
 
-    def _keep_best(self, run: Run, row: dict[str, Any]) -> None:
-        """Keep the policy if no earlier one was better: by evaluations if there are any, else by the epoch's episodes.
+    def _keep_best(self, run: Run, row: dict[str, Any], episodes: list[dict[str, Any]]) -> None:
+        """Keep the policy if no earlier one was better: by evaluations if there are any, else by the last episodes.
 
-        Clear rate counts first and return decides between equals.
+        Clear rate counts first and return decides between equals. One epoch's episodes would be too few: the luckiest
+        of many epochs is not the best.
         """
-        prefix = "Eval" if self.cfg.eval_every else ""
-        score = row["EvalEpRet" if prefix else "AverageEpRet"]
-        if "ClearRate" in row:
-            score = row[prefix + "ClearRate"] + 1e-9 * score
-        if score >= run.best and (prefix or row["EpCount"] >= 10):
+        run.recent = [*run.recent, *([float(e.get("flag", 0)), float(e["ep_ret"])] for e in episodes)][-RECENT:]
+        if self.cfg.eval_every:
+            score = row["EvalEpRet"] + 1e9 * row.get("EvalClearRate", 0.0)
+        else:
+            flags, returns = np.mean(run.recent, axis=0) if len(run.recent) == RECENT else (math.nan, math.nan)
+            score = float(returns + 1e9 * flags)
+        if score >= run.best:
             run.best = score
             self._save_policy("best", run)
 
@@ -236,6 +240,7 @@ class Recorder:
             tensors = run_tensors(run, [state for share in shares for state in share])
             meta = {
                 "epoch": run.epoch, "seconds": run.seconds, "best": run.best if math.isfinite(run.best) else None,
+                "recent": run.recent,
                 "log": self.logger.positions(), "resumes": self._facts["resumed_at_epochs"],
                 "reached": self.reached, "stop_at": self.cfg.stop_at,
             }  # fmt: skip
@@ -317,6 +322,9 @@ def check_meta(folder: Path, meta: dict[str, Any]) -> None:
         good = all(type(number) is int and 0 <= number < 2**53 for number in numbers)
         reals = [meta["seconds"], *([] if meta["best"] is None else [meta["best"]])]
         good = good and all(meta[name] is None or isinstance(meta[name], str) for name in ("reached", "stop_at"))
+        recent = meta.get("recent", [])
+        good = good and type(recent) is list and all(type(pair) is list and len(pair) == 2 for pair in recent)
+        reals += [number for pair in recent for number in pair] if good else []
         good = good and all(isinstance(real, int | float) and math.isfinite(real) for real in reals)
     except (KeyError, TypeError, AttributeError):
         good = False
@@ -341,6 +349,7 @@ def restore(run: Run, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> No
     run.obs = run.env.set_state([states[i] for i in run.env_indices])
     run.epoch, run.seconds = meta["epoch"], float(meta["seconds"])
     run.best = -math.inf if meta["best"] is None else float(meta["best"])
+    run.recent = meta.get("recent", [])
 
 
 def _restore_adam(optimiser: torch.optim.Optimizer, arrays: dict[str, np.ndarray]) -> None:

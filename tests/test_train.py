@@ -1,5 +1,6 @@
 """Training as a whole: it learns, repeats itself, resumes exactly, and refuses what it should."""
 
+import csv
 import json
 import math
 import signal
@@ -44,8 +45,15 @@ def final_state(folder):
     return load_file(newest / "state.safetensors")
 
 
+def best(folder):
+    """The hash of the best policy and its epoch, if one was kept."""
+    path = Path(folder) / "policy" / "best" / "policy.json"
+    return [json.loads(path.read_text())[name] for name in ("sha256", "epoch")] if path.exists() else None
+
+
 def assert_same(first, second):
-    """Same weights, optimisers, environments and log rows, bit for bit."""
+    """Same weights, optimisers, environments, log rows and best policy, bit for bit."""
+    assert best(first) == best(second)
     one, two = final_state(first), final_state(second)
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -129,6 +137,24 @@ def test_stored_observations_are_copies(emulator):
     assert all((obs[t] != obs[t + 1]).any() for t in range(4, len(obs) - 1))  # Mario may stand still at first
     assert np.array_equal(obs[1:, :, :-1], obs[:-1, :, 1:])  # each picture moves down the stack unchanged
     run_.close()
+
+
+def test_the_best_policy_is_that_of_the_best_hundred_episodes(tmp_path):
+    """Counted by hand from the log; fewer than a hundred episodes decide nothing, the later of two equals wins."""
+    folder = train(config.build(env="Echo-v0", epochs=14, pi_lr=3e-2, data_dir=str(tmp_path)))
+    episodes = list(csv.DictReader((folder / "episodes.csv").open()))
+    means = {}
+    for epoch in range(14):
+        so_far = [float(e["ep_ret"]) for e in episodes if int(e["epoch"]) <= epoch]
+        if len(so_far) >= 100:
+            means[epoch] = np.mean(so_far[-100:])
+    highest = max(epoch for epoch in means if means[epoch] == max(means.values()))
+    assert (
+        1 < len(means) < 14
+        and best(folder)[1]
+        == highest + 1
+        == json.loads((folder / "policy" / "best" / "policy.json").read_text())["epoch"]
+    )
 
 
 def test_minibatches_take_equal_shares_and_every_step_once():

@@ -50,9 +50,9 @@ def figures(
     return rows
 
 
-def in_turn(parties: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Call every party once per round and return what they gave, after one call each that does not count."""
-    for party in parties.values():
+def in_turn(parties: dict[str, Callable[[], float]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
+    """Call every party once per round and return what they gave, after `warm_up` calls each that do not count."""
+    for party in list(parties.values()) * warm_up:
         party()
     values: dict[str, list[float]] = {who: [] for who in parties}
     for _ in range(rounds):

@@ -165,11 +165,12 @@ def stable_baselines(
         steps: of each environment in an epoch.
         cfg: minibatch size, passes, gamma, lambda, step size, entropy weight and gradient bound are taken from it.
     """
-    from stable_baselines3 import PPO
-    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-    from stable_baselines3.common.vec_env import SubprocVecEnv
-
     from ppo.networks import NETWORKS
+
+    with quiet_stderr():  # gym's notice of its own end
+        from stable_baselines3 import PPO
+        from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+        from stable_baselines3.common.vec_env import SubprocVecEnv
 
     class Extractor(BaseFeaturesExtractor):  # type: ignore[misc,unused-ignore]
         def __init__(self, observation_space: Any) -> None:
@@ -186,7 +187,7 @@ def stable_baselines(
     if same_emulator:
         env = Adapter(num_envs, cfg.seed)
     else:
-        with quiet_stderr():  # gym's notice of its own end, once per process
+        with quiet_stderr():  # the same in each of its processes
             env = SubprocVecEnv([UsualMario] * num_envs, start_method="spawn")
     policy = {"features_extractor_class": Extractor, "share_features_extractor": False, "net_arch": []}
     model = PPO(

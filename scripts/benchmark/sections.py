@@ -331,9 +331,10 @@ def _emulators(options: Options) -> list[Figure]:
     """The default preset on nes-py and on our core."""
 
     def on(emulator: str) -> Callable[[], float]:
-        return lambda: float(np.median(train_speed(options.num_ranks, 2, {"emulator": emulator})["StepsPerSecond"]))
+        return lambda: float(np.median(train_speed(options.num_ranks, 1, {"emulator": emulator})["StepsPerSecond"]))
 
-    values = in_turn({"ppo.run over nes-py": on("nes-py"), "ppo.run": on("native")}, max(3, options.rounds // 2))
+    parties = {"ppo.run over nes-py": on("nes-py"), "ppo.run": on("native")}
+    values = in_turn(parties, max(3, options.rounds // 2), warm_up=0)  # `train_speed` leaves out the first epoch
     what = f"default preset, {options.num_ranks} ranks"
     return figures("Whole loop, all cores", what, "decisions/s", values, ours="ppo.run")
 
