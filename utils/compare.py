@@ -368,6 +368,11 @@ def number(value: float) -> str:
     return "never" if math.isinf(value) else f"{value:.4g}"
 
 
+def clock(hours: float) -> str:
+    """Return a time as h:mm:ss; "-" for none and "never" for infinity."""
+    return str(timedelta(seconds=round(3600 * hours))) if math.isfinite(hours) else number(hours)
+
+
 def written(estimate: Estimate | None, form: str = "plain") -> str:
     """Return "value [low, high]"; `form` may be plain, percent, compact (40k) or clock (hours as h:mm:ss)."""
     if estimate is None:
@@ -376,7 +381,7 @@ def written(estimate: Estimate | None, form: str = "plain") -> str:
         "plain": number,
         "percent": lambda v: f"{100 * v:.3g}%" if math.isfinite(v) else number(v),
         "compact": lambda v: runs.compact(v) if math.isfinite(v) else number(v),
-        "clock": lambda v: str(timedelta(seconds=round(3600 * v))) if math.isfinite(v) else number(v),
+        "clock": clock,
     }
     word = formats[form]
     if math.isnan(estimate.low):

@@ -57,7 +57,8 @@ h1 { font-size: 1.5rem; margin: .5rem 0; } h2 { font-size: 1.2rem; margin: 2.2re
 h3 { font-size: 1rem; margin: 1rem 0 .2rem; }
 a { color: var(--link); } nav a { display: inline-block; padding: .35rem .9rem .35rem 0; }
 p, li { max-width: 48rem; } .dim, figcaption { color: var(--dim); font-size: .9rem; } .warn { color: var(--warn); }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; margin-bottom: 1rem; }
+table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top;
   white-space: nowrap; } th:first-child, td:first-child { position: sticky; left: 0; background: var(--page); }
 td.free { white-space: normal; min-width: 14rem; }
@@ -222,7 +223,7 @@ def per_seed(groups: Sequence[runs.Group], result: compare.Comparison | None, y:
             "seed",
             "state",
             "steps",
-            "hours",
+            "h:mm:ss",
             "final",
             "best row",
             "clear rate",
@@ -231,20 +232,22 @@ def per_seed(groups: Sequence[runs.Group], result: compare.Comparison | None, y:
     ]
     for run in (run for group in groups for run in group.runs):
         best = run.series(runs.STEPS, y)[1]
-        clear, clock = _last(run, "ClearRate"), _last(run, "Time")
+        clear = _last(run, "ClearRate")
         rows.append(
             [
                 run.label,
                 run.seed or "-",
                 run.state or "not told",
                 runs.compact(_last(run, runs.STEPS)),
-                compare.number(clock / 3600),
+                compare.clock(_last(run, "Time") / 3600),
                 compare.number(finals.get(id(run), math.nan)),
                 compare.number(float(best.max()) if len(best) else math.nan),
                 "-" if math.isnan(clear) else f"{100 * clear:.3g}%",
                 compare.number(_last(run, "StepsPerSecond")),
             ]
         )
+    used = [column for column in range(len(rows[0])) if any(row[column] != "-" for row in rows[1:])]
+    rows = [[row[column] for column in used] for row in rows]
     return table(rows) + "<p class='dim'>Clear rate and speed: last row. Final: as in the comparison.</p>"
 
 
