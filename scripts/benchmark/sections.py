@@ -374,7 +374,7 @@ def ranks(options: Options) -> list[Figure]:
     """One rank, two ranks, and two runs of one rank at the same time, each rank held to one thread."""
     rows = _ranks("default preset", {}, options)
     for network in options.networks[:2]:
-        rows += _ranks(f"{network} pair", WORK | {"network": network}, options)
+        rows += _ranks(f"{network} pair", WORK | {"network": network, "steps_per_epoch": 1024}, options)
     return rows + allreduce(options)
 
 
