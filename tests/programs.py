@@ -156,3 +156,29 @@ def backdrop(colour: int) -> bytes:
     rom[: len(program.code)] = np.frombuffer(program.code, np.uint8)
     rom[0x7FFA:] = [end & 255, end >> 8, 0x00, 0x80, end & 255, end >> 8]
     return b"NES\x1a\x02\x01" + bytes(10) + rom.tobytes() + bytes(0x2000)
+
+
+def nonsense(seed: int) -> bytes:
+    """Return a cartridge full of random instructions; jumps and branches mostly lead to whole ones."""
+    rng = np.random.default_rng(seed)
+    program = bytearray()
+    starts = [0x8000]
+    while len(program) < 0x7FFA:
+        opcode = int(rng.integers(256))
+        column = opcode & 0x1F
+        low, high = (
+            int(rng.integers(256)),
+            int(rng.choice([0, 1, 3, 7, 8, 0x1F, 0x20, 0x40, 0x50, 0x80, 0xC0, 0xFE, 0xFF])),
+        )
+        if opcode in (0x20, 0x4C) or column == 0x10:  # JSR, JMP, branches
+            target = int(rng.choice(starts[-40:])) if rng.random() < 0.9 else int(rng.integers(0x7F00, 0x10000))
+            away = (target - (0x8000 + len(program)) - 2) if rng.random() < 0.5 else int(rng.integers(-20, 40))
+            low, high = (away & 255, 0) if column == 0x10 else (target & 255, target >> 8)
+        length = 3 if opcode == 0x20 or column in (0x0C, 0x0D, 0x0E, 0x19, 0x1C, 0x1D, 0x1E) else 2
+        if column in (0x08, 0x0A, 0x18, 0x1A) or opcode in (0x00, 0x40, 0x60):
+            length = 1
+        program += bytes([opcode, low, high][:length])
+        starts.append(0x8000 + len(program))
+    vectors = b"".join(int(at).to_bytes(2, "little") for at in rng.choice(starts[:-3], 3))
+    pattern = rng.integers(256, size=0x2000, dtype=np.uint8).tobytes()
+    return b"NES\x1a" + bytes([2, 1, 0, 0]) + bytes(8) + bytes(program[:0x7FFA]) + vectors + pattern

@@ -54,6 +54,41 @@ def test_rules_equal_gym_super_mario_bros(env_id, kind):
     agree(identity.Task(env_id, kind, 250))
 
 
+def two_cores(cartridge, monkeypatch):
+    """Two consoles with one game: one that translates the program, and one that interprets it."""
+    translating = Emulator(cartridge)
+    monkeypatch.setenv("NES_TRANSLATE", "0")
+    interpreting = Emulator(cartridge)
+    monkeypatch.delenv("NES_TRANSLATE")
+    if not translating.cartridge.translates:
+        pytest.skip("this machine has no translator")
+    assert not interpreting.cartridge.translates
+    return translating, interpreting
+
+
+@pytest.mark.parametrize("env_id", ROMS)
+def test_translated_games_equal_interpreted_ones(env_id, monkeypatch):
+    """The whole state is the same after every frame, whatever is pressed."""
+    one, other = two_cores(rom(env_id), monkeypatch)
+    rng = np.random.default_rng(3)
+    for frame in range(800):
+        buttons = (8 if frame % 40 < 4 else 0) if frame < 200 else int(rng.choice([130, 131, 129, rng.integers(256)]))
+        one.step(buttons, draw=frame % 3 > 0)
+        other.step(buttons, draw=frame % 3 > 0)
+        assert np.array_equal(one.ram, other.ram) and (frame % 20 or one.save() == other.save()), frame
+
+
+@pytest.mark.parametrize("seeds", [range(12), pytest.param(range(1000), marks=pytest.mark.slow)])
+def test_translated_nonsense_equals_interpreted_nonsense(seeds, monkeypatch):
+    """Random instructions, documented or not, with addresses of every kind: the same state after each frame."""
+    for seed in seeds:
+        one, other = two_cores(programs.nonsense(seed), monkeypatch)
+        for frame in range(6):
+            one.step(seed & 255)
+            other.step(seed & 255)
+            assert one.save() == other.save(), (seed, frame)
+
+
 @pytest.mark.parametrize("seeds", [[*range(8), 113], pytest.param(range(1000), marks=pytest.mark.slow)])
 def test_random_programs_equal_nes_py(seeds, tmp_path):
     """Programs that use the picture unit as no game does show the same on both, drawn or not."""

@@ -30,6 +30,8 @@ class Cartridge:
     Attributes:
         crc: CRC-32 of the file.
         address: the C++ object.
+        translates: whether the program runs as this processor's own code (x86-64, unless the environment variable
+            NES_TRANSLATE is 0) rather than in an interpreter; that changes the speed and nothing else.
     """
 
     def __init__(self, rom: bytes | str | Path) -> None:
@@ -46,6 +48,7 @@ class Cartridge:
         self.crc = zlib.crc32(data)
         self._handle = native.Handle("cartridge", data, len(data))
         self.address = self._handle.address
+        self.translates = bool(native.library().cartridge_translates(self.address))
 
 
 class Emulator:

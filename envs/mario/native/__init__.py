@@ -25,6 +25,7 @@ _target = (_int, _int, _int)  # world, stage, area
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "cartridge_new": (_p, (_bytes, _size, _bytes)),
     "cartridge_free": (None, (_p,)),
+    "cartridge_translates": (_bool, (_p,)),
     "screen_colours": (None, (_p, _p, _int)),
     "observe": (None, (_p, _p, _int, _bool, _p)),
     "machine_new": (_p, (_p, _bytes)),

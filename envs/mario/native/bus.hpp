@@ -28,7 +28,7 @@ struct Controller {
 
 class Bus {
  public:
-    explicit Bus(const Cartridge& cartridge) : ppu(cartridge), program(cartridge.program.data()) {}
+    explicit Bus(const Cartridge& cartridge) : ppu(cartridge), translator(cartridge.translator.get()), program(cartridge.program.data()) {}
 
     // `cycle` counts from the start of the console's current step. When the CPU acts in it, the three dots before each cycle,
     // this one included, have been run.
@@ -54,6 +54,7 @@ class Bus {
     std::array<uint8_t, 0x800> ram{};
     Ppu ppu;
     std::array<Controller, 2> controllers;
+    Translator* const translator;  // null: there is none
     uint32_t cycles_before = 0;  // CPU cycles since the last reset, up to the current step: its parity lengthens DMA
 
  private:

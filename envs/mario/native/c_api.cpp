@@ -70,6 +70,7 @@ EXPORT SharedCartridge* cartridge_new(const uint8_t* file, size_t size, char* er
                    [&] { return new SharedCartridge{std::make_shared<const nes::Cartridge>(file, size)}; });
 }
 EXPORT void cartridge_free(SharedCartridge* cartridge) { delete cartridge; }
+EXPORT bool cartridge_translates(const SharedCartridge* cartridge) { return cartridge->cartridge->translator != nullptr; }
 
 // 240 x 256 x `channels` bytes: red, green, blue (3) or blue, green, red, 0 (4).
 EXPORT void screen_colours(const uint8_t* screen, uint8_t* out, int channels) {

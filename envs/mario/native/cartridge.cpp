@@ -46,6 +46,7 @@ Cartridge::Cartridge(const uint8_t* file, size_t size) {
     for (size_t tile = 0; tile < 512; ++tile)
         for (size_t row = 0; row < 8; ++row)
             tile_rows[tile >> 8][row][tile & 255] = decode_row(pattern[tile * 16 + row], pattern[tile * 16 + row + 8]);
+    translator = Translator::make(program.data());
     const bool vertical = file[6] & 1;
     name_tables = vertical ? std::array<uint16_t, 4>{0, 0x400, 0, 0x400} : std::array<uint16_t, 4>{0, 0, 0x400, 0x400};
 }

@@ -4,7 +4,9 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <vector>
+#include <memory>
+
+#include "translator.hpp"
 
 namespace nes {
 
@@ -23,6 +25,8 @@ class Cartridge {
     // The same patterns decoded: eight pixels of value 0-3, leftmost at the lowest address. A line of the picture reads one row of many
     // tiles, so those lie together: by half of the ROM, row and tile.
     uint64_t tile_rows[2][8][256];
+
+    std::unique_ptr<Translator> translator;  // of the program; null where there is none
 
     // Where each of the four name tables lies in the 2 KiB of video RAM.
     std::array<uint16_t, 4> name_tables;

@@ -57,6 +57,8 @@ int skippable_polls(Bus& bus, uint16_t after, uint8_t status, int cycle, int unt
 
 }  // namespace
 
+int cycles_of(uint8_t opcode) { return kCycles[opcode]; }
+
 void Cpu::reset(const Bus& bus) {
     a_ = x_ = y_ = 0;
     sp_ = 0xfd;
@@ -84,15 +86,30 @@ void Cpu::check() const {
 
 void Cpu::run(Bus& bus, int until) {
     while (next_ < until) {
-        if (pc_ >= 0x8000 && pc_ < 0xfffe)
-            execute<true>(bus, until);
+        if (pc_ < 0x8000 || pc_ >= 0xfffe)
+            execute<false, false>(bus, until);
+        else if (bus.translator)
+            run_translated(bus, until);
         else
-            execute<false>(bus, until);
+            execute<true, false>(bus, until);
     }
 }
 
-// Executes while the program counter stays inside (kInRom) or outside of the program ROM. Registers live in locals.
-template <bool kInRom>
+void Cpu::run_translated(Bus& bus, int until) {
+    Translator::Registers r{};
+    r.ram = bus.ram.data();
+    r.pc = pc_, r.a = a_, r.x = x_, r.y = y_, r.sp = sp_, r.cycle = next_, r.until = until;
+    r.negative = static_cast<uint8_t>(status_ << 7), r.overflow = (status_ >> 1) & 1, r.zero = !(status_ & 0x40), r.carry = status_ >> 7;
+    const Translator::Reason reason = bus.translator->run(r);
+    pc_ = static_cast<uint16_t>(r.pc), next_ = r.cycle;
+    a_ = static_cast<uint8_t>(r.a), x_ = static_cast<uint8_t>(r.x), y_ = static_cast<uint8_t>(r.y), sp_ = static_cast<uint8_t>(r.sp);
+    status_ = static_cast<uint8_t>((r.negative >> 7) | (r.overflow << 1) | (status_ & kKept) | (r.zero == 0 ? 0x40 : 0) | (r.carry << 7));
+    if (reason == Translator::kInterpret && next_ < until) execute<true, true>(bus, until);
+}
+
+// Executes one instruction (kOnce) or all while the program counter stays inside (kInRom) or outside of the program ROM. Registers live in
+// locals.
+template <bool kInRom, bool kOnce>
 void Cpu::execute(Bus& bus, int until) {
     uint16_t pc = pc_;
     uint8_t a = a_, x = x_, y = y_, sp = sp_;
@@ -362,6 +379,7 @@ void Cpu::execute(Bus& bus, int until) {
             default: ++pc, undocumented(); break;
         }
         cycle = next;
+        if (kOnce) break;
     }
 #undef EIGHT_MODES
 #undef MODIFY

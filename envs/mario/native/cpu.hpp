@@ -14,6 +14,9 @@
 
 namespace nes {
 
+// Cycles of an instruction without branches taken and pages crossed; 0: unknown to the documents.
+int cycles_of(uint8_t opcode);
+
 class Cpu {
  public:
     void reset(const Bus& bus);
@@ -34,8 +37,9 @@ class Cpu {
     void check() const;
 
  private:
-    template <bool kInRom>
+    template <bool kInRom, bool kOnce>
     void execute(Bus& bus, int until);
+    void run_translated(Bus& bus, int until);
 
     uint16_t pc_ = 0;
     uint8_t sp_ = 0, a_ = 0, x_ = 0, y_ = 0;
