@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import joblib
 import numpy as np
 
 import envs
@@ -26,6 +27,7 @@ from envs.mario import rules, stages
 from envs.mario.actions import button_byte
 from envs.mario.emulator import Emulator
 from envs.mario.native_game import NativeBackend
+from utils import system
 
 KINDS = ("any", "right", "skilled")
 _WEIGHTS = np.random.default_rng(0).integers(1, 2**63, 30720 + 256, dtype=np.uint64) | np.uint64(1)
@@ -275,6 +277,10 @@ class RawNesPy:
         self._env.close()
 
 
+def _trace(task: Task, seed: int, nespy: bool) -> list[tuple[int | None, int | None]]:
+    return list(play_task(task, seed, nespy, True))
+
+
 def main() -> int:
     """Play, compare, and write the result as JSON; the exit code says whether all frames were equal."""
     parser = argparse.ArgumentParser(prog="tests.identity", description=__doc__.partition("\n")[0])
@@ -282,13 +288,17 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--record", type=Path, help="keep the digests of nes-py's frames here")
     parser.add_argument("--against", type=Path, help="compare with kept digests instead of a running nes-py")
+    parser.add_argument("--jobs", type=int, default=system.cores(), help="processes; default: one per core")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     kept: list[np.ndarray] = []
     recorded = np.load(arguments.against) if arguments.against else None
     start = time.time()
-    for number, task in enumerate(tasks(arguments.frames)):
-        trace = list(play_task(task, number, recorded is None, True))
+    todo = list(enumerate(tasks(arguments.frames)))
+    played = joblib.Parallel(n_jobs=arguments.jobs, return_as="generator")(
+        joblib.delayed(_trace)(task, number, recorded is None) for number, task in todo
+    )
+    for (number, task), trace in zip(todo, played, strict=True):
         wanted = [one for one, _ in trace] if recorded is None else recorded[f"arr_{number}"].tolist()
         if len(wanted) != len(trace):
             raise ValueError(f"against: {len(wanted)} frames kept of run {number}, expected {len(trace)}")
