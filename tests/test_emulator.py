@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
+import os
 import resource
 import subprocess
 import sys
@@ -76,6 +77,21 @@ def test_translated_games_equal_interpreted_ones(env_id, monkeypatch):
         one.step(buttons, draw=frame % 3 > 0)
         other.step(buttons, draw=frame % 3 > 0)
         assert np.array_equal(one.ram, other.ram) and (frame % 20 or one.save() == other.save()), frame
+
+
+def test_a_forked_process_leaves_the_translated_code_alone():
+    """Parent and child go on from the same moment in different ways, and neither disturbs the other."""
+    one, other = Emulator(rom()), Emulator(rom("SuperMarioBros-v0"))
+    pid = os.fork()
+    if pid == 0:
+        for frame in range(300):
+            one.step(8 if frame % 40 < 4 else 130)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    for frame in range(300):
+        one.step(130)
+        other.step(130)
+        assert np.array_equal(one.ram, other.ram)
 
 
 @pytest.mark.parametrize("seeds", [range(12), pytest.param(range(1000), marks=pytest.mark.slow)])

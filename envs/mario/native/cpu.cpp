@@ -88,7 +88,7 @@ void Cpu::run(Bus& bus, int until) {
     while (next_ < until) {
         if (pc_ < 0x8000 || pc_ >= 0xfffe)
             execute<false, false>(bus, until);
-        else if (bus.translator)
+        else if (bus.translator && bus.translator->usable())
             run_translated(bus, until);
         else
             execute<true, false>(bus, until);

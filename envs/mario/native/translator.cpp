@@ -19,6 +19,7 @@ namespace nes {
 
 std::unique_ptr<Translator> Translator::make(const uint8_t*) { return nullptr; }
 Translator::~Translator() = default;
+bool Translator::usable() const { return false; }
 Translator::Reason Translator::run(Registers&) { return kInterpret; }
 
 #else
@@ -150,7 +151,10 @@ Translator::~Translator() {
     if (executable_) munmap(const_cast<uint8_t*>(executable_), kCapacity);
 }
 
+bool Translator::usable() const { return owner_ == getpid(); }
+
 bool Translator::reserve() {
+    owner_ = getpid();
     const int file = memfd_create("nes-code", MFD_CLOEXEC);
     if (file < 0) return false;
     void *writable = MAP_FAILED, *executable = MAP_FAILED;

@@ -32,6 +32,9 @@ class Translator {
     static std::unique_ptr<Translator> make(const uint8_t* program);
     ~Translator();
 
+    // False in a process forked from the one that made it: both would write to the same memory.
+    bool usable() const;
+
     // Runs from a program counter in the ROM until the time is over (kTime), or until the next instruction is one for the interpreter
     // (kInterpret) or does not lie in the ROM (kOutside).
     Reason run(Registers& registers);
@@ -45,6 +48,7 @@ class Translator {
     bool emit_instruction(uint16_t pc);
 
     const uint8_t* const program_;
+    int owner_ = 0;  // process
     std::mutex mutex_;
     uint8_t* writable_ = nullptr;          // the same memory twice: to be written ...
     const uint8_t* executable_ = nullptr;  // ... and to be run
