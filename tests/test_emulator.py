@@ -88,7 +88,7 @@ def test_a_forked_process_leaves_the_translated_code_alone():
             one.step(8 if frame % 40 < 4 else 130)
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
-    for frame in range(300):
+    for _ in range(300):
         one.step(130)
         other.step(130)
         assert np.array_equal(one.ram, other.ram)
