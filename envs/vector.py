@@ -228,9 +228,10 @@ class VecEnv(VectorEnv, ABC):
         array = np.asarray(actions)
         if array.shape != (self.num_envs,) or not np.issubdtype(array.dtype, np.integer):
             raise ValueError(f"actions: shape {array.shape} of {array.dtype}, expected ({self.num_envs},) integers")
-        if array.size and (array.min() < 0 or array.max() >= count):
+        numbers = array.astype(np.int64)
+        if np.count_nonzero(numbers.view(np.uint64) >= count):  # a negative number is a huge one there
             raise ValueError(f"actions: {array.min()}..{array.max()}, expected 0..{count - 1}")
-        return array.astype(np.int64)
+        return numbers
 
     def _header(self, i: int) -> dict[str, Any]:
         """Return what every family's state says about environment i: its stream's name, its sums, what it is."""

@@ -50,14 +50,14 @@ def test_stable_baselines_trains_networks_of_our_size(network):
     cfg = config.build(
         **sections.WORK | {"network": network, "num_envs": 2, "steps_per_epoch": 64, "minibatch_size": 32}
     )
-    model, close = peers.stable_baselines(network, True, 2, 32, cfg)
+    model = peers.stable_baselines(network, True, 2, 32, cfg)
     ours = build_run(cfg, mpi.Comm())
     size = sum(p.numel() for p in ours.ac.parameters())
     ours.close()
     assert sum(p.numel() for p in model.policy.parameters()) == size
     assert (model.n_epochs, model.batch_size, model.n_steps) == (4, 32, 32)
     model.learn(64)
-    close()
+    model.get_env().close()
 
 
 def test_the_usual_wrappers_show_what_our_environment_shows():

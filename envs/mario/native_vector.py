@@ -26,7 +26,6 @@ from utils.seeding import Purpose, generator
 STATE_VERSION = 1
 KIND = "mario:native"
 REWARDS = ("env", "score", "score-rules")
-CAUSES = ("", "flag", "game_over", "timeout", "pit", "enemy", "rule")
 FILE_MAGIC = b"MARIOST\x01"
 
 _REPORT = np.dtype(
@@ -92,6 +91,8 @@ class NativeMarioVec(MarioVecBase):
         self._handle = native.Handle("vector", self._cartridge.address, *pointers)
         self._address = self._handle.address
         self._buttons = np.array(shared.buttons, np.uint8)
+        self._pressed = np.zeros(num_envs, np.uint8)
+        self._pressed_address = self._pressed.ctypes.data
         self._targets: list[tuple[int, int] | None] = [None] * num_envs
         self._sticky: list[np.random.Generator | None] = [None] * num_envs
         self._held = np.zeros((num_envs, shared.skip), np.uint8)
@@ -156,17 +157,17 @@ class NativeMarioVec(MarioVecBase):
         number = self._starts[start]
         native.checked("vector_begin", self._address, i, number, buttons, len(buttons), error=RuntimeError)
 
-    def _play(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    def _play(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         held = None
         if self._shared.sticky:
             for i, draws in enumerate(self._sticky):
                 assert draws is not None
                 self._held[i] = draws.random(self._shared.skip) < self._shared.sticky
             held = self._held.ctypes.data
-        buttons = self._buttons[actions]
-        native.checked("vector_step", self._address, buttons.ctypes.data, held, error=RuntimeError)
-        causes = [CAUSES[cause] for cause in self._reports["cause"].tolist()]
-        return self._reports["env_reward"].copy(), self._reports["reward"].astype(np.float32), causes
+        self._buttons.take(actions, out=self._pressed)
+        native.checked("vector_step", self._address, self._pressed_address, held, error=RuntimeError)
+        reports = self._reports
+        return reports["env_reward"].copy(), reports["reward"].astype(np.float32), reports["cause"]
 
     def _row(self, i: int, cause: str) -> dict[str, Any]:
         report = self._reports[i]

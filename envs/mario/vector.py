@@ -25,6 +25,7 @@ from envs.vector import Episodes, VecEnv, pack
 from utils.seeding import Purpose, generator
 
 STATE_VERSION = 1
+CAUSES = ("", "flag", "game_over", "timeout", "pit", "enemy", "rule")  # of an episode's end; the order is native code's
 
 
 class Backend(Protocol):
@@ -270,14 +271,18 @@ class MarioVecBase(VecEnv):
         super().__init__(num_envs, seed, first_index, Box(0, 255, shape, np.uint8), Discrete(len(combinations)))
         self.options = options
         self.spec_dict = _describe(env_id, options, combinations)
-        self._limit = options["max_episode_steps"]
+        self._limit = options["max_episode_steps"] or np.iinfo(np.int64).max
         self._ram_info = {name: rules.ram_address(name) for name in options["ram_info"]}
         self._obs = np.zeros((num_envs, *shape), np.uint8)
         self._shared = _shared(env_id, options, combinations)
 
     @abstractmethod
-    def _play(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Play one decision everywhere; return env_reward (N,) float64, rewards (N,) float32 and why episodes ended."""
+    def _play(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Play one decision everywhere.
+
+        Returns:
+            env_reward (N,) float64, rewards (N,) float32, and the number in `CAUSES` of why episodes ended (N,) int32.
+        """
 
     @abstractmethod
     def _row(self, i: int, cause: str) -> dict[str, Any]:
@@ -300,15 +305,17 @@ class MarioVecBase(VecEnv):
         checked = self._check_actions(actions, int(self.single_action_space.n))  # type: ignore[attr-defined]
         env_reward, rewards, causes = self._play(checked)
         self.episodes.add(env_reward, rewards)
-        terminated = np.array([bool(cause) for cause in causes])
-        truncated = ~terminated & (self.episodes.ep_len >= (self._limit or np.inf))
+        terminated = causes > 0
+        truncated = self.episodes.ep_len >= self._limit
+        truncated &= ~terminated
         infos: dict[str, Any] = {"env_reward": env_reward, "episodes": []}
         ended = terminated | truncated
-        if ended.any():
-            infos["final_obs"], infos["_final_obs"] = self._obs.copy(), ended
+        if np.count_nonzero(ended):
+            infos["final_obs"], infos["_final_obs"] = np.zeros_like(self._obs), ended
             for i in np.flatnonzero(ended).tolist():
+                infos["final_obs"][i] = self._obs[i]
                 row = self.episodes.row(i, bool(terminated[i]))
-                infos["episodes"].append({**row, **self._row(i, causes[i] or "step_limit")})
+                infos["episodes"].append({**row, **self._row(i, CAUSES[causes[i]] or "step_limit")})
                 self._begin(i, int(self.episodes.number[i]) + 1)
         return self._obs, rewards, terminated, truncated, {**infos, **self._memory()}
 
@@ -345,11 +352,12 @@ class MarioVec(MarioVecBase):
         self.episodes.begin(i, episode)
         self.envs[i].begin(self.seed, episode)
 
-    def _play(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    def _play(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         mapped = map if self._threads is None else self._threads.map
         played = list(mapped(MarioEnv.play, self.envs, actions.tolist()))
         env_reward = np.array([result.env_reward for result in played], np.float64)
-        return env_reward, np.array([result.reward for result in played], np.float32), [one.cause for one in played]
+        causes = np.array([CAUSES.index(result.cause) for result in played], np.int32)
+        return env_reward, np.array([result.reward for result in played], np.float32), causes
 
     def _row(self, i: int, cause: str) -> dict[str, Any]:
         return self.envs[i].row(cause)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -153,10 +153,8 @@ def has_stable_baselines() -> bool:
     return True
 
 
-def stable_baselines(
-    network: str, same_emulator: bool, num_envs: int, steps: int, cfg: Any
-) -> tuple[Any, Callable[[], None]]:
-    """Return a Stable-Baselines3 PPO that does the work of `cfg`, and what closes it.
+def stable_baselines(network: str, same_emulator: bool, num_envs: int, steps: int, cfg: Any) -> Any:
+    """Return a Stable-Baselines3 PPO that does the work of `cfg`.
 
     Args:
         network: "mario" or "nature", for the actor and for the critic separately.
@@ -190,13 +188,12 @@ def stable_baselines(
         with quiet_stderr():  # the same in each of its processes
             env = SubprocVecEnv([UsualMario] * num_envs, start_method="spawn")
     policy = {"features_extractor_class": Extractor, "share_features_extractor": False, "net_arch": []}
-    model = PPO(
+    return PPO(
         "CnnPolicy", env, policy_kwargs=policy, n_steps=steps, batch_size=cfg.minibatch_size,
         n_epochs=cfg.train_pi_iters,
         gamma=cfg.gamma, gae_lambda=cfg.lam, learning_rate=cfg.pi_lr, ent_coef=cfg.ent_coef,
         max_grad_norm=cfg.max_grad_norm, device="cpu", seed=cfg.seed,
     )  # fmt: skip
-    return model, env.close
 
 
 @contextmanager

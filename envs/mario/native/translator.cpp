@@ -9,6 +9,7 @@
 #if defined(__x86_64__) && defined(__linux__)
 #define CAN_TRANSLATE 1
 #include <cpuid.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 #endif
@@ -19,7 +20,6 @@ namespace nes {
 
 std::unique_ptr<Translator> Translator::make(const uint8_t*) { return nullptr; }
 Translator::~Translator() = default;
-bool Translator::usable() const { return false; }
 Translator::Reason Translator::run(Registers&) { return kInterpret; }
 
 #else
@@ -151,10 +151,10 @@ Translator::~Translator() {
     if (executable_) munmap(const_cast<uint8_t*>(executable_), kCapacity);
 }
 
-bool Translator::usable() const { return owner_ == getpid(); }
-
 bool Translator::reserve() {
-    owner_ = getpid();
+    static const int watching = pthread_atfork(nullptr, nullptr, [] { ++forks_; });
+    if (watching != 0) return false;
+    forks_then_ = forks_;
     const int file = memfd_create("nes-code", MFD_CLOEXEC);
     if (file < 0) return false;
     void *writable = MAP_FAILED, *executable = MAP_FAILED;
@@ -293,7 +293,7 @@ bool Translator::emit_instruction(uint16_t pc) {
         return true;
     };
     const auto crossing = [&](int index) {  // a cycle more where the index leaves the page
-        if (index == kNoIndex || stores || !(absolute & 0xff)) return;
+        if (stores || !(absolute & 0xff)) return;
         out.address(kRcx, {index, kNoIndex, absolute & 0xff});
         out.shift(kRight, kRcx, 8);
         out.calculate(kAdd, kCycle, kRcx);

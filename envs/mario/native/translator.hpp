@@ -33,7 +33,7 @@ class Translator {
     ~Translator();
 
     // False in a process forked from the one that made it: both would write to the same memory.
-    bool usable() const;
+    bool usable() const { return forks_then_ == forks_.load(std::memory_order_relaxed); }
 
     // Runs from a program counter in the ROM until the time is over (kTime), or until the next instruction is one for the interpreter
     // (kInterpret) or does not lie in the ROM (kOutside).
@@ -48,7 +48,8 @@ class Translator {
     bool emit_instruction(uint16_t pc);
 
     const uint8_t* const program_;
-    int owner_ = 0;  // process
+    static inline std::atomic<int> forks_ = 0;  // on the way from the first translator's process to this one
+    int forks_then_ = 0;
     std::mutex mutex_;
     uint8_t* writable_ = nullptr;          // the same memory twice: to be written ...
     const uint8_t* executable_ = nullptr;  // ... and to be run

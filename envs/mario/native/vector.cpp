@@ -46,7 +46,7 @@ bool lost_in_7_4(const Info& before, const Info& info) {
 // Waits for a moment without sleeping: falling asleep and waking up takes longer than what a thread usually waits for.
 template <typename Condition>
 void spin(const Condition& met) {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(100);
+    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(300);
     while (!met() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
 }
 
