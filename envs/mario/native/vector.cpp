@@ -154,11 +154,20 @@ void Vector::work(int worker) {
     }
 }
 
-// A thread's own environments first, which its core's cache knows, then those that the other threads have not begun.
+// A thread's own environments first, whose memory its core's cache knows. Then it helps the others from the end of their share, but leaves
+// them their next one: to move it to another cache would take longer than to wait for it.
 void Vector::play_share(int worker) {
-    for (int k = 0; k < options_.threads; ++k)
-        for (int i = (worker + k) % options_.threads; i < options_.count; i += options_.threads)
-            if (!taken_[i].exchange(true)) play_guarded(i);
+    for (int k = 0; k < options_.threads; ++k) {
+        const int share = (worker + k) % options_.threads;
+        const int begin = options_.count * share / options_.threads, end = options_.count * (share + 1) / options_.threads;
+        if (k == 0) {
+            for (int i = begin; i < end; ++i)
+                if (!taken_[i].exchange(true)) play_guarded(i);
+        } else {
+            for (int i = end - 1; i > begin && !taken_[i - 1].load(); --i)
+                if (!taken_[i].exchange(true)) play_guarded(i);
+        }
+    }
 }
 
 void Vector::play_guarded(int i) {
