@@ -41,6 +41,9 @@ class PPOConfig:
     epochs: int | None = _field(None, "length of the run in epochs")
     total_steps: int | None = _field(None, "length of the run in steps over all ranks, rounded up to whole epochs")
 
+    init_from: str | None = _field(None, "start with the weights of a policy: its folder, a run, or the id of an "
+                                   "environment with a shipped one")  # fmt: skip
+
     # collecting
     num_envs: int = _field(16, "environments over all ranks")
     steps_per_epoch: int = _field(4096, "steps of an epoch over all environments")

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
         signals = StopSignals()  # kept to the end of the process: a late signal changes nothing
         comm = connect()
         train(cfg, comm, resume=options.resume, overwrite=options.overwrite, allow_mismatch=options.allow_mismatch,
-              init_from=options.init_from, signals=signals)  # fmt: skip
+              signals=signals)  # fmt: skip
     except SystemExit as done:
         if (
             comm is not None
@@ -85,10 +85,9 @@ def parse(argv: list[str]) -> tuple[PPOConfig, argparse.Namespace]:
     )
     other.add_argument("--overwrite", action="store_true", help="move an old run in the folder aside and start")
     other.add_argument("--allow-mismatch", action="store_true", help="resume although settings or versions differ")
-    other.add_argument("--init-from", type=Path, metavar="POLICY", help="start with the weights of this policy folder")
     namespace = parser.parse_args(argv)
     options = argparse.Namespace(**{name: vars(namespace).pop(name) for name in
-                                    ("cpu", "resume", "overwrite", "allow_mismatch", "init_from")})  # fmt: skip
+                                    ("cpu", "resume", "overwrite", "allow_mismatch")})  # fmt: skip
     try:
         cfg = config.build(**vars(namespace))
     except ValueError as error:
@@ -137,7 +136,6 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     allow_mismatch: bool = False,
-    init_from: Path | None = None,
     signals: StopSignals | None = None,
 ) -> Path:
     """Train one run and return its folder. Every rank calls this; a notebook does so without `comm`.
@@ -148,7 +146,6 @@ def train(
         resume: continue what is in the folder, or start if there is nothing.
         overwrite: move what is in the folder aside.
         allow_mismatch: resume although settings or versions differ from the run's.
-        init_from: policy folder whose weights the networks start from.
         signals: the caller's, which stay as they are at the end; otherwise the signals are taken over for the run.
 
     Raises:
@@ -156,8 +153,8 @@ def train(
         ppo.ppo.NotFinite: see there.
     """
     from ppo import ppo
-    from ppo.recorder import Recorder
-    from ppo.recorder import init_from as start_from
+    from ppo.evaluate import find_policy
+    from ppo.recorder import Recorder, init_from
     from utils.folder import Refused
 
     comm = comm or mpi.Comm()
@@ -165,6 +162,8 @@ def train(
     limit_threads(comm, cfg.network)
     system.keep_freed_memory()
     try:
+        if cfg.init_from is not None and not resume:
+            find_policy(cfg.init_from)  # before anything is written
         recorder = Recorder(cfg, comm, resume, overwrite)
     except Refused as error:
         bad_input(str(error))
@@ -176,8 +175,8 @@ def train(
         run.signals = signals or own
         recorder.begin(run, allow_mismatch)
         recorder.say(describe_start(run, recorder))
-        if init_from is not None and run.epoch == 0:
-            recorder.say(start_from(run, init_from))
+        if cfg.init_from is not None and run.epoch == 0:
+            recorder.say(init_from(run, find_policy(cfg.init_from)))
         if run.signals is not None:
             run.signals.armed = True
         if recorder.reached is None:

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from envs import make_vec
+from ppo.config import build
 from ppo.evaluate import environment, find_policy
 from ppo.networks import ActorCritic
 from ppo.policy import BadPolicy, load_policy, save_policy, write_policy
 from ppo.recorder import init_from
+from ppo.run import train
 from scripts import evaluate, export, play
 from utils import checkpoint
 
@@ -118,6 +120,23 @@ def test_starting_from_an_actor_alone_keeps_the_own_critic(echo, tmp_path):
     save_policy(tmp_path / "other", ActorCritic("mlp", (5,), 4, "xavier", 0), INFO | {"obs_shape": [5]})
     with pytest.raises(ValueError, match=r"\(64, 5\) there and \(64, 4\) here"):
         init_from(Run, tmp_path / "other")
+
+
+def test_a_run_says_what_it_started_from(echo, tmp_path, capsys):
+    """Folder, run or id of a shipped policy; it is part of the settings, and nothing is written where there is none."""
+    settings = {"env": "Echo-v0", "num_envs": 2, "steps_per_epoch": 64, "minibatch_size": 64, "data_dir": str(tmp_path)}
+    run = train(build(**settings, epochs=1, exp_name="one", init_from=str(echo), train_pi_iters=1, pi_lr=0.0))
+    assert json.loads((run / "config.json").read_text())["init_from"] == str(echo)
+    made = load_policy(run / "policy" / "last")
+    assert f"--init-from {echo}" in made.info["command"]
+    weights = load_policy(echo).ac.state_dict()
+    assert all(torch.equal(p, weights[name]) for name, p in made.ac.state_dict().items() if name.startswith("pi."))
+    assert f"starting from the weights of {echo}" in capsys.readouterr().out
+    train(build(**settings, epochs=1, exp_name="two", init_from=str(run)))
+    assert "starting from the weights of" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        train(build(**settings, epochs=1, exp_name="three", init_from="SuperMarioBros-9-9-v0"))
+    assert "no policy found at SuperMarioBros-9-9-v0" in capsys.readouterr().err and not (tmp_path / "three").exists()
 
 
 # Strangers' files -----------------------------------------------------------------------------------------------------
