@@ -485,7 +485,9 @@ def _cut_note(label: str, x: str, ends: list[tuple[Run, Array]], low: float, hig
         return []
     shortest = min(ends, key=lambda pair: pair[1][-1])[0].label
     why = f"where the rows of {shortest} end" if longest - high >= low - first else "the common range of its runs"
-    return [f"{label}: unequal lengths: {x} cut to {compact(low)}..{compact(high)} ({why}; longest {compact(longest)})"]
+    unit = " s" if x == "Time" else ""
+    cut = f"{x} cut to {compact(low)}..{compact(high)}{unit} ({why}; longest {compact(longest)}{unit})"
+    return [f"{label}: unequal lengths: {cut}"]
 
 
 def _resampled(xs: Array, ys: Array, grid: Array) -> Array:
