@@ -40,7 +40,6 @@ class PPOConfig:
     data_dir: str = _field("data", "folder of the experiments; a run is DATA_DIR/EXP_NAME/EXP_NAME_sSEED")
     epochs: int | None = _field(None, "length of the run in epochs")
     total_steps: int | None = _field(None, "length of the run in steps over all ranks, rounded up to whole epochs")
-
     init_from: str | None = _field(None, "start with the weights of a policy: its folder, a run, or the id of an "
                                    "environment with a shipped one")  # fmt: skip
 

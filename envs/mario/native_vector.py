@@ -167,7 +167,7 @@ class NativeMarioVec(MarioVecBase):
         self._buttons.take(actions, out=self._pressed)
         native.checked("vector_step", self._address, self._pressed_address, held, error=RuntimeError)
         reports = self._reports
-        return reports["env_reward"].copy(), reports["reward"].astype(np.float32), reports["cause"]
+        return reports["env_reward"].copy(), reports["reward"].astype(np.float32), reports["cause"].copy()
 
     def _row(self, i: int, cause: str) -> dict[str, Any]:
         report = self._reports[i]
