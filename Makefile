@@ -12,7 +12,7 @@ TORCH ?= $(shell grep -m1 '^torch==' requirements.lock)
 NP    ?= $(shell n=$$(nproc); echo $$((n > 8 ? 8 : n)))
 ARGS  ?=
 STAMP := $(VENV)/.installed
-NATIVE := $(wildcard envs/mario/native/*.cpp envs/mario/native/*.hpp)
+NATIVE := $(wildcard envs/mario/native/*.cpp envs/mario/native/*.hpp ppo/*.cpp)
 
 .PHONY: help setup train test check test-slow test-faults kills identity scoreboard fuzz clean
 
@@ -67,4 +67,4 @@ $(STAMP): requirements.lock setup.py pyproject.toml $(NATIVE)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info envs/mario/native/*.so
+	rm -rf $(VENV) build *.egg-info envs/mario/native/*.so ppo/*.so

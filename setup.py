@@ -1,4 +1,4 @@
-"""Install with `pip install -e .`; the emulator core is compiled on the way (needs a C++17 compiler).
+"""Install with `pip install -e .`; what is written in C++ is compiled on the way (needs a C++17 compiler).
 
 Only the editable install is supported: the rooms `utils`, `data` and `scripts` are top-level names, which would
 collide with others in a shared site-packages.
@@ -9,6 +9,7 @@ from glob import glob
 from setuptools import Extension, setup
 
 NATIVE = "envs/mario/native"
+FLAGS = ["-std=c++17", "-O3", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"]
 NAMES = ("bus", "c_api", "cartridge", "console", "cpu", "game", "kernels", "observe", "ppu", "translator", "vector")
 
 setup(
@@ -45,11 +46,16 @@ setup(
             "envs.mario.native._core",
             sources=[f"{NATIVE}/{name}.cpp" for name in NAMES],
             depends=sorted(glob(f"{NATIVE}/*.hpp")),
-            extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"]
             # The interpreter's switch over opcodes as a tree of branches: with a jump table it was 0.83 times as fast.
-            + ["-fno-jump-tables"],
+            extra_compile_args=[*FLAGS, "-fno-jump-tables"],
             extra_link_args=["-pthread"],
             language="c++",
-        )
+        ),
+        Extension(
+            "ppo._convolution",
+            sources=["ppo/convolution.cpp"],
+            extra_compile_args=FLAGS,
+            language="c++",
+        ),
     ],
 )

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from ppo.convolution import Conv2d
+
 
 class ScaleImage(nn.Module):
     """uint8 or float (M, C, H, W) -> float32 in [0, 1], channels last in memory."""
@@ -75,7 +77,7 @@ def mario_cnn(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
     channels, height, width = obs_shape
     layers: list[nn.Module] = [ScaleImage()]
     for _ in range(4):
-        layers += [nn.Conv2d(channels, 32, 3, stride=2, padding=1), ReLU()]
+        layers += [Conv2d(channels, 32, 3, stride=2, padding=1), ReLU()]
         channels, height, width = 32, (height + 1) // 2, (width + 1) // 2
     layers += [Flatten(), nn.Linear(32 * height * width, 512), ReLU()]  # (M, 1152) -> (M, 512) for 84x84
     return nn.Sequential(*layers), 512
@@ -101,7 +103,7 @@ def _convolutions(
     channels, height, width = obs_shape
     layers: list[nn.Module] = [ScaleImage()]
     for out, kernel, stride in convolutions:
-        layers += [nn.Conv2d(channels, out, kernel, stride=stride), ReLU()]
+        layers += [Conv2d(channels, out, kernel, stride=stride), ReLU()]
         channels, height, width = out, (height - kernel) // stride + 1, (width - kernel) // stride + 1
     layers += [Flatten(), nn.Linear(channels * height * width, units), ReLU()]
     return nn.Sequential(*layers), units
@@ -113,8 +115,8 @@ class Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         """Keep the number of channels."""
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(M, C, H, W) -> the same shape."""
@@ -126,7 +128,7 @@ def impala_cnn(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
     channels, height, width = obs_shape
     layers: list[nn.Module] = [ScaleImage()]
     for out in (16, 32, 32):
-        layers += [nn.Conv2d(channels, out, 3, padding=1), nn.MaxPool2d(3, stride=2, padding=1)]
+        layers += [Conv2d(channels, out, 3, padding=1), nn.MaxPool2d(3, stride=2, padding=1)]
         layers += [Residual(out), Residual(out)]
         channels, height, width = out, (height + 1) // 2, (width + 1) // 2
     layers += [ReLU(), Flatten(), nn.Linear(32 * height * width, 256), ReLU()]

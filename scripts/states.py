@@ -11,7 +11,7 @@ import numpy as np
 
 import envs
 from ppo.evaluate import BLOCK, environment, find_policy
-from ppo.policy import load_policy
+from ppo.policy import Policy, load_policy
 from utils import command
 from utils.seeding import Purpose, generator
 
@@ -28,12 +28,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=100, help="how many states (default 100)")
     parser.add_argument("--after", type=int, default=0, metavar="X", help="only where Mario is beyond this x")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--explore", type=int, metavar="TIMES", help="instead, explore the stage without a policy, so"
+                        " many times to the flag, and keep every place where Mario stood")  # fmt: skip
+    parser.add_argument("--actions", default="right_only", help="action set of an exploration (default right_only)")
+    parser.add_argument("--max-steps", type=int, default=1_000_000, metavar="STEPS", help="of an exploration at most")
     args = parser.parse_args(argv)
     return command.run("scripts.states", lambda: take(args))
 
 
 def take(args: argparse.Namespace) -> None:
-    """Play one environment with sampled actions until there are enough states."""
+    """Write the states of a policy's play, or of explorations."""
     if args.every < 1 or args.count < 1 or args.seed < 0 or args.after < 0:
         raise ValueError("expected --every and --count of at least 1, --seed and --after of at least 0")
     command.check_writable("out", args.out)
@@ -44,6 +48,36 @@ def take(args: argparse.Namespace) -> None:
         env_id, options = environment(policy, env=args.env)
     if envs.family(env_id) != "mario":
         raise ValueError(f"env: {env_id} has no start states, Mario has")
+    if args.explore is not None:
+        explore_stage(args, env_id)
+    else:
+        play(args, policy, env_id, options)
+
+
+def explore_stage(args: argparse.Namespace, env_id: str) -> None:
+    """Explore without a policy, `args.explore` times, and write every place that was found."""
+    from envs.mario.explore import explore
+    from envs.mario.native_vector import write_states
+
+    if args.policy is not None:
+        raise ValueError("explore: goes without a policy")
+    if args.explore < 1 or args.max_steps < 1:
+        raise ValueError("expected --explore and --max-steps of at least 1")
+    states: list[bytes] = []
+    for seed in range(args.seed, args.seed + args.explore):
+        found = explore(env_id, seed, args.max_steps, actions=args.actions)
+        kept = [place for place in found.places if place.x >= args.after]
+        states += [place.state for place in kept]
+        end = "the flag" if found.reached else f"x = {max(place.x for place in found.places)}, no flag"
+        print(f"exploration {seed}: {end} after {found.steps:,} steps, {len(kept)} places", flush=True)
+    if not states:
+        raise ValueError(f"after: nobody came beyond x = {args.after}")
+    write_states(args.out, states)
+    print(f"{args.out}: {len(states)} states of {env_id}")
+
+
+def play(args: argparse.Namespace, policy: Policy | None, env_id: str, options: dict[str, Any]) -> None:
+    """Play one environment with sampled actions until there are enough states."""
     from envs.mario.native_vector import write_states
 
     env = envs.make_vec(env_id, 1, args.seed, **options, ram_info=["player_page", "player_x"])

@@ -1,0 +1,103 @@
+"""Explore a stage without a policy: remember places, return to one of them, play on from there at random.
+
+That is the first phase of Go-Explore (Ecoffet et al. 2021, "First return, then explore", Nature 590, Methods), with a
+cell of 16x16 pixels of the level. A state is restored at once here, so a stage takes seconds. What comes out is where
+training can start its episodes (`start_states`): a policy that only ever fails at one place never sees what is behind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import envs
+from utils.seeding import Purpose, generator
+
+ROLLOUT = 40  # steps played from a place before the next one is chosen
+REPEAT = 0.7  # probability that a step repeats the last action: a jump is a button held for many steps
+NEWEST, NEWEST_SPAN = 3.0, 20.0  # how much likelier the newest place is chosen, and over how many places that fades
+MEMORY = (
+    *("world", "stage", "area_pointer", "player_page", "player_x", "player_y"),
+    *("player_float_state", "player_state", "player_y_page"),
+)
+GROUND, NORMAL, ON_SCREEN = 0, 8, 1  # of player_float_state, player_state and player_y_page
+
+
+@dataclass
+class Place:
+    """A state in which Mario stands on the ground, his x in the area in pixels, and how often it was returned to."""
+
+    state: bytes
+    x: int
+    visits: int = 0
+
+
+@dataclass
+class Exploration:
+    """What was found: the places in the order of their discovery, whether the flag was reached, and the steps taken."""
+
+    places: list[Place]
+    reached: bool
+    steps: int
+
+
+def explore(env_id: str, seed: int, max_steps: int, **options: Any) -> Exploration:
+    """Explore from the start of the stage until its flag, or the axe, is reached, or for `max_steps` steps.
+
+    Args:
+        env_id: one stage, or the whole game: there it ends with the first stage.
+        seed: the same seed finds the same places.
+        max_steps: steps (decisions) to take at most.
+        options: of `envs.make_vec`; "actions" is what matters. Only the native emulator restores states fast enough.
+    """
+    env = envs.make_vec(env_id, 1, seed, **{**options, "ram_info": list(MEMORY), "emulator": "native"})
+    draws = generator(seed, 0, Purpose.ACTION, 0)
+    num_actions = int(env.single_action_space.n)  # type: ignore[attr-defined]
+    _, infos = env.reset()
+    found = {_cell(infos): Place(env.get_state()[0], _x(infos))}
+    places = list(found.values())
+    steps, reached = 0, False
+    while steps < max_steps and not reached:
+        place = places[draws.choice(len(places), p=_weights(places))]
+        place.visits += 1
+        env.set_state([place.state])
+        action = int(draws.integers(num_actions))
+        for _ in range(ROLLOUT):
+            if draws.random() >= REPEAT:
+                action = int(draws.integers(num_actions))
+            _, _, terminated, truncated, infos = env.step(np.array([action]))
+            steps += 1
+            if terminated[0] or truncated[0]:
+                reached = reached or infos["episodes"][0]["flag"]
+                break
+            if _stands(infos) and _cell(infos) not in found:
+                found[_cell(infos)] = new = Place(env.get_state()[0], _x(infos))
+                places.append(new)
+                place.visits = 0
+    env.close()
+    return Exploration(places, reached, steps)
+
+
+def _weights(places: list[Place]) -> np.ndarray:
+    """Return the probability of each place to be chosen: less after many visits, more for the newest."""
+    visits = np.array([place.visits for place in places])
+    age = np.arange(len(places))[::-1]
+    weights = (1.0 + NEWEST * np.exp(-age / NEWEST_SPAN)) / np.sqrt(1.0 + visits)
+    return weights / weights.sum()
+
+
+def _x(infos: dict[str, Any]) -> int:
+    return 256 * int(infos["player_page"][0]) + int(infos["player_x"][0])
+
+
+def _cell(infos: dict[str, Any]) -> tuple[int, ...]:
+    where = tuple(int(infos[name][0]) for name in ("world", "stage", "area_pointer"))
+    return (*where, _x(infos) // 16, int(infos["player_y"][0]) // 16)
+
+
+def _stands(infos: dict[str, Any]) -> bool:
+    """Say whether Mario is safe on the ground, and not in the air, dying, in a pipe or below the screen."""
+    names = ("player_float_state", "player_state", "player_y_page")
+    return tuple(int(infos[name][0]) for name in names) == (GROUND, NORMAL, ON_SCREEN)
