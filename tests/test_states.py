@@ -2,8 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 
+import envs
+from envs.mario.explore import MEMORY, explore
+from envs.mario.native_vector import read_states
 from ppo.config import build
 from ppo.run import train
 from scripts.states import main
@@ -24,10 +28,37 @@ def test_states_are_taken_and_trained_from(tmp_path, capsys):
     assert "start_states_sha256" in json.loads((folder / "config.json").read_text())["spec"]
 
 
+def test_an_exploration_reaches_the_flag_and_keeps_where_mario_stood(tmp_path, capsys):
+    """Without a policy, the same places for the same seed; every state is one where he lives on and stands."""
+    assert main(["--out", str(tmp_path / "states"), "--explore", "2", "--seed", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "exploration 3: the flag after " in said and "exploration 4: " in said
+    found = explore("SuperMarioBros-1-1-v0", 3, 100_000, actions="right_only")
+    assert found.reached and f"after {found.steps:,} steps, {len(found.places)} places" in said
+    states = read_states(tmp_path / "states")
+    assert states[: len(found.places)] == [place.state for place in found.places]
+    assert max(place.x for place in found.places) > 2500 and len({place.state for place in found.places}) > 100
+    env = envs.make_vec("SuperMarioBros-1-1-v0", 1, 3, actions="right_only", ram_info=list(MEMORY))
+    env.reset()
+    for place in found.places:
+        env.set_state([place.state])
+        _, _, terminated, _, infos = env.step(np.array([0]))
+        assert not terminated[0] and abs(256 * int(infos["player_page"][0]) + int(infos["player_x"][0]) - place.x) < 16
+    env.close()
+
+
+def test_an_exploration_that_finds_no_flag_says_how_far_it_came(tmp_path, capsys):
+    assert main(["--out", str(tmp_path / "states"), "--explore", "1", "--max-steps", "200"]) == 0
+    assert ", no flag after 200 steps" in capsys.readouterr().out
+    assert len(read_states(tmp_path / "states")) > 1
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [(["--after", "9999", "--count", "1", "--every", "1"], "beyond x = 9999"),
-     (["--env", "CartPole-v1"], "CartPole-v1"), (["--count", "0"], "count")],
+     (["--env", "CartPole-v1"], "CartPole-v1"), (["--count", "0"], "count"), (["--explore", "0"], "explore"),
+     (["--explore", "1", "--actions", "fly"], "fly"), (["SuperMarioBros-1-1-v0", "--explore", "1"], "without a policy"),
+     (["--explore", "1", "--max-steps", "50", "--after", "9999"], "beyond x = 9999")],
 )  # fmt: skip
 def test_bad_input_is_one_line(flags, said, tmp_path, capsys):
     assert main(["--out", str(tmp_path / "s"), *flags]) == 2

@@ -64,7 +64,7 @@ def explore(env_id: str, seed: int, max_steps: int, **options: Any) -> Explorati
         place.visits += 1
         env.set_state([place.state])
         action = int(draws.integers(num_actions))
-        for _ in range(ROLLOUT):
+        for _ in range(min(ROLLOUT, max_steps - steps)):
             if draws.random() >= REPEAT:
                 action = int(draws.integers(num_actions))
             _, _, terminated, truncated, infos = env.step(np.array([action]))
