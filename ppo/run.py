@@ -285,10 +285,14 @@ def pick_precision(wanted: str, network: str, device: torch.device) -> torch.dty
 
 def describe_start(run: Run, recorder: Recorder) -> str:
     """Return what a person wants to read before the first epoch."""
+    from ppo import convolution
+
     cfg, comm = run.cfg, run.comm
     sizes = [sum(p.numel() for p in net.parameters()) for net in (run.ac.pi, run.ac.v)]
     ranks = f"{comm.world_size} rank{'s' if comm.world_size > 1 else ''}"
     machine = f"{run.device} in {str(run.ac.dtype).removeprefix('torch.')}"
+    if run.ac.image and machine == "cpu in bfloat16" and convolution.library():
+        machine += " with our own gradients of convolutions"
     return (
         f"{cfg.env} -> {cfg.run_dir}  (preset {cfg.preset}, seed {cfg.seed})\n"
         f"{ranks}, {cfg.num_envs} environments, {machine}; {cfg.network} actor {sizes[0]:,} and critic "
