@@ -222,12 +222,15 @@ class ActorCritic(nn.Module):
         if self._copies:
             torch._foreach_copy_([low for _, low in self._copies], [master for master, _ in self._copies])
 
-    def take_gradients(self) -> None:
-        """Add the gradients of the copies to those of the weights, in float32, and forget them."""
+    def take_gradients(self, add: bool = True) -> None:
+        """Add the gradients of the copies to those of the weights in float32, or take their place, and forget them."""
         for master, low in self._copies:
             if low.grad is not None:
                 assert master.grad is not None
-                master.grad.add_(low.grad)
+                if add:
+                    master.grad.add_(low.grad)
+                else:
+                    master.grad.copy_(low.grad)
                 low.grad = None
 
     def prepare(self, obs: torch.Tensor) -> torch.Tensor:

@@ -365,7 +365,7 @@ def accumulate_gradients(
     networks, so that no weight between the two is needed). Large minibatches pass in chunks.
     """
     cfg, ac, stats = run.cfg, run.ac, run.grads.stats
-    for chunk in rows.split(cfg.chunk_size):
+    for i, chunk in enumerate(rows.split(cfg.chunk_size)):
         part = {name: take_rows(tensor, chunk) for name, tensor in tensors.items()}
         obs = ac.prepare(part["obs"])
         if with_pi:
@@ -383,7 +383,7 @@ def accumulate_gradients(
             loss_v = core.value_loss(val, part["ret"], cfg.v_loss, part["val"], cfg.v_clip).sum() / cfg.minibatch_size
             loss_v.backward()
             stats[4] += loss_v.detach()
-        ac.take_gradients()
+        ac.take_gradients(add=i > 0)
 
 
 def take_rows(tensor: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
