@@ -78,12 +78,13 @@ class PPOConfig:
     stack: int = _field(4, "Mario: frames in an observation")
     crop_hud: bool = _field(False, "Mario: leave the score line out of the picture")
     sticky: float = _field(0.0, "Mario: probability per frame that the frame before's buttons stay pressed")
-    start_frames: int = _field(0, "Mario: an episode starts with up to this many frames (0 to 30) of start_mode")
+    start_frames: int = _field(0, "Mario: at the stage's start, up to this many frames (0 to 30) of start_mode")
     start_mode: str = _field("noop", "Mario: what is pressed in the start frames", ("noop", "random"))
     max_episode_steps: int | None = _field(None, "cut (truncate) episodes after this many steps")
     emulator: str | None = _field(None, "Mario: which emulator; default: the fastest there is")
     threads: int = _field(1, "Mario: threads of each rank's native environments")
-    start_states: str | None = _field(None, "Mario: file of states, one of which each episode starts from")
+    start_states: str | None = _field(None, "Mario: file of states to start episodes from")
+    start_share: float = _field(0.5, "Mario: share of the episodes that start from one of start_states")
 
     # saving and watching
     save_every: int = _field(10, "epochs between checkpoints")

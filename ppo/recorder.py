@@ -308,7 +308,11 @@ def frozen_policy(run: Run) -> Policy:
 
 def evaluation_options(cfg: PPOConfig) -> dict[str, Any]:
     """Return the options of the run's environment, but for what only training is given."""
-    return {name: value for name, value in cfg.env_options().items() if name not in ("reward", "start_states")}
+    return {
+        name: value
+        for name, value in cfg.env_options().items()
+        if name not in ("reward", "start_states", "start_share")
+    }
 
 
 def check_meta(folder: Path, meta: dict[str, Any]) -> None:

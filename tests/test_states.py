@@ -20,8 +20,9 @@ def test_states_are_taken_and_trained_from(tmp_path, capsys):
     assert main(["--out", str(out), "--count", "5", "--after", "60", "--every", "3"]) == 0
     said = capsys.readouterr().out
     assert "5 states of SuperMarioBros-1-1-v0, x from " in said and int(said.split("x from ")[1].split()[0]) >= 60
-    cfg = build(start_states=str(out), num_envs=2, steps_per_epoch=16, minibatch_size=16, network="small", epochs=1,
-                max_episode_steps=1, eval_every=1, eval_episodes=2, data_dir=str(tmp_path))  # fmt: skip
+    cfg = build(start_states=str(out), start_share=1.0, num_envs=2, steps_per_epoch=16, minibatch_size=16,
+                network="small", epochs=1, max_episode_steps=1, eval_every=1, eval_episodes=2,
+                data_dir=str(tmp_path))  # fmt: skip
     folder = train(cfg)
     row = table_of(folder)[0]
     assert float(row["XMax"]) >= 60 and float(row["EvalXMax"]) < 60

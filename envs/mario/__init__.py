@@ -23,6 +23,7 @@ DEFAULTS: dict[str, Any] = {
     "start_frames": 0,
     "start_mode": "noop",
     "start_states": None,
+    "start_share": 0.5,
     "max_episode_steps": None,
     "reward": "env",
     "ram_info": (),
@@ -52,10 +53,11 @@ def check(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
         stack: observation frames shown together, 1..16.
         crop_hud: leave out the score line.
         sticky: probability, for every frame, that the buttons of the frame before are held instead, 0 <= p < 1.
-        start_frames: upper bound of the frames played before an episode starts, 0..30.
+        start_frames: upper bound of the frames played before an episode from the stage's start, 0..30.
         start_mode: what is pressed during them: "noop" nothing, "random" a random action per frame.
         start_states: file of states to start episodes from, see `envs.mario.native_vector.write_states`; drawn anew for
             each episode. Only with the native emulator and a reward of its own.
+        start_share: share of the episodes that start from one of these states, the others at the stage's start.
         max_episode_steps: agent steps after which an episode is truncated, None for no limit.
         reward: "env", "score", "score-rules" or "module:function", see `envs.mario.rules`.
         ram_info: names of RAM addresses whose bytes the infos shall hold.
@@ -80,6 +82,9 @@ def check(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
     sticky = merged["sticky"]
     if isinstance(sticky, bool) or not isinstance(sticky, (int, float)) or not 0 <= sticky < 1:
         raise ValueError(f"sticky: {sticky!r}, expected a probability 0 <= p < 1")
+    share = merged["start_share"]
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+        raise ValueError(f"start_share: {share!r}, expected a share 0 < s <= 1")
     if merged["start_mode"] not in START_MODES:
         raise ValueError(f"start_mode: {merged['start_mode']!r}, expected one of {', '.join(START_MODES)}")
     rules.find_reward(merged["reward"])

@@ -138,10 +138,10 @@ class NativeMarioVec(MarioVecBase):
     def _begin(self, i: int, episode: int) -> None:
         index, shared = self.first_index + i, self._shared
         draws = generator(self.seed, index, Purpose.START, episode)
-        start: Any = draw_target(shared, self.seed, index, episode)
-        if self._pool is not None:
-            start = self._pool[draws.integers(len(self._pool))]
-        self._start(i, start, draw_start(shared, draws))
+        if self._pool is not None and draws.random() < self.options["start_share"]:
+            self._start(i, self._pool[draws.integers(len(self._pool))], b"")
+        else:
+            self._start(i, draw_target(shared, self.seed, index, episode), draw_start(shared, draws))
         self.episodes.begin(i, episode)
         self._sticky[i] = generator(self.seed, index, Purpose.STICKY, episode) if shared.sticky else None
 
