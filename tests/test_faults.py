@@ -8,10 +8,12 @@ import termios
 import time
 
 import pytest
+import torch
 
+from ppo.run import limit_threads
 from tests.conftest import finish, marked_processes, run, start
 from tests.test_train import assert_same
-from utils import checkpoint
+from utils import checkpoint, mpi
 
 pytestmark = pytest.mark.mpi
 
@@ -264,3 +266,16 @@ def test_threads_do_not_exceed_the_cores(tmp_path):
     done = run(["-c", code], ranks=4, env={"OMP_NUM_THREADS": ""})
     cores = len(os.sched_getaffinity(0))
     assert "".join(done.out.split()) == str(max(1, cores // 4)) * 4  # mpirun may join the lines of two ranks
+
+
+def test_an_mlp_has_one_thread(monkeypatch):
+    """Whatever OMP_NUM_THREADS says, which a sweep sets: two on busy cores make it thirty times as slow."""
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    try:
+        limit_threads(mpi.connect(), "mlp")
+        assert torch.get_num_threads() == 1
+        limit_threads(mpi.connect(), "small")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
