@@ -46,7 +46,8 @@ identity: setup  # a million frames against nes-py: an hour
 scoreboard: setup  # every shipped policy again, on both emulators; rewrites their cards and the table of the README
 	$(BIN)/python -m scripts.scoreboard
 
-# The emulator core under the address, undefined-behaviour and thread sanitizers, on its own inputs and the ROMs.
+# The emulator core under the address, undefined-behaviour and thread sanitizers, on its own inputs and the ROMs; then
+# the gradients of convolutions.
 CORE = $(filter-out %c_api.cpp,$(wildcard envs/mario/native/*.cpp))
 ROMS = $(wildcard $(VENV)/lib/python3*/site-packages/gym_super_mario_bros/_roms/*.nes)
 SANITIZE = $(CXX) -std=c++17 -O1 -g -Ienvs/mario/native tests/native_fuzz.cpp $(CORE) -pthread
@@ -56,6 +57,8 @@ fuzz: setup
 	build/fuzz 50 $(ROMS)
 	$(SANITIZE) -fsanitize=thread -o build/fuzz_threads
 	build/fuzz_threads 5 $(ROMS)
+	$(CXX) -std=c++17 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all tests/convolution_fuzz.cpp -o build/fuzz_convolution
+	build/fuzz_convolution 5000
 
 setup: $(STAMP)
 
