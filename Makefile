@@ -58,7 +58,7 @@ fuzz: setup
 	$(SANITIZE) -fsanitize=thread -o build/fuzz_threads
 	build/fuzz_threads 5 $(ROMS)
 	$(CXX) -std=c++17 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all tests/convolution_fuzz.cpp -o build/fuzz_convolution
-	build/fuzz_convolution 5000
+	build/fuzz_convolution 2000
 
 setup: $(STAMP)
 
