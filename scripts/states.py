@@ -27,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--every", type=int, default=15, metavar="STEPS", help="steps between two states (default 15)")
     parser.add_argument("--count", type=int, default=100, help="how many states (default 100)")
     parser.add_argument("--after", type=int, default=0, metavar="X", help="only where Mario is beyond this x")
+    parser.add_argument("--before", type=int, default=1 << 16, metavar="X", help="and has not come to this x")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--explore", type=int, metavar="TIMES", help="instead, explore the stage without a policy, so"
                         " many times to the flag, and keep every place where Mario stood")  # fmt: skip
@@ -66,12 +67,12 @@ def explore_stage(args: argparse.Namespace, env_id: str) -> None:
     states: list[bytes] = []
     for seed in range(args.seed, args.seed + args.explore):
         found = explore(env_id, seed, args.max_steps, actions=args.actions)
-        kept = [place for place in found.places if place.x >= args.after]
+        kept = [place for place in found.places if args.after <= place.x < args.before]
         states += [place.state for place in kept]
         end = "the flag" if found.reached else f"x = {max(place.x for place in found.places)}, no flag"
         print(f"exploration {seed}: {end} after {found.steps:,} steps, {len(kept)} places", flush=True)
     if not states:
-        raise ValueError(f"after: nobody came beyond x = {args.after}")
+        raise ValueError(f"after: nobody stood between x = {args.after} and {args.before}")
     write_states(args.out, states)
     print(f"{args.out}: {len(states)} states of {env_id}")
 
@@ -94,14 +95,14 @@ def play(args: argparse.Namespace, policy: Policy | None, env_id: str, options: 
         act = policy.act(obs, uniform) if policy else (uniform * num_actions).astype(np.int64)
         obs, _, _, _, infos = env.step(act)
         x = 256 * int(infos["player_page"][0]) + int(infos["player_x"][0])
-        if t % args.every == args.every - 1 and x >= args.after:
+        if t % args.every == args.every - 1 and args.after <= x < args.before:
             states += env.get_state()
             places.append(x)
         if len(states) == args.count:
             break
     env.close()
     if not states:
-        raise ValueError(f"after: nobody came beyond x = {args.after} in {t + 1} steps")
+        raise ValueError(f"after: nobody came between x = {args.after} and {args.before} in {t + 1} steps")
     write_states(args.out, states)
     print(f"{args.out}: {len(states)} states of {env_id}, x from {min(places)} to {max(places)}")
 

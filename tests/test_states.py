@@ -55,15 +55,18 @@ def test_an_exploration_reaches_the_flag_and_keeps_where_mario_stood(tmp_path, c
 def test_an_exploration_that_finds_no_flag_says_how_far_it_came(tmp_path, capsys):
     assert main(["--out", str(tmp_path / "states"), "--explore", "1", "--max-steps", "200"]) == 0
     assert ", no flag after 200 steps" in capsys.readouterr().out
-    assert len(read_states(tmp_path / "states")) > 1
+    count = len(read_states(tmp_path / "states"))
+    flags = ["--explore", "1", "--max-steps", "200", "--before", "200"]
+    assert main(["--out", str(tmp_path / "states"), *flags]) == 0
+    assert 1 < len(read_states(tmp_path / "states")) < count
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
-    [(["--after", "9999", "--count", "1", "--every", "1"], "beyond x = 9999"),
+    [(["--after", "9999", "--count", "1", "--every", "1"], "between x = 9999"),
      (["--env", "CartPole-v1"], "CartPole-v1"), (["--count", "0"], "count"), (["--explore", "0"], "explore"),
      (["--explore", "1", "--actions", "fly"], "fly"), (["SuperMarioBros-1-1-v0", "--explore", "1"], "without a policy"),
-     (["--explore", "1", "--max-steps", "50", "--after", "9999"], "beyond x = 9999")],
+     (["--explore", "1", "--max-steps", "50", "--after", "9999"], "between x = 9999")],
 )  # fmt: skip
 def test_bad_input_is_one_line(flags, said, tmp_path, capsys):
     assert main(["--out", str(tmp_path / "s"), *flags]) == 2
