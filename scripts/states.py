@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--explore", type=int, metavar="TIMES", help="instead, explore the stage without a policy, so"
                         " many times to the flag, and keep every place where Mario stood")  # fmt: skip
-    parser.add_argument("--actions", default="right_only", help="action set of an exploration (default right_only)")
+    parser.add_argument(
+        "--actions", default="right_only", help="action set of an exploration, by name or in JSON (default right_only)"
+    )
     parser.add_argument("--max-steps", type=int, default=1_000_000, metavar="STEPS", help="of an exploration at most")
     args = parser.parse_args(argv)
     return command.run("scripts.states", lambda: take(args))
@@ -64,9 +67,13 @@ def explore_stage(args: argparse.Namespace, env_id: str) -> None:
         raise ValueError("explore: goes without a policy")
     if args.explore < 1 or args.max_steps < 1:
         raise ValueError("expected --explore and --max-steps of at least 1")
+    try:
+        actions = json.loads(args.actions) if args.actions.startswith("[") else args.actions
+    except json.JSONDecodeError as error:
+        raise ValueError(f"actions: {args.actions!r} is not JSON ({error})") from None
     states: list[bytes] = []
     for seed in range(args.seed, args.seed + args.explore):
-        found = explore(env_id, seed, args.max_steps, actions=args.actions)
+        found = explore(env_id, seed, args.max_steps, actions=actions)
         kept = [place for place in found.places if args.after <= place.x < args.before]
         states += [place.state for place in kept]
         end = "the flag" if found.reached else f"x = {max(place.x for place in found.places)}, no flag"
