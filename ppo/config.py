@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
-import json
 import re
 import shlex
 import types
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import envs
+from envs.mario.actions import parse
 
 
 def _field(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
@@ -174,9 +174,7 @@ class PPOConfig:
         """Return the options of this environment's family, as `envs.make_vec` takes them."""
         names = set(envs.options(self.env)) & {field.name for field in dataclasses.fields(self)}
         options = {name: getattr(self, name) for name in sorted(names) if getattr(self, name) is not None}
-        if str(options.get("actions", "")).startswith("["):
-            options["actions"] = json.loads(options["actions"])
-        return options
+        return options | ({"actions": parse(options["actions"])} if "actions" in options else {})
 
     def command(self, ranks: int = 1) -> str:
         """Return the command line that starts this run: every setting that is not the preset's own, but for places."""

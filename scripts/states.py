@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import envs
+from envs.mario.actions import parse
 from ppo.evaluate import BLOCK, environment, find_policy
 from ppo.policy import Policy, load_policy
 from utils import command
@@ -67,10 +67,7 @@ def explore_stage(args: argparse.Namespace, env_id: str) -> None:
         raise ValueError("explore: goes without a policy")
     if args.explore < 1 or args.max_steps < 1:
         raise ValueError("expected --explore and --max-steps of at least 1")
-    try:
-        actions = json.loads(args.actions) if args.actions.startswith("[") else args.actions
-    except json.JSONDecodeError as error:
-        raise ValueError(f"actions: {args.actions!r} is not JSON ({error})") from None
+    actions = parse(args.actions)
     states: list[bytes] = []
     for seed in range(args.seed, args.seed + args.explore):
         found = explore(env_id, seed, args.max_steps, actions=actions)

@@ -299,6 +299,7 @@ def test_nan_stops_the_run_before_it_reaches_a_parameter(tmp_path, where, monkey
         (["--epochs", "2", "--total-steps", "9"], ["total-steps"]),
         (["--no-such-flag"], ["no-such-flag"]),
         (["--actions", "[[\"right\",\"jump\"]]"], ["jump"]),
+        (["--actions", "[right]"], ["actions", "is not JSON"]),
         (["--exp-name", "../x"], ["exp-name"]),
         (["--cpu", "99"], ["99"]),
         (["--preset", "best"], ["preset"]),

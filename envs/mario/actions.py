@@ -5,6 +5,7 @@ The three named sets are those of gym-super-mario-bros, in its order, so that an
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 # Bit of each button in the byte that the emulators take.
@@ -18,6 +19,18 @@ ACTION_SETS: dict[str, list[list[str]]] = {
     "simple": [*_RIGHT, ["A"], ["left"]],
     "complex": [*_RIGHT, ["A"], *_LEFT, ["down"], ["up"]],
 }
+
+
+def parse(text: str) -> str | list[list[str]]:
+    """Return what a command line says: a set's name as it is, a list of combinations from JSON.
+
+    Raises:
+        ValueError: it begins like a list and is not JSON.
+    """
+    try:
+        return json.loads(text) if text.startswith("[") else text
+    except json.JSONDecodeError as error:
+        raise ValueError(f'actions: {text!r} is not JSON such as [["right"], ["right", "A"]] ({error})') from None
 
 
 def resolve(actions: str | Sequence[Sequence[str]]) -> list[list[str]]:
