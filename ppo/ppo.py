@@ -238,10 +238,11 @@ class FlatGradients:
     Layout: [actor | critic | statistics]. Each parameter's `.grad` is a view of its part.
     """
 
-    def __init__(self, ac: ActorCritic, device: torch.device) -> None:
+    def __init__(self, ac: ActorCritic, device: torch.device, comm: Comm) -> None:
         sizes = [sum(p.numel() for p in net.parameters()) for net in (ac.pi, ac.v)]
-        self.flat = torch.zeros(sum(sizes) + len(STATISTICS), device=device)
-        self.host = self.flat if device.type == "cpu" else torch.zeros(len(self.flat), pin_memory=True)
+        count, on_cpu = sum(sizes) + len(STATISTICS), device.type == "cpu"
+        self.flat = torch.from_numpy(comm.buffer(count)) if on_cpu else torch.zeros(count, device=device)
+        self.host = self.flat if on_cpu else torch.zeros(count, pin_memory=True)
         self.pi, self.v, self.stats = self.flat.split([*sizes, len(STATISTICS)])
         for net, part in ((ac.pi, self.pi), (ac.v, self.v)):
             offset = 0

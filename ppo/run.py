@@ -232,7 +232,7 @@ def build_run(cfg: PPOConfig, comm: mpi.Comm) -> Run:
     return Run(
         cfg=cfg, comm=comm, env=env, ac=ac,
         buf=PPOBuffer(cfg.local_steps, len(share), space.shape, space.dtype, cfg.gamma, cfg.lam, cfg.value_target),
-        grads=FlatGradients(ac, device),
+        grads=FlatGradients(ac, device, comm),
         pi_optimiser=torch.optim.Adam(ac.pi.parameters(), cfg.pi_lr, eps=cfg.adam_eps, fused=True),
         v_optimiser=torch.optim.Adam(ac.v.parameters(), cfg.v_lr, eps=cfg.adam_eps, fused=True),
         device=device, watchdog=watchdog, obs=env.reset()[0],
