@@ -83,6 +83,7 @@ def explore_stage(args: argparse.Namespace, env_id: str) -> None:
 
 def play(args: argparse.Namespace, policy: Policy | None, env_id: str, options: dict[str, Any]) -> None:
     """Play one environment with sampled actions until there are enough states."""
+    from envs.mario.explore import area_x
     from envs.mario.native_vector import write_states
 
     env = envs.make_vec(env_id, 1, args.seed, **options, ram_info=["player_page", "player_x"])
@@ -98,7 +99,7 @@ def play(args: argparse.Namespace, policy: Policy | None, env_id: str, options: 
         uniform = uniforms[t % BLOCK : t % BLOCK + 1]
         act = policy.act(obs, uniform) if policy else (uniform * num_actions).astype(np.int64)
         obs, _, _, _, infos = env.step(act)
-        x = 256 * int(infos["player_page"][0]) + int(infos["player_x"][0])
+        x = area_x(infos)
         if t % args.every == args.every - 1 and args.after <= x < args.before:
             states += env.get_state()
             places.append(x)

@@ -56,7 +56,7 @@ def explore(env_id: str, seed: int, max_steps: int, **options: Any) -> Explorati
     draws = generator(seed, 0, Purpose.ACTION, 0)
     num_actions = int(env.single_action_space.n)  # type: ignore[attr-defined]
     _, infos = env.reset()
-    found = {_cell(infos): Place(env.get_state()[0], _x(infos))}
+    found = {_cell(infos): Place(env.get_state()[0], area_x(infos))}
     places = list(found.values())
     steps, reached = 0, False
     while steps < max_steps and not reached:
@@ -73,7 +73,7 @@ def explore(env_id: str, seed: int, max_steps: int, **options: Any) -> Explorati
                 reached = reached or infos["episodes"][0]["flag"]
                 break
             if _stands(infos) and _cell(infos) not in found:
-                found[_cell(infos)] = new = Place(env.get_state()[0], _x(infos))
+                found[_cell(infos)] = new = Place(env.get_state()[0], area_x(infos))
                 places.append(new)
                 place.visits = 0
     env.close()
@@ -88,13 +88,14 @@ def _weights(places: list[Place]) -> np.ndarray:
     return weights / weights.sum()
 
 
-def _x(infos: dict[str, Any]) -> int:
+def area_x(infos: dict[str, Any]) -> int:
+    """Return Mario's x in the area, in pixels, of environment 0, whose infos hold player_page and player_x."""
     return 256 * int(infos["player_page"][0]) + int(infos["player_x"][0])
 
 
 def _cell(infos: dict[str, Any]) -> tuple[int, ...]:
     where = tuple(int(infos[name][0]) for name in ("world", "stage", "area_pointer"))
-    return (*where, _x(infos) // 16, int(infos["player_y"][0]) // 16)
+    return (*where, area_x(infos) // 16, int(infos["player_y"][0]) // 16)
 
 
 def _stands(infos: dict[str, Any]) -> bool:
