@@ -90,7 +90,7 @@ class PPOConfig:
     save_every: int = _field(10, "epochs between checkpoints")
     save_minutes: float | None = _field(None, "minutes after which a checkpoint is due in any case")
     keep: int = _field(3, "checkpoints to keep")
-    check_every: int = _field(10, "epochs between comparisons of the ranks' parameters")
+    check_every: int = _field(1, "epochs between comparisons of the ranks' parameters")
     eval_every: int = _field(0, "epochs between evaluations, which then decide what the best policy is; 0: never")
     eval_episodes: int = _field(100, "episodes of an evaluation")
     stop_at: str | None = _field(None, "end the run where a column of progress.txt gets there: 'EvalClearRate>=0.95'")

@@ -214,6 +214,8 @@ class ActorCritic(nn.Module):
             masters = [p for body in bodies for p in body.parameters()]
             bodies = [copy.deepcopy(body).to(dtype) for body in bodies]
             self._copies = list(zip(masters, (p for body in bodies for p in body.parameters()), strict=True))
+        copied = {id(master) for master, _ in self._copies}
+        self._direct = [p for p in self.parameters() if id(p) not in copied]
         self._bodies = bodies  # in a list: no part of the module's state
 
     @torch.no_grad()
@@ -221,6 +223,10 @@ class ActorCritic(nn.Module):
         """Copy the weights into the type in which the networks compute."""
         if self._copies:
             torch._foreach_copy_([low for _, low in self._copies], [master for master, _ in self._copies])
+
+    def zero_gradients(self) -> None:
+        """Zero the gradients to which a backward pass adds; those of weights with copies come by `take_gradients`."""
+        torch._foreach_zero_([p.grad for p in self._direct if p.grad is not None])
 
     def take_gradients(self, add: bool = True) -> None:
         """Add the gradients of the copies to those of the weights in float32, or take their place, and forget them."""

@@ -84,7 +84,11 @@ def save_policy(folder: Path, ac: ActorCritic, info: dict[str, Any]) -> None:
         ac: both networks.
         info: at least network, obs_shape, num_actions; what else is worth knowing. Must be JSON-able.
     """
-    write_policy(folder, {name: p.detach().cpu().contiguous() for name, p in ac.state_dict().items()}, info)
+    write_policy(
+        folder,
+        {name: p.detach().cpu().clone(memory_format=torch.contiguous_format) for name, p in ac.state_dict().items()},
+        info,
+    )
 
 
 def write_policy(folder: Path, weights: dict[str, torch.Tensor], info: dict[str, Any]) -> None:

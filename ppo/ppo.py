@@ -26,6 +26,7 @@ from ppo import core
 from ppo.buffer import PPOBuffer
 from ppo.config import PPOConfig
 from ppo.networks import ActorCritic
+from ppo.optimiser import ShardedAdam, gather_weights, reduce_gradients
 from utils.mpi import Comm
 from utils.seeding import Purpose, generator
 from utils.system import memory_mb
@@ -57,9 +58,8 @@ class Run:
     env: VecEnv
     ac: ActorCritic
     buf: PPOBuffer
-    grads: FlatGradients
-    pi_optimiser: torch.optim.Optimizer
-    v_optimiser: torch.optim.Optimizer
+    pi_optimiser: ShardedAdam
+    v_optimiser: ShardedAdam
     device: torch.device
     watchdog: Watchdog
     signals: StopSignals | None = None
@@ -110,13 +110,13 @@ def ppo(
             save(run, True)
             raise
         collected = time.monotonic()
+        if (run.epoch + 1) % cfg.check_every == 0 or run.epoch + 1 == cfg.num_epochs:
+            check_parameters_agree(run)  # before the update, which would spread a difference or mend it
         data = run.buf.get()
         spread = value_statistics(run, data)
         normalise_advantages(run, data)
         learned = update(run, data)
         run.epoch += 1
-        if run.epoch % cfg.check_every == 0 or run.epoch == cfg.num_epochs:
-            check_parameters_agree(run)
         now = time.monotonic()
         run.seconds += now - start
         times = {
@@ -232,49 +232,15 @@ def value_statistics(run: Run, data: dict[str, np.ndarray]) -> dict[str, Any]:
 # 3. Update: several passes of minibatch gradient ascent (Algorithm 1, line 6) ----------------------------------------
 
 
-class FlatGradients:
-    """All gradients of actor and critic, and the statistics of a minibatch, in one buffer: one Allreduce per step.
-
-    Layout: [actor | critic | statistics]. Each parameter's `.grad` is a view of its part.
-    """
-
-    def __init__(self, ac: ActorCritic, device: torch.device, comm: Comm) -> None:
-        sizes = [sum(p.numel() for p in net.parameters()) for net in (ac.pi, ac.v)]
-        count, on_cpu = sum(sizes) + len(STATISTICS), device.type == "cpu"
-        self.flat = torch.from_numpy(comm.buffer(count)) if on_cpu else torch.zeros(count, device=device)
-        self.host = self.flat if on_cpu else torch.zeros(count, pin_memory=True)
-        self.pi, self.v, self.stats = self.flat.split([*sizes, len(STATISTICS)])
-        for net, part in ((ac.pi, self.pi), (ac.v, self.v)):
-            offset = 0
-            for p in net.parameters():
-                view = part[offset : offset + p.numel()].view(p.shape)
-                if p.dim() == 4:  # convolution weights lie channels-last in memory, and so do their gradients
-                    out, inp, height, width = p.shape
-                    view = part[offset : offset + p.numel()].view(out, height, width, inp).permute(0, 3, 1, 2)
-                p.grad = view
-                offset += p.numel()
-
-    def sum_over_ranks(self, comm: Comm, with_actor: bool) -> None:
-        """Replace what is accumulated by its sum over the ranks; without the actor's part if that was not computed."""
-        if comm.world_size == 1:
-            return
-        part = slice(0 if with_actor else len(self.pi), None)
-        if self.host is not self.flat:
-            self.host[part].copy_(self.flat[part])
-        comm.sum(self.host[part].numpy())
-        if self.host is not self.flat:
-            self.flat[part].copy_(self.host[part])
-
-
 def update(run: Run, data: dict[str, np.ndarray]) -> dict[str, float]:
     """Train both networks on one epoch's data and return what is logged about it."""
-    cfg, grads = run.cfg, run.grads
+    cfg = run.cfg
     tensors = {name: to_device(run, array).flatten(0, 1) for name, array in data.items()}  # (T * N, ...)
     progress = run.epoch / cfg.num_epochs
     clip_ratio = max(core.anneal(cfg.clip_ratio, progress, cfg.anneal_clip), 1e-8)
     ent_coef = core.anneal(cfg.ent_coef, progress, cfg.anneal_ent)
-    for optimiser, lr in ((run.pi_optimiser, cfg.pi_lr), (run.v_optimiser, cfg.v_lr)):
-        optimiser.param_groups[0]["lr"] = core.anneal(lr, progress, cfg.anneal_lr)
+    run.pi_optimiser.lr = core.anneal(cfg.pi_lr, progress, cfg.anneal_lr)
+    run.v_optimiser.lr = core.anneal(cfg.v_lr, progress, cfg.anneal_lr)
 
     passes: list[dict[str, float]] = []
     pi_stopped, stop_iter = False, 0
@@ -283,24 +249,24 @@ def update(run: Run, data: dict[str, np.ndarray]) -> dict[str, float]:
         for rows, adv in minibatches(run, tensors["adv"], i):
             run.watchdog.touch(f"update, epoch {run.epoch}, pass {i}")
             with_pi, with_v = i < cfg.train_pi_iters and not pi_stopped, i < cfg.train_v_iters
-            grads.flat.zero_()
-            accumulate_gradients(run, tensors | {"adv": adv}, rows, clip_ratio, ent_coef, with_pi, with_v)
-            grads.sum_over_ranks(run.comm, with_pi)
-            stats = dict(zip(STATISTICS, grads.stats.tolist(), strict=True))
+            sums = accumulate_gradients(run, tensors | {"adv": adv}, rows, clip_ratio, ent_coef, with_pi, with_v)
+            trained = {"GradNormPi": run.pi_optimiser} if with_pi else {}
+            trained |= {"GradNormV": run.v_optimiser} if with_v else {}
+            stats = joined_statistics(run, sums, trained)
             stop_now = with_pi and cfg.target_kl is not None and stats["KL"] > 1.5 * cfg.target_kl
-            norms = finite_norms(run, stats)
-            if with_pi and not stop_now:
-                optimise(cfg, grads.pi, norms["GradNormPi"], run.pi_optimiser)
-                stop_iter += 1
-            if with_v:
-                optimise(cfg, grads.v, norms["GradNormV"], run.v_optimiser)
+            if stop_now:
+                del trained["GradNormPi"]
+            for name, optimiser in trained.items():
+                optimiser.step(stats[name], cfg.max_grad_norm)
+            gather_weights(list(trained.values()), run.comm)
+            stop_iter += "GradNormPi" in trained
             run.ac.refresh()
-            record.add(stats | norms, with_pi, with_v)
+            record.add(stats, with_pi, with_v)
             pi_stopped = pi_stopped or stop_now
         passes.append(record.means())
         if pi_stopped and i + 1 >= cfg.train_v_iters:
             break
-    return summarise_passes(passes, stop_iter) | {"LearningRate": run.pi_optimiser.param_groups[0]["lr"]}
+    return summarise_passes(passes, stop_iter) | {"LearningRate": run.pi_optimiser.lr}
 
 
 class PassRecord:
@@ -359,13 +325,17 @@ def accumulate_gradients(
     ent_coef: float,
     with_pi: bool,
     with_v: bool,
-) -> None:
-    """Add the gradients and statistics of this rank's part of a minibatch, as its share of the joined mean.
+) -> torch.Tensor:
+    """Compute the gradients of this rank's part of a minibatch, as its share of the joined mean.
 
     L = -mean(L^CLIP) - ent_coef mean(entropy) for the actor, mean(value loss) for the critic (PPO eq. 9, but with two
     networks, so that no weight between the two is needed). Large minibatches pass in chunks.
+
+    Returns:
+        (5,) float32: this rank's share of the STATISTICS.
     """
-    cfg, ac, stats = run.cfg, run.ac, run.grads.stats
+    cfg, ac, stats = run.cfg, run.ac, torch.zeros(len(STATISTICS), device=run.device)
+    ac.zero_gradients()
     for i, chunk in enumerate(rows.split(cfg.chunk_size)):
         part = {name: take_rows(tensor, chunk) for name, tensor in tensors.items()}
         obs = ac.prepare(part["obs"])
@@ -385,6 +355,7 @@ def accumulate_gradients(
             loss_v.backward()
             stats[4] += loss_v.detach()
         ac.take_gradients(add=i > 0)
+    return stats
 
 
 def take_rows(tensor: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -394,25 +365,20 @@ def take_rows(tensor: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return tensor.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
 
 
-def finite_norms(run: Run, stats: dict[str, float]) -> dict[str, float]:
-    """Return the norms of both joined gradients.
+def joined_statistics(run: Run, stats: torch.Tensor, trained: dict[str, ShardedAdam]) -> dict[str, float]:
+    """Sum statistics (5,) and gradients over the ranks; return the statistics, and the gradients' norms by their names.
 
     Raises:
         NotFinite: a loss or gradient is NaN or infinite; on all ranks alike, before an optimiser moves.
     """
-    norms = {"GradNormPi": float(run.grads.pi.norm()), "GradNormV": float(run.grads.v.norm())}
-    numbers = stats | norms
+    squares = reduce_gradients(list(trained.values()), run.comm)
+    sums = run.comm.sum(np.array([*stats.tolist(), *squares])).tolist()
+    numbers = dict(zip((*STATISTICS, *trained), sums, strict=True))
+    numbers |= {name: math.sqrt(numbers[name]) for name in trained}
     if not all(math.isfinite(value) for value in numbers.values()):
         shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         raise NotFinite(f"a loss or gradient is not finite in epoch {run.epoch}: {shown}; the parameters are unchanged")
-    return norms
-
-
-def optimise(cfg: PPOConfig, grad: torch.Tensor, norm: float, optimiser: torch.optim.Optimizer) -> None:
-    """Clip a network's joined gradient (P,), whose norm is given, and take one Adam step."""
-    if cfg.max_grad_norm is not None and norm > cfg.max_grad_norm:
-        grad.mul_(cfg.max_grad_norm / norm)
-    optimiser.step()
+    return numbers
 
 
 def summarise_passes(passes: list[dict[str, float]], stop_iter: int) -> dict[str, float]:
@@ -512,4 +478,4 @@ def check_parameters_agree(run: Run) -> None:
         differs = names[wrong[0]] if wrong else None
     differs = run.comm.broadcast(differs)
     if differs is not None:
-        raise RuntimeError(f"the ranks' parameters differ after epoch {run.epoch - 1}, first in {differs}")
+        raise RuntimeError(f"the ranks' parameters differ in epoch {run.epoch}, first in {differs}")

@@ -19,6 +19,7 @@ import torch
 from ppo.config import GOAL, PPOConfig
 from ppo.evaluate import evaluate_together
 from ppo.networks import ActorCritic
+from ppo.optimiser import gather_moments
 from ppo.policy import Policy, load_policy, save_policy
 from ppo.ppo import Run
 from utils import checkpoint, logger, system
@@ -235,6 +236,7 @@ class Recorder:
         due = now or run.epoch % self.cfg.save_every == 0 or run.epoch == self.cfg.num_epochs or by_clock
         if not self.comm.broadcast(due):
             return
+        gather_moments([run.pi_optimiser, run.v_optimiser], self.comm)
         shares = self.comm.gather(run.env_states)
         if shares is not None and self.logger is not None:
             tensors = run_tensors(run, [state for share in shares for state in share])
@@ -288,11 +290,10 @@ class Recorder:
 
 def run_tensors(run: Run, env_states: list[bytes]) -> dict[str, torch.Tensor]:
     """Return all tensors of a checkpoint by name: ac/*, adam_pi/*, adam_v/*, env/<global index> (bytes)."""
-    tensors = {f"ac/{name}": p.detach().cpu().contiguous() for name, p in run.ac.state_dict().items()}
+    row_major = torch.contiguous_format
+    tensors = {f"ac/{name}": p.cpu().clone(memory_format=row_major) for name, p in run.ac.state_dict().items()}
     for prefix, optimiser in (("adam_pi", run.pi_optimiser), ("adam_v", run.v_optimiser)):
-        for i, state in optimiser.state_dict()["state"].items():
-            for name, value in state.items():
-                tensors[f"{prefix}/{i}/{name}"] = value.detach().cpu().contiguous()
+        tensors |= {f"{prefix}/{name}": tensor for name, tensor in optimiser.state().items()}
     for i, state in enumerate(env_states):
         tensors[f"env/{i}"] = torch.frombuffer(bytearray(state), dtype=torch.uint8)
     return tensors
@@ -345,7 +346,8 @@ def restore(run: Run, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> No
     try:
         run.ac.load_state_dict({name[3:]: torch.from_numpy(a) for name, a in arrays.items() if name.startswith("ac/")})
         for prefix, optimiser in (("adam_pi", run.pi_optimiser), ("adam_v", run.v_optimiser)):
-            _restore_adam(optimiser, {name: a for name, a in arrays.items() if name.startswith(prefix + "/")})
+            own = {name.removeprefix(prefix + "/"): a for name, a in arrays.items() if name.startswith(prefix + "/")}
+            optimiser.load_state(own)
         states = [arrays[f"env/{i}"].tobytes() for i in range(run.cfg.num_envs)]
     except (LookupError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -354,23 +356,6 @@ def restore(run: Run, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> No
     run.epoch, run.seconds = meta["epoch"], float(meta["seconds"])
     run.best = -math.inf if meta["best"] is None else float(meta["best"])
     run.recent = meta.get("recent", [])
-
-
-def _restore_adam(optimiser: torch.optim.Optimizer, arrays: dict[str, np.ndarray]) -> None:
-    """Set Adam's moments from arrays named PREFIX/PARAMETER/MOMENT; none at all before the first step."""
-    parameters = optimiser.param_groups[0]["params"]
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, array in arrays.items():
-        _, index, moment = name.split("/")
-        p, value = parameters[int(index)], torch.from_numpy(array.copy())
-        if moment != "step":
-            if value.shape != p.shape:
-                raise ValueError(f"{name} is {tuple(value.shape)}, its parameter {tuple(p.shape)}")
-            value = torch.empty_like(p).copy_(value)  # the fused step wants it to lie in memory as its parameter does
-        state.setdefault(int(index), {})[moment] = value
-    if state and not all(set(state.get(i, ())) == {"step", "exp_avg", "exp_avg_sq"} for i in range(len(parameters))):
-        raise ValueError("some of Adam's moments are missing")
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
 def _short(value: Any) -> str:

@@ -212,7 +212,8 @@ def build_run(cfg: PPOConfig, comm: mpi.Comm) -> Run:
     import envs
     from ppo.buffer import PPOBuffer
     from ppo.networks import ActorCritic
-    from ppo.ppo import FlatGradients, Run
+    from ppo.optimiser import ShardedAdam
+    from ppo.ppo import Run
     from utils.seeding import Purpose, generator
     from utils.watchdog import Watchdog
 
@@ -232,9 +233,8 @@ def build_run(cfg: PPOConfig, comm: mpi.Comm) -> Run:
     return Run(
         cfg=cfg, comm=comm, env=env, ac=ac,
         buf=PPOBuffer(cfg.local_steps, len(share), space.shape, space.dtype, cfg.gamma, cfg.lam, cfg.value_target),
-        grads=FlatGradients(ac, device, comm),
-        pi_optimiser=torch.optim.Adam(ac.pi.parameters(), cfg.pi_lr, eps=cfg.adam_eps, fused=True),
-        v_optimiser=torch.optim.Adam(ac.v.parameters(), cfg.v_lr, eps=cfg.adam_eps, fused=True),
+        pi_optimiser=ShardedAdam(ac.pi, comm, cfg.pi_lr, cfg.adam_eps),
+        v_optimiser=ShardedAdam(ac.v, comm, cfg.v_lr, cfg.adam_eps),
         device=device, watchdog=watchdog, obs=env.reset()[0],
     )  # fmt: skip
 

@@ -32,13 +32,12 @@ def test_the_plain_loop_computes_our_losses_and_gradients(network):
     loss_pi, loss_v = learner.losses(batch)
     loss_pi.backward()
     loss_v.backward()
-    ours.grads.flat.zero_()
-    ppo.accumulate_gradients(ours, batch, torch.arange(64), ours.cfg.clip_ratio, ours.cfg.ent_coef, True, True)
-    stats = dict(zip(ppo.STATISTICS, ours.grads.stats.tolist(), strict=True))
+    sums = ppo.accumulate_gradients(ours, batch, torch.arange(64), ours.cfg.clip_ratio, ours.cfg.ent_coef, True, True)
+    stats = dict(zip(ppo.STATISTICS, sums.tolist(), strict=True))
     ours.close()
     assert loss_pi.item() == pytest.approx(stats["LossPi"] - ours.cfg.ent_coef * stats["Entropy"], abs=1e-5)
     assert loss_v.item() == pytest.approx(stats["LossV"], rel=1e-4)
-    for plain, flat in ((learner.pi, ours.grads.pi), (learner.v, ours.grads.v)):
+    for plain, flat in ((learner.pi, ours.pi_optimiser.gradient.flat), (learner.v, ours.v_optimiser.gradient.flat)):
         norm = torch.cat([p.grad.ravel() for p in plain.parameters()]).norm()
         assert norm.item() == pytest.approx(flat.norm().item(), rel=1e-3)
 

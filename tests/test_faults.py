@@ -183,7 +183,7 @@ def test_ranks_die_with_their_launcher(tmp_path):
 def test_drifting_parameters_are_found(tmp_path):
     """One weight changed on one rank is found at the next comparison, by the tensor's name."""
     done = faulty(tmp_path, "drift@1:20", 2)
-    assert done.code != 0 and "parameters differ after epoch 0, first in pi.0.weight" in done.err
+    assert done.code != 0 and "parameters differ in epoch 0, first in pi.0.weight" in done.err
 
 
 @pytest.mark.parametrize(

@@ -411,7 +411,7 @@ def allreduce(options: Options) -> list[Figure]:
     counts = {}
     for network in options.networks:
         run = _run(network, num_envs=2, steps_per_epoch=256)
-        counts[network] = len(run.grads.flat)
+        counts[network] = sum(p.numel() for p in run.ac.parameters())
         run.close()
     program = [sys.executable, "-m", "scripts.benchmark.allreduce", json.dumps(counts), str(20 * options.rounds)]
     mpirun = str(Path(sys.executable).with_name("mpirun"))

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 from ppo import config, ppo
+from ppo.optimiser import reduce_gradients
 from ppo.run import build_run, limit_threads
 from utils import mpi
 
@@ -28,10 +29,11 @@ def main() -> None:
     ppo.normalise_advantages(run, data)
     tensors = {name: ppo.to_device(run, array).flatten(0, 1) for name, array in data.items()}
     rows, adv = next(iter(ppo.minibatches(run, tensors["adv"], 0)))
-    run.grads.flat.zero_()
     ppo.accumulate_gradients(run, tensors | {"adv": adv}, rows, run.cfg.clip_ratio, run.cfg.ent_coef, True, True)
-    run.grads.sum_over_ranks(comm, True)
-    first_gradient = run.grads.flat.numpy().copy()
+    optimisers = [run.pi_optimiser, run.v_optimiser]
+    reduce_gradients(optimisers, comm)
+    comm.all_gather(*(optimiser.gradient.leave() for optimiser in optimisers))
+    first_gradient = np.concatenate([optimiser.gradient.flat for optimiser in optimisers])
     learned = ppo.update(run, data)
     run.epoch = 1
     row, _ = ppo.epoch_row(run, episodes, spread, learned, {"TimeCollect": 1.0, "TimeUpdate": 1.0, "TimeWait": 0.0})
