@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("policy", nargs="?", help="run or policy folder, or id with a shipped policy; default: random")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     parser.add_argument("--env", help="environment id; default: the policy's own, or SuperMarioBros-1-1-v0")
-    parser.add_argument("--every", type=int, default=15, metavar="STEPS", help="steps between two states (default 15)")
+    parser.add_argument("--every", type=int, metavar="STEPS", help="steps between two states (default 15); with"
+                        " --explore: keep the ways to the flag at such steps, and not the places")  # fmt: skip
     parser.add_argument("--count", type=int, default=100, help="how many states (default 100)")
     parser.add_argument("--after", type=int, default=0, metavar="X", help="only where Mario is beyond this x")
     parser.add_argument("--before", type=int, default=1 << 16, metavar="X", help="and has not come to this x")
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def take(args: argparse.Namespace) -> None:
     """Write the states of a policy's play, or of explorations."""
-    if args.every < 1 or args.count < 1 or args.seed < 0 or args.after < 0:
+    if args.every is not None and args.every < 1 or args.count < 1 or args.seed < 0 or args.after < 0:
         raise ValueError("expected --every and --count of at least 1, --seed and --after of at least 0")
     command.check_writable("out", args.out)
     policy, env_id = None, args.env or "SuperMarioBros-1-1-v0"
@@ -71,10 +72,11 @@ def explore_stage(args: argparse.Namespace, env_id: str) -> None:
     states: list[bytes] = []
     for seed in range(args.seed, args.seed + args.explore):
         found = explore(env_id, seed, args.max_steps, actions=actions)
-        kept = [place for place in found.places if args.after <= place.x < args.before]
-        states += [place.state for place in kept]
-        end = "the flag" if found.reached else f"x = {max(place.x for place in found.places)}, no flag"
-        print(f"exploration {seed}: {end} after {found.steps:,} steps, {len(kept)} places", flush=True)
+        all_of_it = found.way[:: args.every] if args.every else [(place.state, place.x) for place in found.places]
+        kept = [state for state, x in all_of_it if args.after <= x < args.before]
+        states += kept
+        end = "the flag" if found.way else f"x = {max(place.x for place in found.places)}, no flag"
+        print(f"exploration {seed}: {end} after {found.steps:,} steps, {len(kept)} states", flush=True)
     if not states:
         raise ValueError(f"after: nobody stood between x = {args.after} and {args.before}")
     write_states(args.out, states)
@@ -93,14 +95,15 @@ def play(args: argparse.Namespace, policy: Policy | None, env_id: str, options: 
     num_actions = int(env.single_action_space.n)  # type: ignore[attr-defined]
     states: list[bytes] = []
     places: list[int] = []
-    for t in range(args.count * args.every * 100):
+    every = args.every or 15
+    for t in range(args.count * every * 100):
         if t % BLOCK == 0:
             uniforms = generator(args.seed, 0, Purpose.EVALUATION, t // BLOCK).random(BLOCK, dtype=np.float32)
         uniform = uniforms[t % BLOCK : t % BLOCK + 1]
         act = policy.act(obs, uniform) if policy else (uniform * num_actions).astype(np.int64)
         obs, _, _, _, infos = env.step(act)
         x = area_x(infos)
-        if t % args.every == args.every - 1 and args.after <= x < args.before:
+        if t % every == every - 1 and args.after <= x < args.before:
             states += env.get_state()
             places.append(x)
         if len(states) == args.count:

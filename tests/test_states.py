@@ -35,7 +35,7 @@ def test_an_exploration_reaches_the_flag_and_keeps_where_mario_stood(tmp_path, c
     said = capsys.readouterr().out
     assert "exploration 3: the flag after " in said and "exploration 4: " in said
     found = explore("SuperMarioBros-1-1-v0", 3, 100_000, actions="right_only")
-    assert found.reached and f"after {found.steps:,} steps, {len(found.places)} places" in said
+    assert found.way and f"after {found.steps:,} steps, {len(found.places)} states" in said
     states = read_states(tmp_path / "states")
     assert states[: len(found.places)] == [place.state for place in found.places]
     assert max(place.x for place in found.places) > 2500 and len({place.state for place in found.places}) > 100
@@ -49,6 +49,26 @@ def test_an_exploration_reaches_the_flag_and_keeps_where_mario_stood(tmp_path, c
         assert terminated[0] or abs(x - place.x) < 16
         lives.append(not terminated[0])
     assert np.mean(lives) > 0.95
+    env.close()
+
+
+def test_the_way_to_the_flag_is_kept_step_by_step(tmp_path, capsys):
+    """From the start to just before the flag, a few pixels at a time; with --every, each so manieth step of it."""
+    out = tmp_path / "states"
+    assert main(["--out", str(out), "--explore", "1", "--seed", "3", "--every", "4", "--after", "100"]) == 0
+    way = explore("SuperMarioBros-1-1-v0", 3, 100_000, actions="right_only").way
+    kept = [state for state, x in way[::4] if x >= 100]
+    assert read_states(out) == kept and f"{len(kept)} states" in capsys.readouterr().out
+    xs = [x for _, x in way]
+    assert xs[0] == 40 and max(abs(after - before) for before, after in zip(xs[:-1], xs[1:], strict=True)) < 16
+    env = envs.make_vec("SuperMarioBros-1-1-v0", 1, 3, actions="right_only", ram_info=list(MEMORY))
+    env.reset()
+    env.set_state([way[-1][0]])
+    flags = []
+    while not flags:
+        _, _, _, _, infos = env.step(np.array([1]))
+        flags = [episode["flag"] for episode in infos["episodes"]]
+    assert flags == [True]
     env.close()
 
 

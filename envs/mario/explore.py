@@ -3,6 +3,9 @@
 That is the first phase of Go-Explore (Ecoffet et al. 2021, "First return, then explore", Nature 590, Methods), with a
 cell of 16x16 pixels of the level. A state is restored at once here, so a stage takes seconds. What comes out is where
 training can start its episodes (`start_states`): a policy that only ever fails at one place never sees what is behind.
+Either every place, or the steps of the way that led to the flag, as of a demonstration (Salimans and Chen 2018,
+"Learning Montezuma's Revenge from a single demonstration", arXiv:1812.03381): in the middle of a jump that takes eight
+right actions, four are left to be found.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import envs
+from envs.vector import VecEnv
 from utils.seeding import Purpose, generator
 
 ROLLOUT = 40  # steps played from a place before the next one is chosen
@@ -27,19 +31,27 @@ GROUND, NORMAL, ON_SCREEN = 0, 8, 1  # of player_float_state, player_state and p
 
 @dataclass
 class Place:
-    """A state in which Mario stands on the ground, his x in the area in pixels, and how often it was returned to."""
+    """A state in which Mario stands on the ground, his x in the area in pixels, and how often it was returned to.
+
+    It was found from another place, by those actions; the start of the stage has none.
+    """
 
     state: bytes
     x: int
+    origin: Place | None = None
+    actions: tuple[int, ...] = ()
     visits: int = 0
 
 
 @dataclass
 class Exploration:
-    """What was found: the places in the order of their discovery, whether the flag was reached, and the steps taken."""
+    """What was found: the places in the order of their discovery, and after how many steps the exploration ended.
+
+    `way` holds the state and x of every step that led to the flag, none if it was not reached.
+    """
 
     places: list[Place]
-    reached: bool
+    way: list[tuple[bytes, int]]
     steps: int
 
 
@@ -58,26 +70,43 @@ def explore(env_id: str, seed: int, max_steps: int, **options: Any) -> Explorati
     _, infos = env.reset()
     found = {_cell(infos): Place(env.get_state()[0], area_x(infos))}
     places = list(found.values())
-    steps, reached = 0, False
-    while steps < max_steps and not reached:
+    steps, flag = 0, None
+    while steps < max_steps and flag is None:
         place = places[draws.choice(len(places), p=_weights(places))]
         place.visits += 1
         env.set_state([place.state])
-        action = int(draws.integers(num_actions))
+        action, actions = int(draws.integers(num_actions)), []
         for _ in range(min(ROLLOUT, max_steps - steps)):
             if draws.random() >= REPEAT:
                 action = int(draws.integers(num_actions))
             _, _, terminated, truncated, infos = env.step(np.array([action]))
+            actions.append(action)
             steps += 1
             if terminated[0] or truncated[0]:
-                reached = reached or infos["episodes"][0]["flag"]
+                if infos["episodes"][0]["flag"]:
+                    flag = Place(b"", 0, place, tuple(actions))
                 break
             if _stands(infos) and _cell(infos) not in found:
-                found[_cell(infos)] = new = Place(env.get_state()[0], area_x(infos))
+                found[_cell(infos)] = new = Place(env.get_state()[0], area_x(infos), place, tuple(actions))
                 places.append(new)
                 place.visits = 0
+    way = _way_to(flag, env)
     env.close()
-    return Exploration(places, reached, steps)
+    return Exploration(places, way, steps)
+
+
+def _way_to(place: Place | None, env: VecEnv) -> list[tuple[bytes, int]]:
+    """Return state and x of every step from the start of the stage until just before a place, by playing them again."""
+    way: list[tuple[bytes, int]] = []
+    while place is not None and place.origin is not None:
+        env.set_state([place.origin.state])
+        steps = []
+        for action in place.actions[:-1]:
+            infos = env.step(np.array([action]))[4]
+            steps.append((env.get_state()[0], area_x(infos)))
+        way = [(place.origin.state, place.origin.x), *steps, *way]
+        place = place.origin
+    return way
 
 
 def _weights(places: list[Place]) -> np.ndarray:
