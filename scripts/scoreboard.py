@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.util
 import json
 import re
@@ -67,13 +68,16 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
             records = evaluate(folder, episodes, args.seed, greedy=greedy, jobs=args.jobs, emulator=emulator,
                                start_frames=frames)  # fmt: skip
             lines.append({"emulator": emulator, "greedy": greedy, "start_frames": frames, **summarise(records)})
-    return {"seed": args.seed, "commit": system.commit(), "versions": system.versions(), "lines": lines}
+    weights = hashlib.sha256((folder / "policy.safetensors").read_bytes()).hexdigest()
+    facts = {"seed": args.seed, "commit": system.commit(), "versions": system.versions()}
+    return facts | {"policy_sha256": weights, "lines": lines}
 
 
 def film(folder: Path, found: dict[str, Any]) -> None:
-    """Write play.mp4, if there is none: the greedy episode where that clears, else the first sampled one."""
-    path = folder / "play.mp4"
-    if path.exists() or importlib.util.find_spec("imageio_ffmpeg") is None:
+    """Write play.mp4, if there is none of these weights: the greedy episode if it clears, else a sampled one."""
+    path, before = folder / "play.mp4", read(folder) or {}
+    shown = path.exists() and before.get("policy_sha256") == found["policy_sha256"]
+    if shown or importlib.util.find_spec("imageio_ffmpeg") is None:
         return
     greedy = any(line["greedy"] and line["cleared"] for line in found["lines"])
     flags = ["--video", str(path), "--scale", "1", *(["--deterministic"] if greedy else ["--start-frames", "30"])]

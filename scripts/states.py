@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=100, help="how many states (default 100)")
     parser.add_argument("--after", type=int, default=0, metavar="X", help="only where Mario is beyond this x")
     parser.add_argument("--before", type=int, default=1 << 16, metavar="X", help="and has not come to this x")
+    parser.add_argument("--append", action="store_true", help="add to the states that FILE holds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--explore", type=int, metavar="TIMES", help="instead, explore the stage without a policy, so"
                         " many times to the flag, and keep every place where Mario stood")  # fmt: skip
@@ -62,7 +63,6 @@ def take(args: argparse.Namespace) -> None:
 def explore_stage(args: argparse.Namespace, env_id: str) -> None:
     """Explore without a policy, `args.explore` times, and write every place that was found."""
     from envs.mario.explore import explore
-    from envs.mario.native_vector import write_states
 
     if args.policy is not None:
         raise ValueError("explore: goes without a policy")
@@ -79,14 +79,21 @@ def explore_stage(args: argparse.Namespace, env_id: str) -> None:
         print(f"exploration {seed}: {end} after {found.steps:,} steps, {len(kept)} states", flush=True)
     if not states:
         raise ValueError(f"after: nobody stood between x = {args.after} and {args.before}")
-    write_states(args.out, states)
+    write(args, states)
     print(f"{args.out}: {len(states)} states of {env_id}")
+
+
+def write(args: argparse.Namespace, states: list[bytes]) -> None:
+    """Write the states, behind those that are there with --append."""
+    from envs.mario.native_vector import read_states, write_states
+
+    before = read_states(args.out) if args.append and args.out.exists() else []
+    write_states(args.out, before + states)
 
 
 def play(args: argparse.Namespace, policy: Policy | None, env_id: str, options: dict[str, Any]) -> None:
     """Play one environment with sampled actions until there are enough states."""
     from envs.mario.explore import area_x
-    from envs.mario.native_vector import write_states
 
     env = envs.make_vec(env_id, 1, args.seed, **options, ram_info=["player_page", "player_x"])
     if policy is not None:
@@ -111,7 +118,7 @@ def play(args: argparse.Namespace, policy: Policy | None, env_id: str, options: 
     env.close()
     if not states:
         raise ValueError(f"after: nobody came between x = {args.after} and {args.before} in {t + 1} steps")
-    write_states(args.out, states)
+    write(args, states)
     print(f"{args.out}: {len(states)} states of {env_id}, x from {min(places)} to {max(places)}")
 
 

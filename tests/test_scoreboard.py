@@ -6,7 +6,7 @@ import pytest
 
 from ppo.config import build
 from ppo.networks import ActorCritic
-from ppo.policy import save_policy
+from ppo.policy import load_policy, save_policy
 from scripts.scoreboard import BEGIN, END, cell, main
 
 
@@ -41,6 +41,19 @@ def test_the_card_and_the_table_are_written(shipped, capsys):
     assert lines[0] == "before" and lines[-1] == "after" and "old" not in lines
     assert "| 1 | no policy | 0% (0 to 56) | no policy | no policy |" in lines
     assert sum("no policy" in line for line in lines) == 8
+
+
+def test_the_video_is_made_again_for_other_weights_only(shipped):
+    folder, readme = shipped
+    flags = ["--folder", str(folder.parent), "--readme", str(readme), "--episodes", "1", "--jobs", "1"]
+    flags += ["--emulators", "native"]
+    video = folder / "play.mp4"
+    assert main(flags) == 0 and video.stat().st_size > 1000
+    video.write_bytes(b"seen")
+    assert main(flags) == 0 and video.read_bytes() == b"seen"
+    policy = load_policy(folder)
+    save_policy(folder, ActorCritic("small", (4, 84, 84), 5, "xavier", 1), policy.info)
+    assert main(flags) == 0 and video.stat().st_size > 1000
 
 
 def test_the_cell_shows_the_reference_emulator():

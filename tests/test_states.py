@@ -78,7 +78,10 @@ def test_an_exploration_that_finds_no_flag_says_how_far_it_came(tmp_path, capsys
     count = len(read_states(tmp_path / "states"))
     flags = ["--explore", "1", "--max-steps", "200", "--before", "200"]
     assert main(["--out", str(tmp_path / "states"), *flags]) == 0
-    assert 1 < len(read_states(tmp_path / "states")) < count
+    fewer = len(read_states(tmp_path / "states"))
+    assert 1 < fewer < count
+    assert main(["--out", str(tmp_path / "states"), *flags, "--append"]) == 0
+    assert len(read_states(tmp_path / "states")) == 2 * fewer
 
 
 @pytest.mark.parametrize(

@@ -786,7 +786,6 @@ def _main(args: argparse.Namespace) -> int:
         mixed=args.mixed,
     )
     result.notes = list(dict.fromkeys(said + [note for group in groups for note in group.notes()] + result.notes))
-    print(console(result))
     for path, text in ((args.json, as_json), (args.markdown, markdown)):
         if path:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -795,6 +794,7 @@ def _main(args: argparse.Namespace) -> int:
         with figures.style():
             figures.save(draw(result), args.out)
         print(printable(args.out), file=sys.stderr)
+    print(console(result))  # last: its reader may go (`| head`)
     return 0
 
 
