@@ -1,6 +1,8 @@
 """Run under mpirun: one epoch of collecting and learning; rank 0 writes what all ranks together saw and learned.
 
-mpirun -np 3 python tests/programs/first_update.py OUT.npz '{"env": "Echo-v0", ...}'
+mpirun -np 3 python tests/programs/first_update.py OUT.npz '{"env": "Echo-v0", ...}' [apart]
+
+With "apart", what travels between the ranks is a copy, as it is on a GPU.
 """
 
 import json
@@ -23,6 +25,10 @@ def main() -> None:
     cfg = config.build(**settings)
     limit_threads(comm, cfg.network)
     run = build_run(cfg, comm)
+    if "apart" in sys.argv:
+        for optimiser in (run.pi_optimiser, run.v_optimiser):
+            for vector in (optimiser.weights, optimiser.gradient):
+                vector._host = vector.flat.clone()
     episodes = ppo.collect(run)
     data = run.buf.get()
     spread = ppo.value_statistics(run, data)
@@ -32,8 +38,9 @@ def main() -> None:
     ppo.accumulate_gradients(run, tensors | {"adv": adv}, rows, run.cfg.clip_ratio, run.cfg.ent_coef, True, True)
     optimisers = [run.pi_optimiser, run.v_optimiser]
     reduce_gradients(optimisers, comm)
-    comm.all_gather(*(optimiser.gradient.leave() for optimiser in optimisers))
-    first_gradient = np.concatenate([optimiser.gradient.flat for optimiser in optimisers])
+    gradients = [optimiser.gradient.leave() for optimiser in optimisers]
+    comm.all_gather(*gradients)
+    first_gradient = np.concatenate(gradients)
     learned = ppo.update(run, data)
     run.epoch = 1
     row, _ = ppo.epoch_row(run, episodes, spread, learned, {"TimeCollect": 1.0, "TimeUpdate": 1.0, "TimeWait": 0.0})
