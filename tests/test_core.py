@@ -99,6 +99,21 @@ def test_buffer_refuses_to_give_an_unfinished_epoch():
         buf.observe(np.zeros((1, 1), np.float32))
 
 
+@pytest.mark.parametrize("channels", [1, 2, 4, 12])
+def test_images_are_copied_and_lie_channels_last(channels):
+    """The row equals the observation, is not its memory, and holds the channels of a pixel side by side."""
+    buf = PPOBuffer(3, 2, (channels, 5, 7), np.dtype(np.uint8), 0.9, 0.9)
+    obs = np.random.default_rng(0).integers(0, 256, (2, channels, 5, 7), dtype=np.uint8)
+    kept = obs.copy()
+    for t in range(3):
+        row = buf.observe(obs)
+        buf.store(*(np.zeros(2) for _ in range(4)))
+        obs[:] = t
+        assert np.array_equal(row, kept if t == 0 else np.full_like(kept, t - 1))
+        assert row.transpose(0, 2, 3, 1).flags.c_contiguous and not np.shares_memory(row, obs)
+    assert np.array_equal(buf.obs[0], kept)
+
+
 def test_buffer_copies_what_it_observes():
     """The environment may overwrite its observation: the stored one does not change."""
     buf = PPOBuffer(1, 1, (2,), np.dtype(np.uint8), 0.9, 0.9)
