@@ -111,18 +111,17 @@ class ShardedAdam:
         Raises:
             ValueError: a tensor is missing, or one too many, or of another shape.
         """
-        wanted = (
-            {f"{i}/{name}" for i in range(len(self._parameters)) for name in ("step", *MOMENTS)} if arrays else set()
-        )
-        if set(arrays) != wanted:
+        if not arrays:  # of before the first step
+            return
+        if set(arrays) != {f"{i}/{name}" for i in range(len(self._parameters)) for name in ("step", *MOMENTS)}:
             raise ValueError("some of Adam's moments are missing")
-        for i, p in enumerate(self._parameters if arrays else []):
-            for name, moment in self.moments.items():
+        for name, moment in self.moments.items():
+            for i, view in enumerate(self._views(moment)):
                 array = arrays[f"{i}/{name}"]
-                if array.shape != p.shape:
-                    raise ValueError(f"{i}/{name} is {array.shape}, its parameter {tuple(p.shape)}")
-                self._views(moment)[i].copy_(torch.from_numpy(array))
-            self._step.copy_(torch.from_numpy(arrays[f"{i}/step"]))
+                if array.shape != view.shape:
+                    raise ValueError(f"{i}/{name} is {array.shape}, its parameter {tuple(view.shape)}")
+                view.copy_(torch.from_numpy(array))
+        self._step.copy_(torch.from_numpy(arrays["0/step"]))
 
     def _views(self, vector: torch.Tensor) -> list[torch.Tensor]:
         """Return a view of the vector (P,) for each parameter; convolutions' weights lie channels last in it."""

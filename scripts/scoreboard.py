@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.util
 import json
 import re
@@ -68,9 +67,8 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
             records = evaluate(folder, episodes, args.seed, greedy=greedy, jobs=args.jobs, emulator=emulator,
                                start_frames=frames)  # fmt: skip
             lines.append({"emulator": emulator, "greedy": greedy, "start_frames": frames, **summarise(records)})
-    weights = hashlib.sha256((folder / "policy.safetensors").read_bytes()).hexdigest()
     facts = {"seed": args.seed, "commit": system.commit(), "versions": system.versions()}
-    return facts | {"policy_sha256": weights, "lines": lines}
+    return facts | {"policy_sha256": load_policy(folder).info["sha256"], "lines": lines}
 
 
 def film(folder: Path, found: dict[str, Any]) -> None:

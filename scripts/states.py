@@ -11,6 +11,7 @@ import numpy as np
 
 import envs
 from envs.mario.actions import parse
+from envs.mario.native_vector import read_states, write_states
 from ppo.evaluate import BLOCK, environment, find_policy
 from ppo.policy import Policy, load_policy
 from utils import command
@@ -47,6 +48,8 @@ def take(args: argparse.Namespace) -> None:
     if args.every is not None and args.every < 1 or args.count < 1 or args.seed < 0 or args.after < 0:
         raise ValueError("expected --every and --count of at least 1, --seed and --after of at least 0")
     command.check_writable("out", args.out)
+    if args.append and args.out.exists():
+        read_states(args.out)  # before anything is played in vain
     policy, env_id = None, args.env or "SuperMarioBros-1-1-v0"
     options: dict[str, Any] = {}
     if args.policy is not None:
@@ -78,15 +81,13 @@ def explore_stage(args: argparse.Namespace, env_id: str) -> None:
         end = "the flag" if found.way else f"x = {max(place.x for place in found.places)}, no flag"
         print(f"exploration {seed}: {end} after {found.steps:,} steps, {len(kept)} states", flush=True)
     if not states:
-        raise ValueError(f"after: nobody stood between x = {args.after} and {args.before}")
+        raise ValueError(f"after: no state between x = {args.after} and {args.before}")
     write(args, states)
     print(f"{args.out}: {len(states)} states of {env_id}")
 
 
 def write(args: argparse.Namespace, states: list[bytes]) -> None:
     """Write the states, behind those that are there with --append."""
-    from envs.mario.native_vector import read_states, write_states
-
     before = read_states(args.out) if args.append and args.out.exists() else []
     write_states(args.out, before + states)
 

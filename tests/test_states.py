@@ -82,6 +82,9 @@ def test_an_exploration_that_finds_no_flag_says_how_far_it_came(tmp_path, capsys
     assert 1 < fewer < count
     assert main(["--out", str(tmp_path / "states"), *flags, "--append"]) == 0
     assert len(read_states(tmp_path / "states")) == 2 * fewer
+    (tmp_path / "other").write_text("not states")
+    assert main(["--out", str(tmp_path / "other"), *flags, "--append"]) == 2
+    assert "is not a file of states" in capsys.readouterr().err and (tmp_path / "other").read_text() == "not states"
 
 
 @pytest.mark.parametrize(
