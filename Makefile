@@ -47,7 +47,7 @@ scoreboard: setup  # every shipped policy again, on both emulators; rewrites the
 	$(BIN)/python -m scripts.scoreboard
 
 # The emulator core under the address, undefined-behaviour and thread sanitizers, on its own inputs and the ROMs; then
-# the gradients of convolutions.
+# the convolutions.
 CORE = $(filter-out %c_api.cpp,$(wildcard envs/mario/native/*.cpp))
 ROMS = $(wildcard $(VENV)/lib/python3*/site-packages/gym_super_mario_bros/_roms/*.nes)
 SANITIZE = $(CXX) -std=c++17 -O1 -g -Ienvs/mario/native tests/native_fuzz.cpp $(CORE) -pthread

@@ -1,9 +1,9 @@
-"""A convolution whose gradients come from our own code (convolution.cpp) where that is faster than torch's.
+"""Convolutions by our own code (convolution.cpp) where that is faster than torch's.
 
-That is in bfloat16 on processors with AVX512-BF16 and without a matrix unit. oneDNN, which torch calls, reaches 350 to
-450 GFLOPS there in the forward pass (one core of an AMD EPYC, Zen 5), 130 to 260 for the gradient of the weights and
-120 to 260 for that of the input of a convolution with a stride; our code 350 to 440 for both. Everything else, such as
-float32, is torch's own. PPO_CONVOLUTION=0 leaves all to torch.
+That is in bfloat16 on processors with AVX512-BF16 and without a matrix unit. A stack of convolutions, with the ReLUs
+between them, is one step there, forward and backward: sample by sample through all layers, so that little but the
+activations passes through main memory. Everything else, such as float32, is torch's own. PPO_CONVOLUTION=0 leaves all
+to torch.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,13 @@ from utils import system
 LANES = 16  # floats in a vector register
 
 
-class Shape(ctypes.Structure):
-    """Sizes of one call, as convolution.cpp has them."""
+class Layer(ctypes.Structure):
+    """One convolution of a call, as convolution.cpp has it."""
 
     _fields_ = [
-        (name, ctypes.c_int64)
-        for name in ("samples", "side", "channels", "outputs", "kernel", "stride", "padding")
-    ]  # fmt: skip
+        *((name, ctypes.c_int64) for name in ("side", "channels", "outputs", "kernel", "stride", "padding", "relu")),
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "y", "weight_gradient", "bias_gradient")),
+    ]
 
 
 class Team(ctypes.Structure):
@@ -47,7 +48,7 @@ def library() -> ctypes.CDLL | None:
     if not found:
         return None
     native = ctypes.CDLL(str(found[0]))
-    native.convolution_weight_gradient.restype = native.convolution_input_gradient.restype = None
+    native.convolutions_forward.restype = native.convolutions_backward.restype = None
     return native
 
 
@@ -65,91 +66,140 @@ def torch_parallel() -> int | None:
 
 
 class Conv2d(nn.Conv2d):
-    """torch's Conv2d with the same parameters and results, up to rounding, and faster gradients where they are ours."""
+    """torch's Conv2d with the same parameters and results, up to rounding; our own code where that is faster."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(M, C, H, W) -> (M, O, H', W')."""
-        if torch.is_grad_enabled() and self._is_ours(x):
-            return Convolution.apply(x, self.weight, self.bias, self.stride[0], int(self.padding[0]))
-        return super().forward(x)
-
-    def _is_ours(self, x: torch.Tensor) -> bool:
-        if x.dtype != torch.bfloat16 or x.device.type != "cpu" or library() is None:
-            return False
-        square = self.kernel_size[0] == self.kernel_size[1] and x.shape[2] == x.shape[3]
-        same = self.stride[0] == self.stride[1] and self.padding[0] == self.padding[1]
-        plain = self.groups == 1 and self.dilation == (1, 1) and self.padding_mode == "zeros" and self.bias is not None
-        return square and same and plain and self.out_channels % LANES == 0
+        return convolve(x, [self], relu=False) if is_ours(x, [self]) else super().forward(x)
 
 
-class Convolution(torch.autograd.Function):
-    """Forward by torch, backward by convolution.cpp."""
+class ConvolutionStack(nn.Sequential):
+    """Conv2d, ReLU, Conv2d, ReLU... as one step."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(M, C, H, W) -> (M, O, H', W') of the last one."""
+        layers = [layer for layer in self if isinstance(layer, Conv2d)]
+        return convolve(x, layers, relu=True) if is_ours(x, layers) else super().forward(x)
+
+
+def is_ours(x: torch.Tensor, layers: Sequence[nn.Conv2d]) -> bool:
+    """Return whether convolution.cpp takes these layers, one behind the other, with an input such as x."""
+    if x.dtype != torch.bfloat16 or x.device.type != "cpu" or library() is None or x.shape[2] != x.shape[3]:
+        return False
+    if x.shape[1] % (LANES if torch.is_grad_enabled() and x.requires_grad else 2):
+        return False
+    return all(
+        layer.kernel_size[0] == layer.kernel_size[1]
+        and layer.stride[0] == layer.stride[1]
+        and layer.padding[0] == layer.padding[1]
+        and (layer.groups, layer.dilation, layer.padding_mode) == (1, (1, 1), "zeros")
+        and layer.bias is not None
+        and layer.out_channels % LANES == 0
+        for layer in layers
+    )
+
+
+def convolve(x: torch.Tensor, layers: Sequence[nn.Conv2d], relu: bool) -> torch.Tensor:
+    """Return the last layer's output, each with a ReLU behind it or none, with its gradients."""
+    steps = tuple((layer.stride[0], int(layer.padding[0])) for layer in layers)
+    return Convolutions.apply(x, steps, relu, *(p for layer in layers for p in (layer.weight, layer.bias)))
+
+
+class Convolutions(torch.autograd.Function):
+    """Both directions by convolution.cpp. Sums are float32, and what is between two layers is rounded to bfloat16."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, padding: int
+        ctx: Any, x: torch.Tensor, steps: tuple[tuple[int, int], ...], relu: bool, *parameters: torch.Tensor
     ) -> torch.Tensor:
-        """Convolve; x (M, C, H, H), weight (O, C, K, K), bias (O,), all bfloat16."""
-        ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.padding = stride, padding
-        return torch.conv2d(x, weight, bias, stride, padding)
+        """Convolve x (M, C, H, H); each layer has a stride and padding, a weight (O, C, K, K) and a bias (O,)."""
+        call = Call(x, steps, relu, parameters)
+        outputs = call.forward()
+        ctx.save_for_backward(x, *parameters, *outputs)
+        ctx.steps, ctx.relu = steps, relu
+        return outputs[-1]
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Return the gradients of x, weight and bias in bfloat16; the sums behind them are float32."""
-        x, weight = ctx.saved_tensors
-        stride, padding = ctx.stride, ctx.padding
-        grad_weight, grad_bias = weight_gradient(x, grad, weight.shape[2], stride, padding)
-        grad_x = input_gradient(x, grad, weight, stride, padding) if ctx.needs_input_grad[0] else None
-        return grad_x, grad_weight.to(weight.dtype), grad_bias.to(weight.dtype), None, None
+        """Return the gradients of x and of the parameters in bfloat16."""
+        count = len(ctx.steps)
+        x, *saved = ctx.saved_tensors
+        call = Call(x, ctx.steps, ctx.relu, saved[: 2 * count], saved[2 * count :])
+        grad_x, gradients = call.backward(grad, ctx.needs_input_grad[0])
+        return grad_x, None, None, *(gradient.to(torch.bfloat16) for gradient in gradients)
 
 
-def weight_gradient(
-    x: torch.Tensor, grad: torch.Tensor, kernel: int, stride: int, padding: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the float32 gradients of the weights (O, C, K, K), channels last, and biases (O,).
+class Call:
+    """One pass through a stack, with the arrays that convolution.cpp reads and writes: all of them channels last."""
 
-    Args:
-        x: (M, C, H, H) bfloat16, the convolution's input.
-        grad: (M, O, H', H') bfloat16, the gradient of its output; O a multiple of 16.
-        kernel: K. stride, padding: of the convolution.
-    """
-    rows, grads = channels_last(x), channels_last(grad)
-    outputs, channels = grad.shape[1], x.shape[1]
-    weight, bias = torch.empty(outputs, kernel, kernel, channels), torch.empty(outputs)
-    shape = Shape(len(x), x.shape[2], channels, outputs, kernel, stride, padding)
-    _call("convolution_weight_gradient", shape, rows, grads, weight, bias)
-    return weight.permute(0, 3, 1, 2), bias
+    def __init__(
+        self,
+        x: torch.Tensor,
+        steps: Sequence[tuple[int, int]],
+        relu: bool,
+        parameters: Sequence[torch.Tensor],
+        outputs: Sequence[torch.Tensor] = (),
+    ) -> None:
+        """Lay the arrays out; `outputs` are those of the forward pass, if it has been."""
+        self._x = channels_last(x)
+        self._keep: list[torch.Tensor] = []  # alive while pointers to them are
+        self._layers = (Layer * len(steps))()
+        self._shapes: list[tuple[int, ...]] = []  # of weights
+        self._outputs: list[torch.Tensor] = []
+        channels, side = x.shape[1], x.shape[2]
+        for i, (stride, padding) in enumerate(steps):
+            weight, bias = channels_last(parameters[2 * i]), parameters[2 * i + 1].contiguous()
+            count, kernel = weight.shape[0], weight.shape[1]
+            out_side = (side + 2 * padding - kernel) // stride + 1
+            shape = (len(x), out_side, out_side, count)
+            y = channels_last(outputs[i]) if outputs else torch.empty(shape, dtype=torch.bfloat16)
+            self._layers[i] = Layer(
+                side,
+                channels,
+                count,
+                kernel,
+                stride,
+                padding,
+                int(relu),
+                weight.data_ptr(),
+                bias.data_ptr(),
+                y.data_ptr(),
+            )
+            self._keep += [weight, bias]
+            self._shapes.append(tuple(weight.shape))
+            self._outputs.append(y)
+            channels, side = count, out_side
 
+    def forward(self) -> list[torch.Tensor]:
+        """Return the output of each layer, (M, O, H', W') bfloat16."""
+        self._call("convolutions_forward", self._x)
+        return [y.permute(0, 3, 1, 2) for y in self._outputs]
 
-def input_gradient(
-    x: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor, stride: int, padding: int
-) -> torch.Tensor:
-    """Return the bfloat16 gradient of x (M, C, H, H), of which only the shape counts; see `weight_gradient`.
+    def backward(self, grad: torch.Tensor, with_x: bool) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
+        """Return the gradient of x (M, C, H, H), bfloat16, and of each layer's weight and bias, float32.
 
-    It is torch's own without a stride, where oneDNN is fast, and for channels that do not fill a vector.
-    """
-    outputs, channels, kernel, _ = weight.shape
-    whole = padding == 0 and kernel % stride == 0 and x.shape[2] % stride == 0
-    together = stride if whole else 1  # neighbours whose channels share vectors
-    if stride == 1 or together * channels % LANES != 0:
-        pair = ([stride, stride], [padding, padding], [1, 1])
-        backward = torch.ops.aten.convolution_backward
-        return backward(grad, x, weight, None, *pair, False, [0, 0], 1, [True, False, False])[0]
-    out = torch.empty(len(x), x.shape[2], x.shape[3], channels, dtype=torch.bfloat16)
-    shape = Shape(len(x), x.shape[2], channels, outputs, kernel, stride, padding)
-    _call("convolution_input_gradient", shape, channels_last(grad), channels_last(weight), out)
-    return out.permute(0, 3, 1, 2)
+        Args:
+            grad: (M, O, H', W') bfloat16, of the last layer's output.
+            with_x: whether the gradient of x is wanted; it is None otherwise.
+        """
+        gradients = []
+        for layer, shape in zip(self._layers, self._shapes, strict=True):
+            weight, bias = torch.empty(shape), torch.empty(shape[0])
+            layer.weight_gradient, layer.bias_gradient = weight.data_ptr(), bias.data_ptr()
+            gradients += [weight.permute(0, 3, 1, 2), bias]
+        grad_x = torch.empty_like(self._x) if with_x else None
+        self._call("convolutions_backward", self._x, channels_last(grad), grad_x)
+        return grad_x.permute(0, 3, 1, 2) if grad_x is not None else None, gradients
+
+    def _call(self, name: str, *tensors: torch.Tensor | None) -> None:
+        native, samples = library(), len(self._x)
+        assert native is not None
+        threads = max(1, min(torch.get_num_threads(), samples // 2)) if torch_parallel() else 1
+        pointers = [ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors]
+        sizes = ctypes.c_int64(len(self._layers)), ctypes.c_int64(samples)
+        getattr(native, name)(self._layers, *sizes, *pointers, ctypes.byref(Team(torch_parallel(), threads)))
 
 
 def channels_last(images: torch.Tensor) -> torch.Tensor:
     """(M, C, H, W) -> (M, H, W, C) contiguous, without a copy where the memory already lies so."""
     return images.permute(0, 2, 3, 1).contiguous()
-
-
-def _call(name: str, shape: Shape, *tensors: torch.Tensor) -> None:
-    native = library()
-    assert native is not None
-    threads = max(1, min(torch.get_num_threads(), shape.samples // 2)) if torch_parallel() else 1
-    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
-    getattr(native, name)(ctypes.byref(shape), *pointers, ctypes.byref(Team(torch_parallel(), threads)))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ppo.convolution import Conv2d
+from ppo.convolution import Conv2d, ConvolutionStack
 
 
 class ScaleImage(nn.Module):
@@ -149,6 +149,14 @@ NETWORKS: dict[str, Callable[[tuple[int, ...]], tuple[nn.Sequential, int]]] = {
 }
 
 
+def with_stack(body: nn.Module) -> nn.Module:
+    """Return the same modules; convolutions at the beginning, each with a ReLU behind it, as one."""
+    modules, count = list(body.children()), 0
+    while count < len(modules) - 1 and isinstance(modules[count], Conv2d) and isinstance(modules[count + 1], ReLU):
+        count += 2
+    return nn.Sequential(ConvolutionStack(*modules[:count]), *modules[count:]) if count else body
+
+
 def initialise(net: nn.Sequential, init: str, last_gain: float, generator: torch.Generator) -> None:
     """Fill the weights and zero the biases.
 
@@ -212,7 +220,7 @@ class ActorCritic(nn.Module):
         self._copies: list[tuple[nn.Parameter, nn.Parameter]] = []
         if dtype != torch.float32:
             masters = [p for body in bodies for p in body.parameters()]
-            bodies = [copy.deepcopy(body).to(dtype) for body in bodies]
+            bodies = [with_stack(copy.deepcopy(body).to(dtype)) for body in bodies]
             self._copies = list(zip(masters, (p for body in bodies for p in body.parameters()), strict=True))
         copied = {id(master) for master, _ in self._copies}
         self._direct = [p for p in self.parameters() if id(p) not in copied]

@@ -293,7 +293,7 @@ def describe_start(run: Run, recorder: Recorder) -> str:
     ranks = f"{comm.world_size} rank{'s' if comm.world_size > 1 else ''}"
     machine = f"{run.device} in {str(run.ac.dtype).removeprefix('torch.')}"
     if run.ac.image and machine == "cpu in bfloat16" and convolution.library():
-        machine += " with our own gradients of convolutions"
+        machine += " with our own convolutions"
     return (
         f"{cfg.env} -> {cfg.run_dir}  (preset {cfg.preset}, seed {cfg.seed})\n"
         f"{ranks}, {cfg.num_envs} environments, {machine}; {cfg.network} actor {sizes[0]:,} and critic "

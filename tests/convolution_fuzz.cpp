@@ -1,21 +1,21 @@
-// The gradients of random convolutions, in buffers of exactly their size, under the address sanitizer: `make fuzz`.
+// Random stacks of convolutions, in buffers of exactly their size, under the address sanitizer: `make fuzz`.
 // Small integers, so that the sums are exact and can be compared with a plain loop.
 
-#include <cmath>
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <numeric>
 #include <random>
 
 #include "../ppo/convolution.cpp"
 
-using Numbers = std::vector<uint16_t>;
+using Halves = std::vector<uint16_t>;
+using Floats = std::vector<float>;
 
-static uint16_t half(int value) {
-    const float number = float(value);
+// Rounded to the nearest bfloat16 number, to the even one of two.
+static uint16_t half(float value) {
     uint32_t bits;
-    std::memcpy(&bits, &number, sizeof bits);
-    return uint16_t(bits >> 16);
+    std::memcpy(&bits, &value, sizeof bits);
+    return uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 }
 
 static float number(uint16_t value) {
@@ -29,54 +29,117 @@ static void one_after_another(void (*function)(void*), void* data, unsigned thre
     for (unsigned i = 0; i < threads; ++i) function(data);
 }
 
+// One layer of a stack: what the two functions under test read and write, and what a plain loop gives.
+struct Case {
+    Layer layer;
+    int64_t out;  // side of its output
+    Halves weight, bias, y, y_plain, dy_plain;
+    Floats dw, db, dw_plain, db_plain;
+};
+
+// Calls visit(position of y, of x, of w) for every product of one sample; those of outputs and inputs begin at zero.
+template <class Visit>
+static void products(const Case& c, const Visit& visit) {
+    const Layer& s = c.layer;
+    for (int64_t oy = 0; oy < c.out; ++oy)
+        for (int64_t ox = 0; ox < c.out; ++ox)
+            for (int64_t o = 0; o < s.outputs; ++o)
+                for (int64_t ky = 0; ky < s.kernel; ++ky)
+                    for (int64_t kx = 0; kx < s.kernel; ++kx) {
+                        const int64_t y = oy * s.stride + ky - s.padding, x = ox * s.stride + kx - s.padding;
+                        if (y < 0 || x < 0 || y >= s.side || x >= s.side) continue;
+                        for (int64_t k = 0; k < s.channels; ++k)
+                            visit(size_t((oy * c.out + ox) * s.outputs + o), size_t((y * s.side + x) * s.channels + k),
+                                  size_t(((o * s.kernel + ky) * s.kernel + kx) * s.channels + k));
+                    }
+}
+
 int main(int argc, char** argv) {
     const int rounds = argc > 1 ? std::atoi(argv[1]) : 100;
     if (!__builtin_cpu_supports("avx512bf16")) return std::puts("no AVX512-BF16 here: nothing was run"), 0;
     std::mt19937 random(0);
     const auto draw = [&](int low, int high) { return int64_t(low + int(random() % unsigned(high - low + 1))); };
+    const auto fill = [&](Halves& numbers, size_t count, int largest) {
+        numbers.resize(count);
+        for (auto& value : numbers) value = half(float(draw(-largest, largest)));
+    };
     for (int round = 0; round < rounds; ++round) {
-        Shape s{draw(1, 5), draw(1, 21), draw(1, 3), 16 * draw(1, 3), draw(1, 5), draw(1, 4), 0};
-        if (s.side < s.kernel) s.side = s.kernel;
-        s.padding = draw(0, int(s.kernel) - 1);
-        const bool whole = s.padding == 0 && s.kernel % s.stride == 0 && s.side % s.stride == 0;
-        const bool input = round % 2;
-        if (input) s.channels = whole ? 16 / std::gcd(int64_t(16), s.stride) : 16 * s.channels;
-        const int64_t out = (s.side + 2 * s.padding - s.kernel) / s.stride + 1;
-        Numbers x(size_t(s.samples * s.side * s.side * s.channels)), dy(size_t(s.samples * out * out * s.outputs));
-        Numbers w(size_t(s.outputs * s.kernel * s.kernel * s.channels)), dx(x.size());
-        for (auto* array : {&x, &dy, &w})
-            for (auto& value : *array) value = half(int(draw(-2, 2)));
-        std::vector<float> dw(w.size()), db(size_t(s.outputs)), dw_plain(w.size()), db_plain(db.size()), dx_plain(x.size());
+        const int64_t samples = draw(1, 5), relu = draw(0, 1);
+        const bool input = draw(0, 1);
+        std::vector<Case> stack(size_t(draw(1, 3)));
+        int64_t side = draw(1, stack.size() == 1 ? 21 : 13), channels = input ? 16 * draw(1, 2) : 2 * draw(1, 4);
+        for (Case& c : stack) {
+            Layer& s = c.layer;
+            s = {side, channels, 16 * draw(1, stack.size() == 1 ? 5 : 2), draw(1, 4), draw(1, 4), 0, relu, {}, {}, {}, {}, {}};
+            s.kernel = std::min(s.kernel, side);
+            s.padding = draw(0, int(s.kernel) - 1);
+            c.out = (side + 2 * s.padding - s.kernel) / s.stride + 1;
+            const size_t weights = size_t(s.outputs * s.kernel * s.kernel * s.channels);
+            const size_t outputs = size_t(samples * c.out * c.out * s.outputs);
+            fill(c.weight, weights, 1);
+            fill(c.bias, size_t(s.outputs), 2);
+            c.y = c.y_plain = c.dy_plain = Halves(outputs);
+            c.dw = c.dw_plain = Floats(weights);
+            c.db = c.db_plain = Floats(size_t(s.outputs));
+            s.weight = c.weight.data(), s.bias = c.bias.data(), s.y = c.y.data();
+            s.weight_gradient = c.dw.data(), s.bias_gradient = c.db.data();
+            side = c.out, channels = s.outputs;
+        }
+        Halves x, dy, dx, dx_plain;
+        fill(x, size_t(samples * stack[0].layer.side * stack[0].layer.side * stack[0].layer.channels), 2);
+        fill(dy, stack.back().y.size(), 2);
+        dx = dx_plain = Halves(x.size());
+
         const Team team{one_after_another, draw(1, 3)};
-        convolution_weight_gradient(&s, x.data(), dy.data(), dw.data(), db.data(), &team);
-        if (input) convolution_input_gradient(&s, dy.data(), w.data(), dx.data(), &team);
-        for (int64_t n = 0; n < s.samples; ++n)
-            for (int64_t oy = 0; oy < out; ++oy)
-                for (int64_t ox = 0; ox < out; ++ox)
-                    for (int64_t o = 0; o < s.outputs; ++o) {
-                        const float g = number(dy[size_t(((n * out + oy) * out + ox) * s.outputs + o)]);
-                        db_plain[size_t(o)] += g;
-                        for (int64_t ky = 0; ky < s.kernel; ++ky)
-                            for (int64_t kx = 0; kx < s.kernel; ++kx) {
-                                const int64_t y = oy * s.stride + ky - s.padding, x0 = ox * s.stride + kx - s.padding;
-                                if (y < 0 || x0 < 0 || y >= s.side || x0 >= s.side) continue;
-                                for (int64_t c = 0; c < s.channels; ++c) {
-                                    const size_t at = size_t(((n * s.side + y) * s.side + x0) * s.channels + c);
-                                    const size_t to = size_t(((o * s.kernel + ky) * s.kernel + kx) * s.channels + c);
-                                    dw_plain[to] += g * number(x[at]);
-                                    dx_plain[at] += g * number(w[to]);
-                                }
-                            }
-                    }
-        bool same = dw == dw_plain && db == db_plain;
-        for (size_t i = 0; input && i < dx.size(); ++i)
-            same = same && std::abs(number(dx[i]) - dx_plain[i]) <= std::abs(dx_plain[i]) / 256;  // rounded to bfloat16
+        std::vector<Layer> layers;
+        for (const Case& c : stack) layers.push_back(c.layer);
+        convolutions_forward(layers.data(), int64_t(layers.size()), samples, x.data(), &team);
+        convolutions_backward(layers.data(), int64_t(layers.size()), samples, x.data(), dy.data(), input ? dx.data() : nullptr, &team);
+
+        for (int64_t n = 0; n < samples; ++n) {
+            const uint16_t* below = x.data() + size_t(n) * (x.size() / size_t(samples));
+            for (Case& c : stack) {
+                const size_t size = c.y.size() / size_t(samples);
+                Floats sums(size);
+                for (size_t i = 0; i < size; ++i) sums[i] = number(c.bias[i % c.bias.size()]);
+                products(c, [&](size_t out, size_t in, size_t w) { sums[out] += number(below[in]) * number(c.weight[w]); });
+                uint16_t* y = c.y_plain.data() + size_t(n) * size;
+                for (size_t i = 0; i < size; ++i) y[i] = half(relu ? std::max(sums[i], 0.0f) : sums[i]);
+                below = y;
+            }
+            for (size_t l = stack.size(); l-- > 0;) {
+                Case& c = stack[l];
+                const size_t size = c.y.size() / size_t(samples), first = size_t(n) * size;
+                Halves& given = l + 1 == stack.size() ? dy : c.dy_plain;
+                Halves& above = l ? stack[l - 1].y_plain : x;
+                const size_t inputs = above.size() / size_t(samples);
+                Floats gradients(size), sums(inputs);
+                for (size_t i = 0; i < size; ++i) {
+                    gradients[i] = relu && number(c.y_plain[first + i]) <= 0 ? 0 : number(given[first + i]);
+                    c.db_plain[i % c.db.size()] += gradients[i];
+                }
+                products(c, [&](size_t out, size_t in, size_t w) {
+                    c.dw_plain[w] += gradients[out] * number(above[size_t(n) * inputs + in]);
+                    sums[in] += gradients[out] * number(c.weight[w]);
+                });
+                Halves& to = l ? stack[l - 1].dy_plain : dx_plain;
+                for (size_t i = 0; i < inputs; ++i) to[size_t(n) * inputs + i] = half(sums[i]);
+            }
+        }
+        bool same = true;
+        for (size_t i = 0; input && i < dx.size(); ++i) same = same && number(dx[i]) == number(dx_plain[i]);
+        for (const Case& c : stack) {
+            same = same && c.dw == c.dw_plain && c.db == c.db_plain;
+            for (size_t i = 0; i < c.y.size(); ++i) same = same && number(c.y[i]) == number(c.y_plain[i]);
+        }
         if (!same) {
-            std::printf("round %d: %ld samples, side %ld, %ld -> %ld channels, kernel %ld, stride %ld, padding %ld differ\n", round,
-                        long(s.samples), long(s.side), long(s.channels), long(s.outputs), long(s.kernel), long(s.stride),
-                        long(s.padding));
+            std::printf("round %d: %ld samples, ReLU %ld, %ld threads, and of each layer\n", round, long(samples), long(relu),
+                        long(team.threads));
+            for (const Layer& s : layers)
+                std::printf("side %ld, %ld -> %ld channels, kernel %ld, stride %ld, padding %ld\n", long(s.side),
+                            long(s.channels), long(s.outputs), long(s.kernel), long(s.stride), long(s.padding));
             return 1;
         }
     }
-    std::printf("%d random convolutions: all gradients as a plain loop gives them\n", rounds);
+    std::printf("%d random stacks: outputs and all gradients as a plain loop gives them\n", rounds);
 }

@@ -1,12 +1,14 @@
-"""Our gradients of a convolution against torch's in double precision."""
+"""Our convolutions against torch's in double precision."""
+
+import copy
 
 import pytest
 import torch
 from torch import nn
 
 from ppo import convolution
-from ppo.convolution import Conv2d
-from ppo.networks import NETWORKS, ActorCritic
+from ppo.convolution import Call, Conv2d, ConvolutionStack
+from ppo.networks import ActorCritic, ReLU, with_stack
 
 needs_the_processor = pytest.mark.skipif(
     convolution.library() is None, reason="a processor with AVX512-BF16 and without a matrix unit"
@@ -14,49 +16,105 @@ needs_the_processor = pytest.mark.skipif(
 SHAPES = [  # samples, channels, outputs, side, kernel, stride, padding
     (3, 4, 16, 84, 8, 4, 0), (4, 16, 32, 20, 4, 2, 0), (2, 4, 32, 84, 8, 4, 0), (5, 32, 64, 20, 4, 2, 0),
     (1, 64, 64, 9, 3, 1, 0), (2, 4, 32, 84, 3, 2, 1), (3, 32, 32, 42, 3, 2, 1), (2, 32, 32, 11, 3, 2, 1),
-    (2, 16, 16, 7, 3, 1, 1), (7, 16, 48, 13, 5, 3, 2), (2, 3, 16, 9, 2, 2, 0), (2, 16, 16, 10, 3, 2, 0),
-    (1, 48, 16, 29, 1, 2, 0), (2, 8, 16, 11, 4, 2, 0),
+    (2, 16, 16, 7, 3, 1, 1), (7, 16, 48, 13, 5, 3, 2), (2, 2, 16, 9, 2, 2, 0), (2, 16, 16, 10, 3, 2, 0),
+    (1, 48, 16, 29, 1, 2, 0), (2, 32, 80, 11, 4, 2, 0),
 ]  # fmt: skip
 
 
+def random_images(generator, *shape):
+    images = torch.randn(shape, generator=generator).to(torch.bfloat16)
+    return images.to(memory_format=torch.channels_last)
+
+
 def random_case(samples, channels, outputs, side, kernel, stride, padding):
+    """One convolution, and an input that wants its gradient where ours gives it: with channels that fill a vector."""
     generator = torch.Generator().manual_seed(side)
     layer = Conv2d(channels, outputs, kernel, stride=stride, padding=padding)
     layer = layer.to(torch.bfloat16).to(memory_format=torch.channels_last)
-    x = torch.randn(samples, channels, side, side, generator=generator).to(torch.bfloat16)
-    x = x.to(memory_format=torch.channels_last).requires_grad_()
-    return layer, x, generator
+    x = random_images(generator, samples, channels, side, side)
+    return layer, x.requires_grad_(channels % 16 == 0), generator
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    """Number of torch's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def in_double(module, x, grad, relu):
+    """Return what torch gives in double precision: output, gradients of the parameters, gradient of x."""
+    exact, x64 = copy.deepcopy(module).double(), x.detach().double().requires_grad_()
+    out = x64
+    for layer in exact.modules():
+        if isinstance(layer, nn.Conv2d):
+            out = nn.functional.conv2d(out, layer.weight, layer.bias, layer.stride, layer.padding)
+            out = out.relu() if relu else out
+    exact.zero_grad()
+    out.backward(grad.double())
+    return out, [p.grad for p in exact.parameters()], x64.grad
 
 
 @needs_the_processor
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("threads", [1, 3])
-def test_gradients_are_those_of_double_precision(shape, threads):
-    """Of weights, biases and input, for odd numbers of samples and inputs that no kernel reaches too."""
+def test_one_convolution_is_that_of_double_precision(shape, threads):
+    """Output and gradients, for odd numbers of samples and inputs that no kernel reaches too."""
     layer, x, generator = random_case(*shape)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        out = layer(x)
-        assert type(out.grad_fn).__name__ == "ConvolutionBackward"
-        grad = torch.randn(out.shape, generator=generator).to(torch.bfloat16)
-        out.backward(grad)
-        weight, bias = convolution.weight_gradient(x.detach(), grad, layer.kernel_size[0], *shape[-2:])
-    finally:
-        torch.set_num_threads(before)
-    exact = nn.Conv2d(shape[1], shape[2], shape[4], stride=shape[5], padding=shape[6]).double()
-    exact.load_state_dict({name: value.double() for name, value in layer.state_dict().items()})
-    x64 = x.detach().double().requires_grad_()
-    exact(x64).backward(grad.double())
-    for ours, theirs in ((weight, exact.weight.grad), (bias, exact.bias.grad)):
+    out = layer(x)
+    assert type(out.grad_fn).__name__ == "ConvolutionsBackward"
+    grad = random_images(generator, *out.shape)
+    out.backward(grad)
+    call = Call(x.detach(), [shape[-2:]], False, [layer.weight.detach(), layer.bias.detach()])
+    _, sums = call.backward(grad, False)
+    exact_out, exact, exact_x = in_double(layer, x, grad, relu=False)
+    for ours, theirs in zip(sums, exact, strict=True):
         assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
-    for ours, theirs in (
-        (layer.weight.grad, exact.weight.grad),
-        (layer.bias.grad, exact.bias.grad),
-        (x.grad, x64.grad),
-    ):
+    rounded = [(out, exact_out), *zip([layer.weight.grad, layer.bias.grad], exact, strict=True)]
+    for ours, theirs in rounded + ([(x.grad, exact_x)] if x.requires_grad else []):
         assert (ours - theirs).abs().max() < 2**-8 * theirs.abs().max()  # rounded once, to eight bits
     assert layer.weight.grad.is_contiguous(memory_format=torch.channels_last)
+
+
+@needs_the_processor
+@pytest.mark.parametrize("with_x", [False, True])
+def test_a_stack_is_as_near_to_double_precision_as_torchs_layers(with_x, threads):
+    """Rounded to bfloat16 between the layers, as torch does."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    layers = [Conv2d(16, 32, 4, stride=2), ReLU(), Conv2d(32, 64, 3, padding=1), ReLU(), Conv2d(64, 16, 3), ReLU()]
+    stack = ConvolutionStack(*layers).to(torch.bfloat16).to(memory_format=torch.channels_last)
+    x = random_images(generator, 5, 16, 20, 20).requires_grad_(with_x)
+    out = stack(x)
+    assert type(out.grad_fn).__name__ == "ConvolutionsBackward"
+    grad = random_images(generator, *out.shape)
+
+    def errors(out):
+        stack.zero_grad()
+        x.grad = None
+        out.backward(grad)
+        found = [out, *(p.grad for p in stack.parameters()), *([x.grad] if with_x else [])]
+        pairs = zip(found, wanted, strict=True)
+        return [float(((ours - theirs).norm() / theirs.norm()).detach()) for ours, theirs in pairs]
+
+    exact_out, exact, exact_x = in_double(stack, x, grad, relu=True)
+    wanted = [exact_out, *exact, *([exact_x] if with_x else [])]
+    ours, theirs = errors(out), errors(torch.nn.Sequential.forward(nn_stack(stack), x))
+    assert all(0 < one < 0.1 and one < 1.01 * other for one, other in zip(ours, theirs, strict=True))
+
+
+def nn_stack(stack):
+    """The same layers by torch alone, with the same parameters."""
+    layers = []
+    for layer in stack:
+        if isinstance(layer, nn.Conv2d):
+            plain = nn.Conv2d(layer.in_channels, layer.out_channels, 1, stride=layer.stride, padding=layer.padding)
+            plain.weight, plain.bias = layer.weight, layer.bias
+            layers.append(plain)
+        else:
+            layers.append(nn.ReLU())
+    return nn.Sequential(*layers)
 
 
 @needs_the_processor
@@ -65,16 +123,18 @@ def test_small_integers_are_exact():
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(-8, 9, (6, 4, 84, 84), generator=generator).bfloat16().to(memory_format=torch.channels_last)
     grad = torch.randint(-8, 9, (6, 16, 20, 20), generator=generator).bfloat16()
-    weight, bias = convolution.weight_gradient(x, grad, 8, 4, 0)
+    weight = torch.zeros(16, 4, 8, 8, dtype=torch.bfloat16)
+    _, (ours, bias) = Call(x, [(4, 0)], False, [weight, weight[:, 0, 0, 0]]).backward(grad, False)
     theirs = nn.grad.conv2d_weight(x.double(), (16, 4, 8, 8), grad.double(), stride=4)
-    assert torch.equal(weight.double(), theirs) and torch.equal(bias.double(), grad.double().sum((0, 2, 3)))
+    assert torch.equal(ours.double(), theirs) and torch.equal(bias.double(), grad.double().sum((0, 2, 3)))
 
 
 @needs_the_processor
-@pytest.mark.parametrize("network", [name for name in NETWORKS if name != "mlp"])
-def test_every_network_takes_them_in_bfloat16_alone(network, monkeypatch):
+@pytest.mark.parametrize(("network", "calls"), [("mario", 2), ("nature", 2), ("small", 2), ("impala", 30)])
+def test_every_network_takes_them_in_bfloat16_alone(network, calls, monkeypatch):
     """The gradients of a whole network are torch's up to bfloat16's rounding; float32 is torch's own, bit for bit."""
-    obs = torch.randint(0, 256, (4, 4, 84, 84), dtype=torch.uint8)
+    obs = torch.randint(0, 256, (4, 4, 84, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    made = []
 
     def gradients(dtype):
         ac = ActorCritic(network, (4, 84, 84), 5, "orthogonal", 0)
@@ -82,22 +142,42 @@ def test_every_network_takes_them_in_bfloat16_alone(network, monkeypatch):
         ac.refresh()
         for p in ac.parameters():
             p.grad = torch.zeros_like(p)
-        calls = []
-        with monkeypatch.context() as patch:
-            real = convolution.weight_gradient
-            patch.setattr(convolution, "weight_gradient", lambda *args: (calls.append(1), real(*args))[1])
-            (ac.logits(ac.prepare(obs)).square().sum() + ac.value(ac.prepare(obs)).sum()).backward()
+        (ac.logits(ac.prepare(obs)).square().sum() + ac.value(ac.prepare(obs)).sum()).backward()
         ac.take_gradients()
-        return torch.cat([p.grad.flatten() for p in ac.parameters()]), len(calls)
+        return torch.cat([p.grad.flatten() for p in ac.parameters()])
 
-    ours, calls = gradients(torch.bfloat16)
-    full, none = gradients(torch.float32)
+    real = Call.backward
+    monkeypatch.setattr(Call, "backward", lambda *args: (made.append(1), real(*args))[1])
+    ours = gradients(torch.bfloat16)
+    assert len(made) == calls
+    full = gradients(torch.float32)
     monkeypatch.setattr(convolution, "library", lambda: None)
-    theirs, _ = gradients(torch.bfloat16)
-    assert calls == 2 * sum("conv" in str(type(m)).lower() for m in ActorCritic(
-        network, (4, 84, 84), 5, "orthogonal", 0).pi.modules()) and none == 0  # fmt: skip
-    assert torch.equal(full, gradients(torch.float32)[0])
+    theirs = gradients(torch.bfloat16)
+    assert torch.equal(full, gradients(torch.float32)) and len(made) == calls
     assert (ours - full).norm() < 1.1 * (theirs - full).norm() + 1e-3 * full.norm()
+
+
+def test_a_stack_takes_what_begins_a_body_and_no_more():
+    body = nn.Sequential(Conv2d(4, 16, 3), ReLU(), Conv2d(16, 16, 3), nn.Tanh(), nn.Linear(2, 2))
+    fused = with_stack(body)
+    assert [type(m).__name__ for m in fused] == ["ConvolutionStack", "Conv2d", "Tanh", "Linear"]
+    assert [p.shape for p in fused.parameters()] == [p.shape for p in body.parameters()]
+    assert with_stack(body[2:])[0] is body[2]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"kernel_size": (3, 2)}, {"stride": (1, 2)}, {"dilation": 2}, {"groups": 2}, {"bias": False},
+     {"padding": 1, "padding_mode": "circular"}, {"out_channels": 24}],
+)  # fmt: skip
+def test_other_convolutions_are_torchs(change):
+    """What our code has no form for gives the same as torch's own layer."""
+    settings = {"in_channels": 16, "out_channels": 32, "kernel_size": 3} | change
+    layer = Conv2d(**settings).to(torch.bfloat16)
+    x = random_images(torch.Generator().manual_seed(0), 2, 16, 9, 9)
+    plain = nn.Conv2d(**settings).to(torch.bfloat16)
+    plain.load_state_dict(layer.state_dict())
+    assert type(layer(x).grad_fn).__name__ == "ConvolutionBackward0" and torch.equal(layer(x), plain(x))
 
 
 def test_without_the_processor_everything_is_torchs(monkeypatch):

@@ -240,7 +240,7 @@ def _update(network: str, options: Options) -> list[Figure]:
 def _epoch(run: Run) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]:
     """Return a collected epoch as our update takes it, and as the plain loop does."""
     ppo.collect(run)
-    data = {name: array.copy() for name, array in run.buf.get().items()}  # (T, N, ...)
+    data = {name: array.copy(order="K") for name, array in run.buf.get().items()}  # (T, N, ...), as it lies
     ppo.normalise_advantages(run, data)
     return data, {name: torch.from_numpy(np.ascontiguousarray(a)).flatten(0, 1) for name, a in data.items()}
 
@@ -439,8 +439,8 @@ def memory(options: Options) -> list[Figure]:
 # The profile ---------------------------------------------------------------------------------------------------------
 
 KINDS = (
-    ("convolutions, backward", ("convolution_backward",)),
-    ("convolutions, forward", ("mkldnn_convolution", "aten::convolution", "aten::_convolution", "cudnn")),
+    ("convolutions, backward", ("convolution_backward", "ConvolutionsBackward")),
+    ("convolutions, forward", ("Convolutions", "mkldnn_convolution", "aten::convolution", "aten::_convolution", "cudnn")),
     ("linear layers", ("aten::mm", "aten::addmm", "aten::linear")),
     ("ReLU", ("clamp", "ReLU", "relu", "threshold")),
     ("copies and scaling", ("copy", "to", "mul", "index_select", "add_", "fill", "zero")),
