@@ -52,9 +52,10 @@ setup(
             language="c++",
         ),
         Extension(
-            "ppo._convolution",
-            sources=["ppo/convolution.cpp"],
-            extra_compile_args=FLAGS,
+            "ppo._native",
+            sources=["ppo/convolution.cpp", "ppo/vectors.cpp"],
+            depends=["ppo/team.hpp"],
+            extra_compile_args=[*FLAGS, "-fno-math-errno"],  # square roots without a look at errno, of whole vectors
             language="c++",
         ),
     ],

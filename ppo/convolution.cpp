@@ -11,14 +11,13 @@
 // One instruction, vdpbf16ps, adds to each of 16 floats the product of two pairs of bfloat16 numbers. All functions keep
 // 16 or more such vectors of sums in registers, so that each value that is loaded is used many times.
 
-#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <memory>
 #include <utility>
 #include <vector>
 
-#define EXPORT extern "C" __attribute__((visibility("default")))
+#include "team.hpp"
 
 // One convolution, as ppo/convolution.py has it. `y` is its output, behind the ReLU if it has one.
 struct Layer {
@@ -26,12 +25,6 @@ struct Layer {
     const uint16_t *weight, *bias;  // (O, K, K, C) and (O,), bfloat16
     uint16_t* y;                    // (N, OH, OW, O) bfloat16; written forward, read backward
     float *weight_gradient, *bias_gradient;  // (O, K, K, C) and (O,); written backward
-};
-
-// The threads that torch computes with: GOMP_parallel of its OpenMP library calls function(data) on each of them.
-struct Team {
-    void (*parallel)(void (*function)(void*), void* data, unsigned threads, unsigned flags);
-    int64_t threads;
 };
 
 #if defined(__x86_64__) && (!defined(__GNUC__) || defined(__clang__) || __GNUC__ >= 10)
@@ -364,28 +357,6 @@ struct Backward {
     }
 };
 
-// A job of `parts` parts, which the threads of a team take in turn.
-template <class Work>
-struct Job {
-    const Work& work;
-    int64_t samples, parts;
-    std::atomic<int64_t> next{0};
-
-    int64_t bound(int64_t part) const { return part == parts ? samples : 2 * ((samples + 1) / 2 * part / parts); }
-    static void run(void* pointer) {
-        Job& job = *static_cast<Job*>(pointer);
-        for (int64_t part; (part = job.next++) < job.parts;) job.work(part, job.bound(part), job.bound(part + 1));
-    }
-};
-
-// Calls work(part, first sample, last sample) for as many parts as threads, each but the last of whole pairs of samples.
-template <class Work>
-void share(const Team& team, int64_t samples, const Work& work) {
-    Job<Work> job{work, samples, team.threads};
-    if (team.threads == 1) return Job<Work>::run(&job);
-    team.parallel(Job<Work>::run, &job, unsigned(team.threads), 0);
-}
-
 }  // namespace
 
 // Nothing is thrown but for want of memory, which ends the process: no exception may leave a thread of OpenMP.
@@ -416,10 +387,10 @@ EXPORT void convolutions_backward(const Layer* layers, int64_t count, int64_t sa
     int64_t size = 0;
     for (const Sizes& s : stack) size += s.outputs * (s.weights() + 1);
     std::vector<float> sums(size_t(size * team->threads));  // of each part: dw and db of each layer behind each other
-    share(*team, samples, [&](int64_t part, int64_t first, int64_t last) {
+    share(*team, (samples + 1) / 2, [&](int64_t part, int64_t first, int64_t last) {
         Backward backward(stack, gradients);
-        for (int64_t n = first; n < last; n += 2)
-            backward.of_samples(n, n + 1 < last ? 2 : 1, x, dy, dx, sums.data() + size * part);
+        for (int64_t n = 2 * first; n < 2 * last; n += 2)
+            backward.of_samples(n, n + 1 < samples ? 2 : 1, x, dy, dx, sums.data() + size * part);
     });
     for (int64_t part = 1; part < team->threads; ++part)
         for (int64_t i = 0; i < size; ++i) sums[size_t(i)] += sums[size_t(size * part + i)];

@@ -12,12 +12,12 @@ import ctypes
 import functools
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from ppo import native
 from utils import system
 
 LANES = 16  # floats in a vector register
@@ -32,37 +32,13 @@ class Layer(ctypes.Structure):
     ]
 
 
-class Team(ctypes.Structure):
-    """The threads of a call, as convolution.cpp has them."""
-
-    _fields_ = [("parallel", ctypes.c_void_p), ("threads", ctypes.c_int64)]
-
-
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """Return the compiled functions, or None where this processor is better served by torch or they are not wanted."""
     flags = system.processor_flags()
     if os.environ.get("PPO_CONVOLUTION") == "0" or "avx512_bf16" not in flags or "amx_bf16" in flags:
         return None
-    found = sorted(Path(__file__).parent.glob("_convolution.*.so"))
-    if not found:
-        return None
-    native = ctypes.CDLL(str(found[0]))
-    native.convolutions_forward.restype = native.convolutions_backward.restype = None
-    return native
-
-
-@functools.cache
-def torch_parallel() -> int | None:
-    """Return the address of GOMP_parallel in the OpenMP library that torch uses, or None where it has another one.
-
-    Threads of our own would have to wait for torch's, which stay awake for a while after their work.
-    """
-    try:
-        native = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-        return ctypes.cast(native.GOMP_parallel, ctypes.c_void_p).value
-    except (OSError, AttributeError):
-        return None
+    return native.library()
 
 
 class Conv2d(nn.Conv2d):
@@ -192,12 +168,11 @@ class Call:
         return grad_x.permute(0, 3, 1, 2) if grad_x is not None else None, gradients
 
     def _call(self, name: str, *tensors: torch.Tensor | None) -> None:
-        native, samples = library(), len(self._x)
-        assert native is not None
-        threads = max(1, min(torch.get_num_threads(), samples // 2)) if torch_parallel() else 1
-        pointers = [ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors]
+        compiled, samples = library(), len(self._x)
+        assert compiled is not None
         sizes = ctypes.c_int64(len(self._layers)), ctypes.c_int64(samples)
-        getattr(native, name)(self._layers, *sizes, *pointers, ctypes.byref(Team(torch_parallel(), threads)))
+        threads = native.team(samples // 2)
+        getattr(compiled, name)(self._layers, *sizes, *map(native.pointer, tensors), ctypes.byref(threads))
 
 
 def channels_last(images: torch.Tensor) -> torch.Tensor:

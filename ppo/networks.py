@@ -17,7 +17,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from ppo import native
 from ppo.convolution import Conv2d, ConvolutionStack
+
+SCALE = 1.0 / 255.0  # of a pixel
 
 
 class ScaleImage(nn.Module):
@@ -30,7 +33,12 @@ class ScaleImage(nn.Module):
 
 def scale_image(obs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Return obs / 255 as a new tensor of `dtype`, channels last in memory."""
-    return obs.to(dtype, memory_format=torch.channels_last, copy=True).mul_(1.0 / 255.0)
+    return obs.to(dtype, memory_format=torch.channels_last, copy=True).mul_(SCALE)
+
+
+def take_images(images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return images[rows], channels last in memory, so that whole rows are copied."""
+    return images.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
 
 
 class ReLU(nn.Module):
@@ -217,11 +225,14 @@ class ActorCritic(nn.Module):
         """
         self.dtype = dtype
         bodies = [net[int(self.image) : -1] for net in (self.pi, self.v)]  # `prepare` scales images for both at once
-        self._copies: list[tuple[nn.Parameter, nn.Parameter]] = []
+        masters: list[nn.Parameter] = []
+        self.pi_copies: list[nn.Parameter] = []  # of the first parameters of `pi`
+        self.v_copies: list[nn.Parameter] = []
         if dtype != torch.float32:
             masters = [p for body in bodies for p in body.parameters()]
             bodies = [with_stack(copy.deepcopy(body).to(dtype)) for body in bodies]
-            self._copies = list(zip(masters, (p for body in bodies for p in body.parameters()), strict=True))
+            self.pi_copies, self.v_copies = (list(body.parameters()) for body in bodies)
+        self._copies = list(zip(masters, self.pi_copies + self.v_copies, strict=True))
         copied = {id(master) for master, _ in self._copies}
         self._direct = [p for p in self.parameters() if id(p) not in copied]
         self._bodies = bodies  # in a list: no part of the module's state
@@ -247,9 +258,14 @@ class ActorCritic(nn.Module):
                     master.grad.copy_(low.grad)
                 low.grad = None
 
-    def prepare(self, obs: torch.Tensor) -> torch.Tensor:
-        """Return observations as `logits` and `value` take them: converted once for both."""
-        return scale_image(obs, self.dtype) if self.image else obs.to(self.dtype)
+    def prepare(self, obs: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """Return observations, or some rows of them, as `logits` and `value` take them: converted once for both."""
+        if not self.image:
+            return (obs if rows is None else obs.index_select(0, rows)).to(self.dtype)
+        lying = obs.permute(0, 2, 3, 1).is_contiguous()  # as it does in the buffer
+        if self.dtype == torch.bfloat16 and obs.device.type == "cpu" and lying and native.library() is not None:
+            return native.scale_images(obs, torch.arange(len(obs)) if rows is None else rows, SCALE)
+        return scale_image(obs if rows is None else take_images(obs, rows), self.dtype)
 
     def logits(self, prepared: torch.Tensor) -> torch.Tensor:
         """(M, A) float32."""

@@ -26,7 +26,7 @@ from ppo import core
 from ppo.buffer import PPOBuffer
 from ppo.config import PPOConfig
 from ppo.networks import ActorCritic
-from ppo.optimiser import ShardedAdam, gather_weights, reduce_gradients
+from ppo.optimiser import ShardedAdam, gather_copies, gather_weights, reduce_gradients
 from utils.mpi import Comm
 from utils.seeding import Purpose, generator
 from utils.system import memory_mb
@@ -258,14 +258,14 @@ def update(run: Run, data: dict[str, np.ndarray]) -> dict[str, float]:
                 del trained["GradNormPi"]
             for name, optimiser in trained.items():
                 optimiser.step(stats[name], cfg.max_grad_norm)
-            gather_weights(list(trained.values()), run.comm)
+            gather_copies(list(trained.values()), run.comm)
             stop_iter += "GradNormPi" in trained
-            run.ac.refresh()
             record.add(stats, with_pi, with_v)
             pi_stopped = pi_stopped or stop_now
         passes.append(record.means())
         if pi_stopped and i + 1 >= cfg.train_v_iters:
             break
+    gather_weights([run.pi_optimiser, run.v_optimiser], run.comm)
     return summarise_passes(passes, stop_iter) | {"LearningRate": run.pi_optimiser.lr}
 
 
@@ -337,8 +337,8 @@ def accumulate_gradients(
     cfg, ac, stats = run.cfg, run.ac, torch.zeros(len(STATISTICS), device=run.device)
     ac.zero_gradients()
     for i, chunk in enumerate(rows.split(cfg.chunk_size)):
-        part = {name: take_rows(tensor, chunk) for name, tensor in tensors.items()}
-        obs = ac.prepare(part["obs"])
+        part = {name: tensor.index_select(0, chunk) for name, tensor in tensors.items() if name != "obs"}
+        obs = ac.prepare(tensors["obs"], chunk)
         if with_pi:
             logp, entropy = core.log_prob_and_entropy(ac.logits(obs), part["act"])
             objective, ratio = core.clipped_surrogate(logp, part["logp"], part["adv"], clip_ratio)
@@ -356,13 +356,6 @@ def accumulate_gradients(
             stats[4] += loss_v.detach()
         ac.take_gradients(add=i > 0)
     return stats
-
-
-def take_rows(tensor: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Return tensor[rows]; images stay channels last in memory, so that whole rows are copied."""
-    if tensor.dim() != 4:
-        return tensor.index_select(0, rows)
-    return tensor.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
 
 
 def joined_statistics(run: Run, stats: torch.Tensor, trained: dict[str, ShardedAdam]) -> dict[str, float]:

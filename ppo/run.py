@@ -233,8 +233,8 @@ def build_run(cfg: PPOConfig, comm: mpi.Comm) -> Run:
     return Run(
         cfg=cfg, comm=comm, env=env, ac=ac,
         buf=PPOBuffer(cfg.local_steps, len(share), space.shape, space.dtype, cfg.gamma, cfg.lam, cfg.value_target),
-        pi_optimiser=ShardedAdam(ac.pi, comm, cfg.pi_lr, cfg.adam_eps),
-        v_optimiser=ShardedAdam(ac.v, comm, cfg.v_lr, cfg.adam_eps),
+        pi_optimiser=ShardedAdam(ac.pi, comm, cfg.pi_lr, cfg.adam_eps, ac.pi_copies),
+        v_optimiser=ShardedAdam(ac.v, comm, cfg.v_lr, cfg.adam_eps, ac.v_copies),
         device=device, watchdog=watchdog, obs=env.reset()[0],
     )  # fmt: skip
 

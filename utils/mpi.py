@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -80,6 +80,13 @@ class Comm:
         """Return a new array of float32 zeros (count,) with which the next two are fast."""
         return np.zeros(count, np.float32)
 
+    def host_buffer(self, count: int) -> np.ndarray | None:
+        """Return an array of int16 zeros (count,) that all ranks read and write: one and the same memory.
+
+        None where the ranks have none in common. What a rank writes there, the others see after a collective call.
+        """
+        return np.zeros(count, np.int16)
+
     def part(self, count: int) -> slice:
         """Return this rank's part of `count` numbers, as the next two share them out."""
         return _part(count, self.world_size, self.rank)
@@ -90,10 +97,14 @@ class Comm:
         The rest must stay as it is until the next collective call: other ranks may still be reading it.
         """
 
-    def all_gather(self, *arrays: np.ndarray) -> None:
+    def all_gather(self, *arrays: np.ndarray, begins: Sequence[int] | None = None) -> None:
         """Replace every other rank's part of each contiguous float32 array by what that rank has there.
 
         This rank's part must stay as it is until the next collective call: other ranks may still be reading it.
+
+        Args:
+            arrays: what is put together.
+            begins: of each array, the first number that is wanted; those before it may stay as they are.
         """
 
     def max(self, array: np.ndarray) -> np.ndarray:
@@ -175,19 +186,37 @@ class MpiComm(Comm):
         return array
 
     def buffer(self, count: int) -> np.ndarray:
-        needed = 2 * 4 * count * self.world_size  # MPI itself wants room there too
-        room = os.path.isdir(SHARED_MEMORY) and shutil.disk_usage(SHARED_MEMORY).free > needed
-        if self.any(self.local_size < self.world_size or not room):
+        window = self._window(4 * count)
+        if window is None:
             return super().buffer(count)
-        window = self._mpi.Win.Allocate_shared(4 * count, 4, comm=self._world)
-        window.Lock_all()
-        self._windows.append(window)
         memory: list[Any] = [window.Shared_query(rank)[0] for rank in range(self.world_size)]
         buffers = [np.frombuffer(part, np.float32) for part in memory]
         own = buffers[self.rank]
         own[:] = 0.0
         self._shared[own.ctypes.data] = buffers
         return own
+
+    def host_buffer(self, count: int) -> np.ndarray | None:
+        window = self._window(2 * count if self.rank == 0 else 0)
+        if window is None:
+            return None
+        memory: Any = window.Shared_query(0)[0]
+        array = np.frombuffer(memory, np.int16)
+        if self.rank == 0:
+            array[:] = 0
+        self._meet()
+        return array
+
+    def _window(self, size: int) -> Any:
+        """Return memory of all ranks, `size` bytes of it this rank's; None where there is none for all of them."""
+        needed = 2 * size * self.world_size  # MPI itself wants room there too
+        room = os.path.isdir(SHARED_MEMORY) and shutil.disk_usage(SHARED_MEMORY).free > needed
+        if self.any(self.local_size < self.world_size or not room):
+            return None
+        window = self._mpi.Win.Allocate_shared(size, 1, comm=self._world)
+        window.Lock_all()
+        self._windows.append(window)
+        return window
 
     def reduce_scatter(self, *arrays: np.ndarray) -> None:
         with self._timed(f"reduce_scatter of {[array.shape for array in arrays]}"):
@@ -204,10 +233,10 @@ class MpiComm(Comm):
                     for rank in range(1, self.world_size):
                         array[piece] += buffers[(self.rank + rank) % self.world_size][piece]
 
-    def all_gather(self, *arrays: np.ndarray) -> None:
+    def all_gather(self, *arrays: np.ndarray, begins: Sequence[int] | None = None) -> None:
         with self._timed(f"all_gather of {[array.shape for array in arrays]}"):
             self._meet()
-            for array in arrays:
+            for array, begin in zip(arrays, begins or [0] * len(arrays), strict=True):
                 buffers = self._shared.get(array.ctypes.data)
                 if buffers is None:
                     self._world.Allgatherv(self._mpi.IN_PLACE, [array, self._counts(array)])
@@ -215,6 +244,7 @@ class MpiComm(Comm):
                 for rank, theirs in enumerate(buffers):
                     if rank != self.rank:
                         part = _part(len(array), self.world_size, rank)
+                        part = slice(max(begin, part.start), part.stop)
                         array[part] = theirs[part]
 
     def _counts(self, array: np.ndarray) -> list[int]:

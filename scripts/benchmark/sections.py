@@ -440,7 +440,10 @@ def memory(options: Options) -> list[Figure]:
 
 KINDS = (
     ("convolutions, backward", ("convolution_backward", "ConvolutionsBackward")),
-    ("convolutions, forward", ("Convolutions", "mkldnn_convolution", "aten::convolution", "aten::_convolution", "cudnn")),
+    (
+        "convolutions, forward",
+        ("Convolutions", "mkldnn_convolution", "aten::convolution", "aten::_convolution", "cudnn"),
+    ),
     ("linear layers", ("aten::mm", "aten::addmm", "aten::linear")),
     ("ReLU", ("clamp", "ReLU", "relu", "threshold")),
     ("copies and scaling", ("copy", "to", "mul", "index_select", "add_", "fill", "zero")),

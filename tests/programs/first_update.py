@@ -2,7 +2,7 @@
 
 mpirun -np 3 python tests/programs/first_update.py OUT.npz '{"env": "Echo-v0", ...}' [apart]
 
-With "apart", what travels between the ranks is a copy, as it is on a GPU.
+With "apart", what travels between the ranks is a copy, and each has its own copies of the weights, as on a GPU.
 """
 
 import json
@@ -24,6 +24,8 @@ def main() -> None:
     comm = mpi.connect()
     cfg = config.build(**settings)
     limit_threads(comm, cfg.network)
+    if "apart" in sys.argv:
+        comm.host_buffer = lambda count: None
     run = build_run(cfg, comm)
     if "apart" in sys.argv:
         for optimiser in (run.pi_optimiser, run.v_optimiser):
