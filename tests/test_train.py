@@ -117,7 +117,7 @@ def test_ratio_is_one_on_the_first_minibatch(chunk_size, error):
     tensors = {name: ppo.to_device(run_, a).flatten(0, 1) for name, a in run_.buf.get().items()}
     rows_, adv = next(iter(ppo.minibatches(run_, tensors["adv"], 0)))
     for chunk in rows_.split(chunk_size):
-        logits = run_.ac.logits(run_.ac.prepare(ppo.take_rows(tensors["obs"], chunk)))
+        logits = run_.ac.logits(run_.ac.prepare(tensors["obs"], chunk))
         logp = ppo.core.log_prob_and_entropy(logits, tensors["act"][chunk])[0]
         ratio = torch.exp(logp - tensors["logp"][chunk]).detach()
         assert (ratio - 1.0).abs().max() <= error
