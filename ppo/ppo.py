@@ -115,6 +115,7 @@ def ppo(
         data = run.buf.get()
         spread = value_statistics(run, data)
         normalise_advantages(run, data)
+        before = run.comm.wait_seconds
         learned = update(run, data)
         run.epoch += 1
         now = time.monotonic()
@@ -123,6 +124,7 @@ def ppo(
             "TimeCollect": collected - start,
             "TimeUpdate": now - collected,
             "TimeWait": run.comm.wait_seconds - waited,
+            "TimeWaitUpdate": run.comm.wait_seconds - before,
         }
         reached = log(run, *epoch_row(run, episodes, spread, learned, times))
         run.env_states = run.env.get_state()

@@ -27,7 +27,7 @@ ECHO = {
     "train_pi_iters": 4,
     "train_v_iters": 4,
 }
-TIMES = {"StepsPerSecond", "Time", "TimeCollect", "TimeUpdate", "TimeWait", "MemoryMB"}
+TIMES = {"StepsPerSecond", "Time", "TimeCollect", "TimeUpdate", "TimeWait", "TimeWaitUpdate", "MemoryMB"}
 
 
 def rows(folder):

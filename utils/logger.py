@@ -31,9 +31,10 @@ class EpochLogger:
         self._episodes = _open(folder / "episodes.csv")
         self._episode_fields = ("epoch", "steps", *episode_fields)
         self._columns: list[str] | None = None
+        self._continued = bool(self._progress.tell())
         self._row: dict[str, Any] = {}
         self._writer = _tensorboard_writer(folder) if tensorboard else None
-        if self._progress.tell():
+        if self._continued:
             with (folder / "progress.txt").open() as file:
                 self._columns = file.readline().rstrip("\n").split("\t")
         if not self._episodes.tell():
@@ -58,6 +59,8 @@ class EpochLogger:
     def dump(self) -> dict[str, Any]:
         """Write the row, put both files on disk, and return the row.
 
+        Columns that an older version did not know yet stay away from a file that it began.
+
         Raises:
             ValueError: the columns differ from those of the first row.
             OSError: disk full, ...; no part of the row is left behind.
@@ -66,6 +69,8 @@ class EpochLogger:
         if self._columns is None:
             self._columns = list(row)
             self._progress.write("\t".join(self._columns) + "\n")
+        if self._continued:
+            row = {name: value for name, value in row.items() if name in self._columns}
         if list(row) != self._columns:
             raise ValueError(f"columns of a row must stay the same: {sorted(set(row) ^ set(self._columns))} differ")
         for file, text in (

@@ -401,9 +401,15 @@ def _ranks(what: str, settings: dict[str, Any], options: Options) -> list[Figure
             for who, rounds in measured.items()
         }
         rows += figures("Ranks, one thread each", f"{what}, {part}", unit, values, ours=ours)
-    shares = [100 * float(np.median(c["TimeWait"] / (c["TimeCollect"] + c["TimeUpdate"]))) for [c] in measured[ours]]
-    in_mpi = f"{what}, in MPI calls, waiting included"
-    return rows + figures("Ranks, one thread each", in_mpi, "% of the time", {ours: shares}, ours=ours)
+    for part, share in (
+        ("whole loop", lambda c: c["TimeWait"] / (c["TimeCollect"] + c["TimeUpdate"])),
+        ("update alone", lambda c: c["TimeWaitUpdate"] / c["TimeUpdate"]),
+    ):
+        shares = {ours: [100 * float(np.median(share(columns))) for [columns] in measured[ours]]}
+        rows += figures(
+            "Ranks, one thread each", f"{what}, {part}, in MPI calls, waiting included", "% of it", shares, ours=ours
+        )
+    return rows
 
 
 def allreduce(options: Options) -> list[Figure]:

@@ -45,12 +45,12 @@ def main() -> None:
     first_gradient = np.concatenate(gradients)
     learned = ppo.update(run, data)
     run.epoch = 1
-    row, _ = ppo.epoch_row(run, episodes, spread, learned, {"TimeCollect": 1.0, "TimeUpdate": 1.0, "TimeWait": 0.0})
+    row, _ = ppo.epoch_row(run, episodes, spread, learned, {"TimeCollect": 1.0, "TimeUpdate": 1.0})
     shares = comm.gather({name: data[name] for name in ("act", "adv", "ret", "logp")})
     if comm.rank == 0:
         joined = {name: np.concatenate([share[name] for share in shares], axis=1) for name in shares[0]}
         weights = np.concatenate([p.detach().numpy().ravel() for p in run.ac.parameters()])
-        drop = ("StepsPerSecond", "MemoryMB", "Time", "TimeCollect", "TimeUpdate", "TimeWait")
+        drop = ("StepsPerSecond", "MemoryMB", "Time", "TimeCollect", "TimeUpdate")
         numbers = {name: float(value) for name, value in row.items() if name not in drop}
         np.savez(out, gradient=first_gradient, weights=weights, **joined, **{f"row_{k}": v for k, v in numbers.items()})
     run.close()
