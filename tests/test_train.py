@@ -17,6 +17,7 @@ from ppo.run import build_run, train
 from tests.conftest import finish, run, start
 from utils import checkpoint, mpi
 from utils.folder import Refused, RunFolder
+from utils.logger import EpochLogger
 
 ECHO = {
     "env": "Echo-v0",
@@ -371,3 +372,17 @@ def test_cartpole_is_solved(tmp_path, seed):
     lines = (folder / "episodes.csv").read_text().splitlines()
     column = lines[0].split(",").index("ep_ret")
     assert np.mean([float(line.split(",")[column]) for line in lines[-100:]]) > 450
+
+
+def test_a_file_that_an_older_version_began_keeps_its_columns(tmp_path):
+    """A new column stays away from it; one that is missing is refused."""
+    (tmp_path / "progress.txt").write_text("Epoch\tTime\n0\t1.5\n")
+    logger = EpochLogger(tmp_path, ())
+    for name, value in (("Epoch", 1), ("New", 7), ("Time", 2.5)):
+        logger.log(name, value)
+    assert logger.dump() == {"Epoch": 1, "Time": 2.5}
+    assert (tmp_path / "progress.txt").read_text() == "Epoch\tTime\n0\t1.5\n1\t2.5\n"
+    logger.log("Epoch", 2)
+    with pytest.raises(ValueError, match="Time"):
+        logger.dump()
+    logger.close()
