@@ -84,7 +84,7 @@ WIDE void interleave(const Half* low, const Half* high, Pair* out, int64_t count
     for (; i < count; ++i) out[i] = Pair(low[i]) | (high ? Pair(high[i]) << 16 : 0);
 }
 
-// The numbers of `from` where `y`, what a ReLU gave, is above zero, and zeros elsewhere.
+// The numbers where `y`, what a ReLU gave, is above zero, and zeros elsewhere.
 WIDE_INLINE __m256i where_positive(__m256i numbers, const Half* y) {
     const __m256i output = _mm256_loadu_si256((const __m256i*)y);  // a bfloat16 number above zero is an int16 above zero
     return _mm256_maskz_mov_epi16(_mm256_cmpgt_epi16_mask(output, _mm256_setzero_si256()), numbers);
@@ -108,7 +108,8 @@ struct Products {
 
 // Writes the results of `Block` positions, 16 * `Vectors` numbers each. Sums begin at `bias`, or at zero if it is null.
 template <int Vectors, int Block>
-WIDE void write_block(const Products& p, const Pair* in, const Pair* w, const float* bias, bool relu, const Half* mask, Half* out) {
+WIDE void write_block(const Products& p, const Pair* in, const Pair* w, const float* bias, bool relu, const Half* mask,
+                      Half* out) {
     __m512 sums[Block][Vectors];
     for (int v = 0; v < Vectors; ++v) {
         const __m512 start = bias ? _mm512_loadu_ps(bias + kLanes * v) : _mm512_setzero_ps();
@@ -144,8 +145,8 @@ WriteBlock writer(int64_t block, std::integer_sequence<int, Less...>) {
 }
 
 // Writes `count` results of `width` numbers, a multiple of 16, for positions that are neighbours.
-WIDE void write_line(const Products& p, const Pair* in, const Pair* w, const float* bias, bool relu, const Half* mask, Half* out,
-                     int64_t count, int64_t width) {
+WIDE void write_line(const Products& p, const Pair* in, const Pair* w, const float* bias, bool relu, const Half* mask,
+                     Half* out, int64_t count, int64_t width) {
     for (int64_t i = 0, vectors; i < width; i += vectors * kLanes) {
         vectors = vectors_of(width - i);
         const int64_t largest = vectors == 4 ? kSums / 4 : kBlock, blocks = (count + largest - 1) / largest;
@@ -186,7 +187,8 @@ struct Forward : Sizes {
         const int64_t wide = padded_side() * channels;
         if (padding) {
             for (int64_t i = 0; i < side; ++i)
-                std::memcpy(padded + (i + padding) * wide + padding * channels, x + i * line(), sizeof(Half) * size_t(line()));
+                std::memcpy(padded + (i + padding) * wide + padding * channels, x + i * line(),
+                            sizeof(Half) * size_t(line()));
             x = padded;
         }
         const Products products{taps.data(), kernel, row() / 2, stride * channels / 2, outputs, outputs};
@@ -209,7 +211,8 @@ struct InputGradient : Sizes {
     Array<Pair> w;  // (O / 2, K, K, C)
     int64_t pairs, margin, padded;
 
-    explicit InputGradient(const Layer& layer) : Sizes(layer), pairs(outputs / 2), margin((kernel + stride - 1) / stride) {
+    explicit InputGradient(const Layer& layer)
+        : Sizes(layer), pairs(outputs / 2), margin((kernel + stride - 1) / stride) {
         padded = out_side + 2 * margin + 2;
         w = new_array<Pair>(pairs * weights());
         for (int64_t o = 0; o < pairs; ++o)
@@ -223,7 +226,8 @@ struct InputGradient : Sizes {
                     for (int64_t kx = 0; kx < kernel; ++kx) {
                         const int64_t up = y + padding - ky, left = x + padding - kx;
                         if (up % stride || left % stride) continue;
-                        phase.taps.push_back({(up / stride * padded + left / stride) * pairs, (ky * kernel + kx) * channels});
+                        phase.taps.push_back({(up / stride * padded + left / stride) * pairs,
+                                              (ky * kernel + kx) * channels});
                         phase.rows.push_back(up / stride);
                     }
                 phases.push_back(phase);
@@ -243,7 +247,8 @@ struct InputGradient : Sizes {
                 size_t first = 0, last = phase.rows.size();  // the taps whose row of dy there is; rows go down
                 while (first < last && y / stride + phase.rows[first] >= out_side) ++first;
                 while (first < last && y / stride + phase.rows[last - 1] < 0) --last;
-                const Products products{phase.taps.data() + first, int64_t(last - first), pairs, pairs, weights(), stride * channels};
+                const Products products{phase.taps.data() + first, int64_t(last - first), pairs, pairs, weights(),
+                                        stride * channels};
                 write_line(products, out + ((y / stride + margin) * padded + margin) * pairs, w.get(), nullptr, false,
                            mask ? mask + at : nullptr, dx + at, count, phase.together * channels);
             }
@@ -287,7 +292,8 @@ WIDE void add_row(const Sizes& s, const Pair* x, const Pair* dy, int64_t line, f
 
 // Adds what two samples give, or one if `x[1]` is null, to dw (O, K, K, C) and to db (O,). `in` is room for the pairs of
 // two images with their padding, whose edge is zero, `out` for those of dy.
-WIDE void add_weight_gradient(const Sizes& s, const Half* const x[2], const Half* const dy[2], float* dw, float* db, Pair* in, Pair* out) {
+WIDE void add_weight_gradient(const Sizes& s, const Half* const x[2], const Half* const dy[2], float* dw, float* db,
+                              Pair* in, Pair* out) {
     const int64_t line = s.padded_side() * s.channels;
     for (int64_t y = 0; y < s.side; ++y)
         interleave(x[0] + y * s.line(), x[1] ? x[1] + y * s.line() : nullptr,
@@ -319,9 +325,12 @@ struct Backward {
     const std::vector<InputGradient>& gradients;  // of each layer's input, the first one's only if it is wanted
     std::vector<Room> rooms;
 
-    Backward(const std::vector<Sizes>& layers, const std::vector<InputGradient>& gradients) : layers(layers), gradients(gradients) {
+    Backward(const std::vector<Sizes>& layers, const std::vector<InputGradient>& gradients)
+        : layers(layers), gradients(gradients) {
         for (const Sizes& s : layers) {
-            Room room{new_zeros<Pair>(s.padded_side() * s.padded_side() * s.channels), new_array<Pair>(s.size()), nullptr, {}};
+            Room room;
+            room.in = new_zeros<Pair>(s.padded_side() * s.padded_side() * s.channels);
+            room.out = new_array<Pair>(s.size());
             for (auto& dy : room.dy) dy = new_array<Half>(s.size());
             rooms.push_back(std::move(room));
         }
@@ -344,7 +353,8 @@ struct Backward {
             const Half* below = l ? layers[l - 1].y : x;
             const Half* inputs[2] = {below + n * s.image(), count > 1 ? below + (n + 1) * s.image() : nullptr};
             const bool given = l + 1 == layers.size() && !s.relu;
-            const Half* outputs[2] = {given ? dy + n * s.size() : room.dy[0].get(), given ? dy + (n + 1) * s.size() : room.dy[1].get()};
+            const Half* outputs[2] = {given ? dy + n * s.size() : room.dy[0].get(),
+                                      given ? dy + (n + 1) * s.size() : room.dy[1].get()};
             float* dw = sums;
             for (size_t before = 0; before < l; ++before) dw += layers[before].outputs * (layers[before].weights() + 1);
             add_weight_gradient(s, inputs, outputs, dw, dw + s.outputs * s.weights(), room.in.get(), room.out.get());
@@ -352,7 +362,8 @@ struct Backward {
             const bool masked = l && layers[l - 1].relu;
             for (int64_t k = 0; k < count; ++k)
                 gradients[l - skipped].of_sample(outputs[k], masked ? inputs[k] : nullptr,
-                                                 l ? rooms[l - 1].dy[k].get() : dx + (n + k) * s.image(), room.around.get());
+                                                 l ? rooms[l - 1].dy[k].get() : dx + (n + k) * s.image(),
+                                                 room.around.get());
         }
     }
 };
@@ -362,12 +373,13 @@ struct Backward {
 // Nothing is thrown but for want of memory, which ends the process: no exception may leave a thread of OpenMP.
 
 // Writes `y` of each layer from x (N, H, W, C) bfloat16.
-EXPORT void convolutions_forward(const Layer* layers, int64_t count, int64_t samples, const uint16_t* x, const Team* team) noexcept {
+EXPORT void convolutions_forward(const Layer* layers, int64_t count, int64_t samples, const uint16_t* x,
+                                 const Team* team) noexcept {
     const std::vector<Forward> stack(layers, layers + count);
     share(*team, samples, [&](int64_t, int64_t first, int64_t last) {
         std::vector<Array<Half>> padded;
-        for (const Forward& layer : stack)
-            padded.push_back(layer.padding ? new_zeros<Half>(layer.padded_side() * layer.padded_side() * layer.channels) : nullptr);
+        for (const Forward& s : stack)
+            padded.push_back(s.padding ? new_zeros<Half>(s.padded_side() * s.padded_side() * s.channels) : nullptr);
         for (int64_t n = first; n < last; ++n) {
             const Half* in = x + n * stack.front().image();
             for (size_t l = 0; l < stack.size(); ++l) {
@@ -406,6 +418,7 @@ EXPORT void convolutions_backward(const Layer* layers, int64_t count, int64_t sa
 #else  // another processor: ppo/convolution.py does not call them
 
 EXPORT void convolutions_forward(const Layer*, int64_t, int64_t, const uint16_t*, const Team*) noexcept {}
-EXPORT void convolutions_backward(const Layer*, int64_t, int64_t, const uint16_t*, const uint16_t*, uint16_t*, const Team*) noexcept {}
+EXPORT void convolutions_backward(const Layer*, int64_t, int64_t, const uint16_t*, const uint16_t*, uint16_t*,
+                                  const Team*) noexcept {}
 
 #endif

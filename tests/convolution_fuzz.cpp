@@ -94,7 +94,8 @@ int main(int argc, char** argv) {
         std::vector<Layer> layers;
         for (const Case& c : stack) layers.push_back(c.layer);
         convolutions_forward(layers.data(), int64_t(layers.size()), samples, x.data(), &team);
-        convolutions_backward(layers.data(), int64_t(layers.size()), samples, x.data(), dy.data(), input ? dx.data() : nullptr, &team);
+        convolutions_backward(layers.data(), int64_t(layers.size()), samples, x.data(), dy.data(),
+                              input ? dx.data() : nullptr, &team);
 
         for (int64_t n = 0; n < samples; ++n) {
             const uint16_t* below = x.data() + size_t(n) * (x.size() / size_t(samples));
