@@ -86,3 +86,14 @@ def kill_marked(mark: str) -> None:
 def run(args: list[str], ranks: int = 1, timeout: float = 60.0, env: dict[str, str] | None = None) -> Done:
     """Run `python ARGS` to its end, under mpirun if ranks > 1, and see that nothing is left of it."""
     return finish(*start(args, ranks, env), timeout=timeout)
+
+
+@pytest.fixture(params=[1, 3])
+def torch_threads(request):
+    """Number of torch's threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)

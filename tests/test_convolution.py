@@ -35,15 +35,6 @@ def random_case(samples, channels, outputs, side, kernel, stride, padding):
     return layer, x.requires_grad_(channels % 16 == 0), generator
 
 
-@pytest.fixture(params=[1, 3])
-def threads(request):
-    """Number of torch's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 def in_double(module, x, grad, relu):
     """Return what torch gives in double precision: output, gradients of the parameters, gradient of x."""
     exact, x64 = copy.deepcopy(module).double(), x.detach().double().requires_grad_()
@@ -59,7 +50,7 @@ def in_double(module, x, grad, relu):
 
 @needs_the_processor
 @pytest.mark.parametrize("shape", SHAPES)
-def test_one_convolution_is_that_of_double_precision(shape, threads):
+def test_one_convolution_is_that_of_double_precision(shape, torch_threads):
     """Output and gradients, for odd numbers of samples and inputs that no kernel reaches too."""
     layer, x, generator = random_case(*shape)
     out = layer(x)
@@ -79,7 +70,7 @@ def test_one_convolution_is_that_of_double_precision(shape, threads):
 
 @needs_the_processor
 @pytest.mark.parametrize("with_x", [False, True])
-def test_a_stack_is_as_near_to_double_precision_as_torchs_layers(with_x, threads):
+def test_a_stack_is_as_near_to_double_precision_as_torchs_layers(with_x, torch_threads):
     """Rounded to bfloat16 between the layers, as torch does."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)

@@ -13,18 +13,9 @@ from utils.mpi import Comm
 needs_the_library = pytest.mark.skipif(native.library() is None, reason="nothing was compiled")
 
 
-@pytest.fixture(params=[1, 3])
-def threads(request):
-    """Number of torch's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 @needs_the_library
 @pytest.mark.parametrize(("count", "copied"), [(1, 0), (5, 5), (4096, 1), (9_999, 4_097), (200_003, 200_000)])
-def test_steps_of_adam_are_torchs(count, copied, threads):
+def test_steps_of_adam_are_torchs(count, copied, torch_threads):
     """Weights and moments within the rounding of three steps; the copies are the weights, rounded as torch rounds."""
     generator = torch.Generator().manual_seed(count)
     weights, gradient = torch.randn(2, count, generator=generator)
@@ -46,7 +37,7 @@ def test_steps_of_adam_are_torchs(count, copied, threads):
 
 @needs_the_library
 @pytest.mark.parametrize("shape", [(4, 84, 84), (1, 5, 3), (3, 7, 7)])
-def test_images_are_taken_and_scaled_as_torch_does(shape, threads):
+def test_images_are_taken_and_scaled_as_torch_does(shape, torch_threads):
     """Bit for bit, and channels last in memory too."""
     channels, height, width = shape
     generator = torch.Generator().manual_seed(0)
