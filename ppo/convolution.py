@@ -129,18 +129,8 @@ class Call:
             out_side = (side + 2 * padding - kernel) // stride + 1
             shape = (len(x), out_side, out_side, count)
             y = channels_last(outputs[i]) if outputs else torch.empty(shape, dtype=torch.bfloat16)
-            self._layers[i] = Layer(
-                side,
-                channels,
-                count,
-                kernel,
-                stride,
-                padding,
-                int(relu),
-                weight.data_ptr(),
-                bias.data_ptr(),
-                y.data_ptr(),
-            )
+            pointers = (tensor.data_ptr() for tensor in (weight, bias, y))
+            self._layers[i] = Layer(side, channels, count, kernel, stride, padding, int(relu), *pointers)
             self._keep += [weight, bias]
             self._shapes.append(tuple(weight.shape))
             self._outputs.append(y)

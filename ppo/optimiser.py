@@ -53,8 +53,9 @@ class Vector:
 
 
 class ShardedAdam:
-    """The optimiser of one network: Kingma and Ba 2015, "Adam", arXiv:1412.6980, algorithm 1, by torch.
+    """The optimiser of one network: Kingma and Ba 2015, "Adam", arXiv:1412.6980, algorithm 1.
 
+    On the CPU it is our own code, where that was compiled, and torch's elsewhere: the same up to rounding.
     From now on the network's parameters are views of one vector, and so are their gradients and their copies.
     """
 
