@@ -32,6 +32,7 @@ struct Layer {
 
 #ifndef __clang__
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // gcc 12 warns of its own header
+#pragma GCC diagnostic ignored "-Wignored-attributes"   // of Array<Pair>, which is read through Pair*
 #endif
 
 // Every function down to the #else is compiled for this processor alone; ppo/convolution.py asks first.
