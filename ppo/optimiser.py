@@ -120,13 +120,14 @@ class ShardedAdam:
         scale = max_norm / norm if max_norm is not None and norm > max_norm else 1.0
         if self._step.device.type == "cpu" and native.library() is not None:
             self._step += 1
-            beta1, beta2 = BETAS
-            step_size, root = self.lr / (1 - beta1**self.steps), math.sqrt(1 - beta2**self.steps)
+            (beta1, beta2), steps = BETAS, self.steps
+            step_size, root = self.lr / (1 - beta1**steps), math.sqrt(1 - beta2**steps)
             numbers = native.Adam(1 - beta1, beta2, 1 - beta2, self._eps, scale, step_size, root)
             exp_avg, exp_avg_sq = self._moments
             native.adam_step(numbers, self.weights.mine, self.gradient.mine, exp_avg, exp_avg_sq, self._my_copies)
         else:
-            self.gradient.mine.mul_(scale)
+            if scale != 1.0:
+                self.gradient.mine.mul_(scale)
             self._adam.step()
             self._my_copies.copy_(self.weights.mine[: len(self._my_copies)])
 
