@@ -12,7 +12,7 @@ TORCH ?= $(shell grep -m1 '^torch==' requirements.lock)
 NP    ?= $(shell n=$$(nproc); echo $$((n > 8 ? 8 : n)))
 ARGS  ?=
 STAMP := $(VENV)/.installed
-NATIVE := $(wildcard envs/mario/native/*.cpp envs/mario/native/*.hpp ppo/*.cpp)
+NATIVE := $(wildcard envs/mario/native/*.cpp envs/mario/native/*.hpp ppo/compute/*.cpp ppo/compute/*.hpp)
 
 .PHONY: help setup train test check test-slow test-faults kills identity scoreboard fuzz clean
 
@@ -57,8 +57,8 @@ fuzz: setup
 	build/fuzz 50 $(ROMS)
 	$(SANITIZE) -fsanitize=thread -o build/fuzz_threads
 	build/fuzz_threads 5 $(ROMS)
-	$(CXX) -std=c++17 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all tests/convolution_fuzz.cpp -o build/fuzz_convolution
-	build/fuzz_convolution 2000
+	$(CXX) -std=c++17 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all tests/convolutions_fuzz.cpp -o build/fuzz_convolutions
+	build/fuzz_convolutions 2000
 
 setup: $(STAMP)
 
@@ -70,4 +70,4 @@ $(STAMP): requirements.lock setup.py pyproject.toml $(NATIVE)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info envs/mario/native/*.so ppo/*.so
+	rm -rf $(VENV) build *.egg-info envs/mario/native/*.so ppo/compute/*.so

@@ -18,7 +18,7 @@ setup(
     description="PPO on Super Mario Bros over MPI: a research codebase in the manner of Spinning Up",
     license="MIT",
     python_requires=">=3.11,<3.13",
-    packages=["ppo", "envs", "envs.mario", "envs.mario.native", "utils", "scripts"],
+    packages=["ppo", "ppo.compute", "envs", "envs.mario", "envs.mario.native", "utils", "scripts"],
     install_requires=[
         "torch>=2.10",
         "numpy<2",
@@ -52,9 +52,9 @@ setup(
             language="c++",
         ),
         Extension(
-            "ppo._native",
-            sources=["ppo/convolution.cpp", "ppo/vectors.cpp"],
-            depends=["ppo/team.hpp"],
+            "ppo.compute._native",
+            sources=["ppo/compute/convolutions.cpp", "ppo/compute/arrays.cpp"],
+            depends=["ppo/compute/team.hpp"],
             extra_compile_args=[*FLAGS, "-fno-math-errno"],  # square roots without a look at errno, of whole vectors
             language="c++",
         ),

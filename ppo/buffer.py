@@ -39,7 +39,7 @@ class PPOBuffer:
             value_target: "lambda": R_t = A_t + V(s_t), the TD(lambda) return; "rewards-to-go": the discounted rewards.
         """
         self._images: np.ndarray | None = None
-        if len(obs_shape) == 3:  # images lie channels last in memory, as the networks want them
+        if len(obs_shape) == 3:  # images are channels last in memory, which the networks prefer
             channels, height, width = obs_shape
             self._images = np.zeros((steps, num_envs, height, width, channels), obs_dtype)
             self.obs = self._images.transpose(0, 1, 4, 2, 3)
@@ -75,7 +75,7 @@ class PPOBuffer:
         self.ptr += 1
 
     def finish_path(self, env: int, last_val: float) -> None:
-        """Close the open path of environment `env` behind the last stored step.
+        """Close the open path of environment `env` after the last stored step.
 
         Args:
             env: index within this rank.
@@ -104,6 +104,10 @@ class PPOBuffer:
         """
         if self.ptr != self.max_size or (self.path_start != self.ptr).any():
             raise ValueError(f"buffer must be full and finished: {self.ptr} of {self.max_size} steps stored")
+        self.clear()
+        return {name: getattr(self, name) for name in ("obs", "act", "val", "logp", "adv", "ret")}
+
+    def clear(self) -> None:
+        """Forget what was stored."""
         self.ptr = 0
         self.path_start[:] = 0
-        return {name: getattr(self, name) for name in ("obs", "act", "val", "logp", "adv", "ret")}

@@ -33,12 +33,12 @@ def gae(rew: np.ndarray, val: np.ndarray, last_val: float, gamma: float, lam: fl
     """Estimate the advantages of one path: A_t = sum_l (gamma lam)^l delta_{t+l} (GAE eq. 16).
 
     delta_t = r_t + gamma V(s_{t+1}) - V(s_t) (GAE eq. 10). A path never crosses the end of an episode, so nothing
-    has to be masked: what lies behind its last step is `last_val`.
+    has to be masked: what follows its last step is `last_val`.
 
     Args:
         rew: (T,) rewards that PPO is shown.
         val: (T,) V(s_t).
-        last_val: V of the observation behind the last step; 0 where the episode terminated there.
+        last_val: V of the observation after the last step; 0 where the episode terminated there.
         gamma: discount per step, in [0, 1].
         lam: the lambda of GAE, in [0, 1].
 
@@ -52,7 +52,7 @@ def gae(rew: np.ndarray, val: np.ndarray, last_val: float, gamma: float, lam: fl
 
 
 def rewards_to_go(rew: np.ndarray, last_val: float, gamma: float) -> np.ndarray:
-    """Return the discounted sum of the rewards from each step on, with V behind the last one: (T,) float64."""
+    """Return the discounted sum of the rewards from each step on, with V after the last one: (T,) float64."""
     return discount_cumsum(np.append(rew, last_val), gamma)[:-1]
 
 

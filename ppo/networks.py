@@ -1,79 +1,33 @@
-"""Actors and critics: two networks that share no parameter.
+"""Actors and critics, as the papers draw them: two networks that share no parameter.
 
 Letters of the shapes: M samples, C H W image, D vector, A actions. Images arrive as uint8 and are scaled to [0, 1]
-inside the network. A new network is one function and one row of NETWORKS.
-
-The weights are float32. `ActorCritic.compute_in` lets all layers but the last work in bfloat16 instead: on a copy of
-the weights that is made once per update step. Images lie channels last in memory, which convolutions prefer.
+inside the network. A new network is one function and one row of NETWORKS. `ppo/compute` evaluates the same networks
+faster.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from ppo import native
-from ppo.convolution import Conv2d, ConvolutionStack
-
 SCALE = 1.0 / 255.0  # of a pixel
+
+Body = Callable[[tuple[int, ...]], tuple[nn.Sequential, int]]  # shape of an observation -> layers, features they give
 
 
 class ScaleImage(nn.Module):
-    """uint8 or float (M, C, H, W) -> float32 in [0, 1], channels last in memory."""
+    """uint8 or float (M, C, H, W) -> float32 in [0, 1]."""
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         """Convert and scale."""
-        return scale_image(obs, torch.float32)
-
-
-def scale_image(obs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return obs / 255 as a new tensor of `dtype`, channels last in memory."""
-    return obs.to(dtype, memory_format=torch.channels_last, copy=True).mul_(SCALE)
-
-
-def take_images(images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Return images[rows], channels last in memory, so that whole rows are copied."""
-    return images.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
-
-
-class ReLU(nn.Module):
-    """max(x, 0), which may take the place of x."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Any shape -> the same shape."""
-        if x.dtype == torch.bfloat16 and x.device.type == "cpu":
-            return BitwiseReLU.apply(x)
-        return torch.relu_(x)
-
-
-class BitwiseReLU(torch.autograd.Function):
-    """ReLU of bfloat16 numbers by their bits: a negative one is a negative int16 too, and zero is zero.
-
-    torch 2.13 converts bfloat16 to float32 and back in its own ReLU: six times slower forward, twice backward.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        """Clamp in place."""
-        x.view(torch.int16).clamp_min_(0)
-        ctx.mark_dirty(x)
-        ctx.save_for_backward(x)
-        return x
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        """Pass the gradient where the output is above zero: its bits times 1, elsewhere times 0."""
-        (out,) = ctx.saved_tensors
-        return out.view(torch.int16).clamp_max(1).mul_(grad.view(torch.int16)).view(torch.bfloat16)
+        return obs.to(torch.float32, memory_format=torch.channels_last, copy=True).mul_(SCALE)
 
 
 class Flatten(nn.Module):
-    """(M, C, H, W) -> (M, H * W * C), in the order in which channels-last memory lies: nothing is copied."""
+    """(M, C, H, W) -> (M, H * W * C), in the order of channels-last memory."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Flatten all but the samples."""
@@ -85,9 +39,9 @@ def mario_cnn(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
     channels, height, width = obs_shape
     layers: list[nn.Module] = [ScaleImage()]
     for _ in range(4):
-        layers += [Conv2d(channels, 32, 3, stride=2, padding=1), ReLU()]
+        layers += [nn.Conv2d(channels, 32, 3, stride=2, padding=1), nn.ReLU()]
         channels, height, width = 32, (height + 1) // 2, (width + 1) // 2
-    layers += [Flatten(), nn.Linear(32 * height * width, 512), ReLU()]  # (M, 1152) -> (M, 512) for 84x84
+    layers += [Flatten(), nn.Linear(32 * height * width, 512), nn.ReLU()]  # (M, 1152) -> (M, 512) for 84x84
     return nn.Sequential(*layers), 512
 
 
@@ -107,13 +61,13 @@ def small_cnn(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
 def _convolutions(
     obs_shape: tuple[int, ...], convolutions: tuple[tuple[int, int, int], ...], units: int
 ) -> tuple[nn.Sequential, int]:
-    """Return convolutions, each (channels, kernel, stride) and without padding, with a layer of `units` behind them."""
+    """Return convolutions, each (channels, kernel, stride) and without padding, followed by a layer of `units`."""
     channels, height, width = obs_shape
     layers: list[nn.Module] = [ScaleImage()]
     for out, kernel, stride in convolutions:
-        layers += [Conv2d(channels, out, kernel, stride=stride), ReLU()]
+        layers += [nn.Conv2d(channels, out, kernel, stride=stride), nn.ReLU()]
         channels, height, width = out, (height - kernel) // stride + 1, (width - kernel) // stride + 1
-    layers += [Flatten(), nn.Linear(channels * height * width, units), ReLU()]
+    layers += [Flatten(), nn.Linear(channels * height * width, units), nn.ReLU()]
     return nn.Sequential(*layers), units
 
 
@@ -123,8 +77,8 @@ class Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         """Keep the number of channels."""
         super().__init__()
-        self.conv1 = Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(M, C, H, W) -> the same shape."""
@@ -136,10 +90,10 @@ def impala_cnn(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
     channels, height, width = obs_shape
     layers: list[nn.Module] = [ScaleImage()]
     for out in (16, 32, 32):
-        layers += [Conv2d(channels, out, 3, padding=1), nn.MaxPool2d(3, stride=2, padding=1)]
+        layers += [nn.Conv2d(channels, out, 3, padding=1), nn.MaxPool2d(3, stride=2, padding=1)]
         layers += [Residual(out), Residual(out)]
         channels, height, width = out, (height + 1) // 2, (width + 1) // 2
-    layers += [ReLU(), Flatten(), nn.Linear(32 * height * width, 256), ReLU()]
+    layers += [nn.ReLU(), Flatten(), nn.Linear(32 * height * width, 256), nn.ReLU()]
     return nn.Sequential(*layers), 256
 
 
@@ -148,21 +102,13 @@ def mlp(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
     return nn.Sequential(nn.Linear(int(np.prod(obs_shape)), 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh()), 64
 
 
-NETWORKS: dict[str, Callable[[tuple[int, ...]], tuple[nn.Sequential, int]]] = {
+NETWORKS: dict[str, Body] = {
     "mario": mario_cnn,
     "nature": nature_cnn,
     "small": small_cnn,
     "impala": impala_cnn,
     "mlp": mlp,
 }
-
-
-def with_stack(body: nn.Module) -> nn.Module:
-    """Return the same modules; convolutions at the beginning, each with a ReLU behind it, as one."""
-    modules, count = list(body.children()), 0
-    while count < len(modules) - 1 and isinstance(modules[count], Conv2d) and isinstance(modules[count + 1], ReLU):
-        count += 2
-    return nn.Sequential(ConvolutionStack(*modules[:count]), *modules[count:]) if count else body
 
 
 def initialise(net: nn.Sequential, init: str, last_gain: float, generator: torch.Generator) -> None:
@@ -191,92 +137,58 @@ def initialise(net: nn.Sequential, init: str, last_gain: float, generator: torch
 class ActorCritic(nn.Module):
     """An actor `pi`: obs -> logits (M, A), and a critic `v`: obs -> value (M,). They share nothing."""
 
-    def __init__(self, network: str, obs_shape: tuple[int, ...], num_actions: int, init: str, seed: int) -> None:
-        """Build both networks from their name in NETWORKS with weights drawn from `seed`.
+    def __init__(self, network: str | Body, obs_shape: tuple[int, ...], num_actions: int, init: str, seed: int) -> None:
+        """Build both networks with weights drawn from `seed`.
+
+        Args:
+            network: a name in NETWORKS, or a function such as its values.
+            obs_shape: (C, H, W) or (D,).
+            num_actions: A.
+            init: see `initialise`.
+            seed: of the weights.
 
         Raises:
-            ValueError: unknown name, or a network for images given a vector or the other way round.
+            ValueError: unknown name, or a network that does not take such observations.
         """
         super().__init__()
-        if network not in NETWORKS:
+        if isinstance(network, str) and network not in NETWORKS:
             raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {network!r}")
-        if (len(obs_shape) == 3) != (network != "mlp"):
+        if isinstance(network, str) and (len(obs_shape) == 3) != (network != "mlp"):
             raise ValueError(f"network {network!r} does not take observations of shape {tuple(obs_shape)}")
-        self.num_actions, self.image = num_actions, len(obs_shape) == 3
+        self.num_actions = num_actions
+        body = NETWORKS[network] if isinstance(network, str) else network
         generator = torch.Generator().manual_seed(seed)
-        self.pi = self._build(network, obs_shape, num_actions, init, 0.01, generator)
-        self.v = self._build(network, obs_shape, 1, init, 1.0, generator)
-        self.compute_in(torch.float32)
+        self.pi = self._build(body, obs_shape, num_actions, init, 0.01, generator)
+        self.v = self._build(body, obs_shape, 1, init, 1.0, generator)
 
     @staticmethod
     def _build(
-        network: str, obs_shape: tuple[int, ...], outputs: int, init: str, gain: float, generator: torch.Generator
+        body: Body, obs_shape: tuple[int, ...], outputs: int, init: str, gain: float, generator: torch.Generator
     ) -> nn.Sequential:
-        body, features = NETWORKS[network](obs_shape)
-        net = nn.Sequential(*body, nn.Linear(features, outputs))
+        layers, features = body(obs_shape)
+        net = nn.Sequential(*layers, nn.Linear(features, outputs))
         initialise(net, init, gain, generator)
-        return net.to(memory_format=torch.channels_last) if len(obs_shape) == 3 else net  # type: ignore[call-overload]
-
-    def compute_in(self, dtype: torch.dtype) -> None:
-        """Let all layers but the last compute in `dtype`, float32 or bfloat16; the last one and its output are float32.
-
-        Call it when the weights are on their device. Afterwards `logits`, `value` and `step` use the copies of the
-        weights; `refresh` after every change of the weights, `take_gradients` after every backward pass.
-        """
-        self.dtype = dtype
-        bodies = [net[int(self.image) : -1] for net in (self.pi, self.v)]  # `prepare` scales images for both at once
-        masters: list[nn.Parameter] = []
-        self.pi_copies: list[nn.Parameter] = []  # of the first parameters of `pi`
-        self.v_copies: list[nn.Parameter] = []
-        if dtype != torch.float32:
-            masters = [p for body in bodies for p in body.parameters()]
-            bodies = [with_stack(copy.deepcopy(body).to(dtype)) for body in bodies]
-            self.pi_copies, self.v_copies = (list(body.parameters()) for body in bodies)
-        self._copies = list(zip(masters, self.pi_copies + self.v_copies, strict=True))
-        copied = {id(master) for master, _ in self._copies}
-        self._direct = [p for p in self.parameters() if id(p) not in copied]
-        self._bodies = bodies  # in a list: no part of the module's state
-
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Copy the weights into the type in which the networks compute."""
-        if self._copies:
-            torch._foreach_copy_([low for _, low in self._copies], [master for master, _ in self._copies])
-
-    def zero_gradients(self) -> None:
-        """Zero the gradients to which a backward pass adds; those of weights with copies come by `take_gradients`."""
-        torch._foreach_zero_([p.grad for p in self._direct if p.grad is not None])
-
-    def take_gradients(self, add: bool = True) -> None:
-        """Add the gradients of the copies to those of the weights in float32, or take their place, and forget them."""
-        for master, low in self._copies:
-            if low.grad is not None:
-                assert master.grad is not None
-                if add:
-                    master.grad.add_(low.grad)
-                else:
-                    master.grad.copy_(low.grad)
-                low.grad = None
+        if len(obs_shape) == 3:  # the order of memory that torch's convolutions prefer
+            net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return net
 
     def prepare(self, obs: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
-        """Return observations, or some rows of them, as `logits` and `value` take them: converted once for both."""
-        if not self.image:
-            return (obs if rows is None else obs.index_select(0, rows)).to(self.dtype)
-        lying = obs.permute(0, 2, 3, 1).is_contiguous()  # as it does in the buffer
-        if self.dtype == torch.bfloat16 and obs.device.type == "cpu" and lying and native.library() is not None:
-            return native.scale_images(obs, torch.arange(len(obs)) if rows is None else rows, SCALE)
-        return scale_image(obs if rows is None else take_images(obs, rows), self.dtype)
+        """Return observations, or some rows of them (M,) int64, as `logits` and `value` take them."""
+        return obs if rows is None else obs.index_select(0, rows)
 
     def logits(self, prepared: torch.Tensor) -> torch.Tensor:
         """(M, A) float32."""
-        return self.pi[-1](self._bodies[0](prepared).float())
+        return self.pi(prepared)
 
     def value(self, prepared: torch.Tensor) -> torch.Tensor:
         """V(obs), (M,) float32."""
-        return self.v[-1](self._bodies[1](prepared).float()).squeeze(-1)
+        return self.v(prepared).squeeze(-1)
 
     @torch.no_grad()
     def step(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits (N, A) and values (N,) for acting."""
         prepared = self.prepare(obs)
         return self.logits(prepared), self.value(prepared)
+
+    def refresh(self) -> None:
+        """Take notice of changed weights: nothing is kept of them here."""

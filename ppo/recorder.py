@@ -19,9 +19,8 @@ import torch
 from ppo.config import GOAL, PPOConfig
 from ppo.evaluate import evaluate_together
 from ppo.networks import ActorCritic
-from ppo.optimiser import gather_moments
 from ppo.policy import Policy, load_policy, save_policy
-from ppo.ppo import Run
+from ppo.training import Training as Run
 from utils import checkpoint, logger, system
 from utils.folder import Refused, RunFolder
 from utils.mpi import Comm
@@ -187,12 +186,11 @@ class Recorder:
         row = dict.fromkeys(("EvalEpRet", "EvalEpLen", *(("EvalClearRate", "EvalXMax") if mario else ())), math.nan)
         if run.epoch % cfg.eval_every and run.epoch != cfg.num_epochs:
             return row
-        start = time.monotonic()
-        records = evaluate_together(
-            frozen_policy(run), cfg.env, evaluation_options(cfg), cfg.eval_episodes, cfg.seed, EVAL_ENVS, False,
-            self.comm, lambda: run.watchdog.touch(f"evaluate, epoch {run.epoch - 1}"),
-        )  # fmt: skip
-        run.seconds += time.monotonic() - start
+        with run.timer("evaluate"):
+            records = evaluate_together(
+                frozen_policy(run), cfg.env, evaluation_options(cfg), cfg.eval_episodes, cfg.seed, EVAL_ENVS, False,
+                self.comm, lambda: run.watchdog.touch(f"evaluate, epoch {run.epoch - 1}"),
+            )  # fmt: skip
         fields = {"EvalEpRet": "ep_ret", "EvalEpLen": "ep_len", "EvalClearRate": "flag", "EvalXMax": "x_max"}
         return {name: float(np.mean([r[fields[name]] for r in records])) if records else math.nan for name in row}
 
@@ -236,12 +234,13 @@ class Recorder:
         due = now or run.epoch % self.cfg.save_every == 0 or run.epoch == self.cfg.num_epochs or by_clock
         if not self.comm.broadcast(due):
             return
-        gather_moments([run.pi_optimiser, run.v_optimiser], self.comm)
+        first, *others = (learner.optimiser for learner in run.learners)
+        first.gather_moments(*others)
         shares = self.comm.gather(run.env_states)
         if shares is not None and self.logger is not None:
             tensors = run_tensors(run, [state for share in shares for state in share])
             meta = {
-                "epoch": run.epoch, "seconds": run.seconds, "best": run.best if math.isfinite(run.best) else None,
+                "epoch": run.epoch, "seconds": run.timer.total, "best": run.best if math.isfinite(run.best) else None,
                 "recent": run.recent,
                 "log": self.logger.positions(), "resumes": self._facts["resumed_at_epochs"],
                 "reached": self.reached, "stop_at": self.cfg.stop_at,
@@ -265,7 +264,7 @@ class Recorder:
             "env": cfg.env, "spec": run.env.spec_dict, "network": cfg.network,
             "obs_shape": list(run.env.single_observation_space.shape or ()),
             "num_actions": run.ac.num_actions, "preset": cfg.preset, "seed": cfg.seed,
-            "epoch": run.epoch, "steps": run.epoch * cfg.steps_per_epoch, "hours": round(run.seconds / 3600, 3),
+            "epoch": run.epoch, "steps": run.epoch * cfg.steps_per_epoch, "hours": round(run.timer.total / 3600, 3),
             "command": cfg.command(self.comm.world_size), "processor": system.processor(), "cores": system.cores(),
             "commit": self._facts["commit"], "versions": self._facts["versions"],
         })  # fmt: skip
@@ -292,7 +291,7 @@ def run_tensors(run: Run, env_states: list[bytes]) -> dict[str, torch.Tensor]:
     """Return all tensors of a checkpoint by name: ac/*, adam_pi/*, adam_v/*, env/<global index> (bytes)."""
     row_major = torch.contiguous_format
     tensors = {f"ac/{name}": p.cpu().clone(memory_format=row_major) for name, p in run.ac.state_dict().items()}
-    for prefix, optimiser in (("adam_pi", run.pi_optimiser), ("adam_v", run.v_optimiser)):
+    for prefix, optimiser in ((f"adam_{learner.name.lower()}", learner.optimiser) for learner in run.learners):
         tensors |= {f"{prefix}/{name}": tensor for name, tensor in optimiser.state().items()}
     for i, state in enumerate(env_states):
         tensors[f"env/{i}"] = torch.frombuffer(bytearray(state), dtype=torch.uint8)
@@ -345,7 +344,7 @@ def restore(run: Run, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> No
     """
     try:
         run.ac.load_state_dict({name[3:]: torch.from_numpy(a) for name, a in arrays.items() if name.startswith("ac/")})
-        for prefix, optimiser in (("adam_pi", run.pi_optimiser), ("adam_v", run.v_optimiser)):
+        for prefix, optimiser in ((f"adam_{learner.name.lower()}", learner.optimiser) for learner in run.learners):
             own = {name.removeprefix(prefix + "/"): a for name, a in arrays.items() if name.startswith(prefix + "/")}
             optimiser.load_state(own)
         states = [arrays[f"env/{i}"].tobytes() for i in range(run.cfg.num_envs)]
@@ -353,7 +352,7 @@ def restore(run: Run, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> No
         reason = " ".join(str(error).split())[:300]
         raise Refused(f"the checkpoint's tensors are not those of this run: {reason}") from None
     run.obs = run.env.set_state([states[i] for i in run.env_indices])
-    run.epoch, run.seconds = meta["epoch"], float(meta["seconds"])
+    run.epoch, run.timer.total = meta["epoch"], float(meta["seconds"])
     run.best = -math.inf if meta["best"] is None else float(meta["best"])
     run.recent = meta.get("recent", [])
 

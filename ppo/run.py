@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from utils import mpi, system
 from utils.watchdog import StopSignals
@@ -24,10 +27,13 @@ from utils.watchdog import StopSignals
 if TYPE_CHECKING:
     import torch
 
+    from envs.vector import VecEnv
     from ppo.config import PPOConfig
-    from ppo.ppo import Run
+    from ppo.networks import ActorCritic
     from ppo.recorder import Recorder
+    from ppo.training import Learner, Training
 
+T = TypeVar("T")
 EXIT_BAD_INPUT = 2
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: a batch system may start the job again
 
@@ -59,16 +65,23 @@ def main(argv: list[str] | None = None) -> None:
         comm = connect()
         train(cfg, comm, resume=options.resume, overwrite=options.overwrite, allow_mismatch=options.allow_mismatch,
               signals=signals)  # fmt: skip
-    except SystemExit as done:
-        if (
-            comm is not None
-            and comm.world_size > 1
-            and done.code not in (0, None, EXIT_BAD_INPUT, EXIT_PREEMPTED, 130, 143)
-        ):
-            mpi.exit_together(comm, done)
+    except SystemExit:
         raise
-    except BaseException as error:  # whatever happened to this rank, the others must not wait for it
-        mpi.exit_together(comm, error)
+    except BaseException as error:
+        sys.exit(exit_code(comm, error))
+
+
+def exit_code(comm: mpi.Comm | None, error: BaseException) -> int:
+    """Return the code with which all ranks end, where they agreed on it; otherwise end all of them at once."""
+    from ppo.training import Interrupted
+    from utils.folder import Refused
+
+    if isinstance(error, Refused):
+        bad_input(str(error))
+    if isinstance(error, Interrupted):
+        return EXIT_PREEMPTED if error.signal_number == signal.SIGUSR1 else 128 + error.signal_number
+    mpi.exit_together(comm, error)  # whatever happened to this rank, the others must not wait for it
+    raise AssertionError
 
 
 def parse(argv: list[str]) -> tuple[PPOConfig, argparse.Namespace]:
@@ -137,6 +150,7 @@ def train(
     overwrite: bool = False,
     allow_mismatch: bool = False,
     signals: StopSignals | None = None,
+    on_epoch: Callable[[dict[str, Any]], bool | None] | None = None,
 ) -> Path:
     """Train one run and return its folder. Every rank calls this; a notebook does so without `comm`.
 
@@ -147,134 +161,247 @@ def train(
         overwrite: move what is in the folder aside.
         allow_mismatch: resume although settings or versions differ from the run's.
         signals: the caller's, which stay as they are at the end; otherwise the signals are taken over for the run.
+        on_epoch: called after each epoch, on rank 0, with the row of progress.txt; returns true to end the run there.
 
     Raises:
-        SystemExit: the folder is refused (2), or a signal ended the run (75, 130 or 143).
-        ppo.ppo.NotFinite: see there.
+        Refused: on all ranks: the settings cannot be trained, or the folder cannot be used. Nothing was written.
+        Interrupted: on all ranks: a signal ended the run; a checkpoint was saved.
+        NotFinite: see `ppo.training`. With several ranks this and any other failure ends the whole job.
     """
+    from ppo.training import Interrupted
+    from utils.folder import Refused
+
+    comm = comm or mpi.Comm()
+    try:
+        with warnings.catch_warnings(), threads(comm, cfg.network):
+            warnings.simplefilter("ignore")  # libraries' warnings are not for the person who watches a run
+            return _train(cfg, comm, (resume, overwrite, allow_mismatch), signals, on_epoch)
+    except (Refused, Interrupted):  # on all ranks alike
+        raise
+    except BaseException as error:
+        if comm.world_size > 1:
+            mpi.exit_together(comm, error)
+        raise
+
+
+def _train(
+    cfg: PPOConfig,
+    comm: mpi.Comm,
+    how: tuple[bool, bool, bool],
+    signals: StopSignals | None,
+    on_epoch: Callable[[dict[str, Any]], bool | None] | None,
+) -> Path:
     from ppo import ppo
     from ppo.evaluate import find_policy
     from ppo.recorder import Recorder, init_from
     from utils.folder import Refused
 
-    comm = comm or mpi.Comm()
-    warnings.filterwarnings("ignore")  # libraries' warnings are not for the person who watches a run
-    limit_threads(comm, cfg.network)
+    resume, overwrite, allow_mismatch = how
     system.keep_freed_memory()
-    try:
-        if cfg.init_from is not None and not resume:
-            find_policy(cfg.init_from)  # before anything is written
-        recorder = Recorder(cfg, comm, resume, overwrite)
-    except Refused as error:
-        bad_input(str(error))
-    run: Run | None = None
+    start_policy = find_policy(cfg.init_from) if cfg.init_from is not None and not resume else None
+    training = build_training(cfg, comm)
     own = StopSignals() if signals is None and threading.current_thread() is threading.main_thread() else None
-    reason, code = "error", 1
+    recorder, reason, code = None, "error", 1
     try:
-        run = build_run(cfg, comm)
-        run.signals = signals or own
-        recorder.begin(run, allow_mismatch)
-        recorder.say(describe_start(run, recorder))
-        if cfg.init_from is not None and run.epoch == 0:
-            recorder.say(init_from(run, find_policy(cfg.init_from)))
-        if run.signals is not None:
-            run.signals.armed = True
+        training.signals = signals or own
+        recorder = Recorder(cfg, comm, resume, overwrite)
+        recorder.begin(training, allow_mismatch)
+        recorder.say(describe_start(training))
+        if start_policy is not None and training.epoch == 0:
+            recorder.say(init_from(training, start_policy))
+        if training.signals is not None:
+            training.signals.armed = True
         if recorder.reached is None:
-            ppo.ppo(run, recorder.save, recorder.log)
+            ppo.ppo(training, recorder.save, with_callback(recorder, comm, on_epoch))
         reason, code = "finished", 0
         recorder.say(f"finished: {cfg.run_dir}" + (f" ({recorder.reached})" if recorder.reached else ""))
     except Refused as error:
         reason, code = f"error: {error}", EXIT_BAD_INPUT
-        bad_input(str(error))
+        raise
     except ppo.Interrupted as stop:
         number = stop.signal_number
         reason, code = ("preempted", EXIT_PREEMPTED) if number == signal.SIGUSR1 else ("interrupted", 128 + number)
-        recorder.say(f"\n{stop}: saved. Continue with the same command and --resume")
+        if recorder is not None:
+            recorder.say(f"\n{stop}: saved. Continue with the same command and --resume")
+        raise
     except BaseException as error:
         reason = f"error: {type(error).__name__}: {error}"
         raise
     finally:
-        recorder.close(reason, code, run.epoch if run else 0)
-        if run is not None:
-            run.close()
+        if recorder is not None:
+            recorder.close(reason, code, training.epoch)
+        training.close()
         if own is not None:
             own.close()
-    if code:
-        sys.exit(code)
     return cfg.run_dir
 
 
-def build_run(cfg: PPOConfig, comm: mpi.Comm) -> Run:
-    """Build environments, networks, buffer and optimisers of this rank, with the same weights on every rank."""
+def with_callback(recorder: Recorder, comm: mpi.Comm, on_epoch: Callable[[dict[str, Any]], bool | None] | None) -> Any:
+    """Return the recorder's `log`, followed by the user's callback if there is one; all ranks hear what it returns."""
+
+    def log(training: Training, row: dict[str, Any], episodes: list[dict[str, Any]]) -> bool:
+        enough = recorder.log(training, row, episodes)
+        asked = on_epoch is not None and comm.rank == 0 and bool(on_epoch(dict(row)))
+        return enough or comm.any(asked)
+
+    return recorder.log if on_epoch is None else log
+
+
+def build_training(cfg: PPOConfig, comm: mpi.Comm) -> Training:
+    """Build environments, networks, buffer and optimisers of this rank, with the same weights on every rank.
+
+    Raises:
+        Refused: on all ranks: an environment, network or device cannot be built, with the reason.
+    """
+    from ppo.buffer import PPOBuffer
+    from ppo.training import Training
+    from utils.timer import Timer
+    from utils.watchdog import Watchdog
+
+    env, ac, device, dtype = agreed(comm, lambda: build_parts(cfg, comm))
+    nets, learners = build_learners(cfg, comm, ac.to(device), dtype)
+    space = env.single_observation_space
+    assert space.shape is not None and space.dtype is not None
+    buf = PPOBuffer(cfg.local_steps, env.num_envs, space.shape, space.dtype, cfg.gamma, cfg.lam, cfg.value_target)
+    timer, watchdog = Timer(lambda: comm.wait_seconds), Watchdog(comm, cfg.stall_timeout)
+    return Training(cfg, comm, env, ac, nets, buf, learners, device, watchdog, timer, obs=env.reset()[0])
+
+
+def agreed(comm: mpi.Comm, build: Callable[[], T]) -> T:
+    """Return what `build` returns on this rank, once it has worked on all ranks.
+
+    Raises:
+        Refused: on all ranks: it raised a ValueError on one of them.
+    """
+    from utils.folder import Refused
+
+    built, problem = None, None
+    try:
+        built = build()
+    except ValueError as error:
+        problem = str(error)
+    problems = comm.gather(problem)
+    problem = comm.broadcast(next((p for p in problems if p is not None), None) if problems is not None else None)
+    if problem is not None:
+        raise Refused(problem)
+    return cast("T", built)
+
+
+def build_parts(cfg: PPOConfig, comm: mpi.Comm) -> tuple[VecEnv, ActorCritic, torch.device, torch.dtype]:
+    """Return this rank's environments, the networks with their first weights, the device, and what to compute in.
+
+    No collective call is made here: on some rank it may fail.
+    """
     import gymnasium
     import torch
 
     import envs
-    from ppo.buffer import PPOBuffer
     from ppo.networks import ActorCritic
-    from ppo.optimiser import ShardedAdam
-    from ppo.ppo import Run
     from utils.seeding import Purpose, generator
-    from utils.watchdog import Watchdog
 
-    watchdog = Watchdog(comm, cfg.stall_timeout)
+    device = torch.device(pick_device(cfg.device, comm.local_rank))
+    dtype = pick_precision(cfg.precision, cfg.network, device)
     share = mpi.share(cfg.num_envs, comm.world_size, comm.rank)
     env = envs.make_vec(cfg.env, len(share), cfg.seed, first_index=share.start, **cfg.env_options())
     if not isinstance(env.single_action_space, gymnasium.spaces.Discrete):
         raise ValueError(f"env {cfg.env} has actions {env.single_action_space}, only Discrete ones can be learned")
     space = env.single_observation_space
     assert space.shape is not None and space.dtype is not None
-    device = torch.device(pick_device(cfg.device, comm.local_rank))
     weights_seed = int(generator(cfg.seed, 0, Purpose.WEIGHTS).integers(2**62))
-    ac = ActorCritic(cfg.network, space.shape, int(env.single_action_space.n), cfg.init, weights_seed).to(device)
+    ac = ActorCritic(cfg.network, space.shape, int(env.single_action_space.n), cfg.init, weights_seed)
+    return env, ac, device, dtype
+
+
+def build_learners(
+    cfg: PPOConfig, comm: mpi.Comm, ac: ActorCritic, dtype: torch.dtype
+) -> tuple[ActorCritic, list[Learner]]:
+    """Return what evaluates the networks, and their learners: those of `ppo.compute`, or the plain ones without it."""
+    import torch
+
+    from ppo import compute, ppo
+    from ppo.optimiser import Adam
+    from ppo.training import Learner
+
     for p in ac.parameters():  # equal by construction; sent all the same, so that no library can make them differ
         p.data.copy_(torch.from_numpy(comm.broadcast_array(p.detach().cpu().contiguous().numpy())))
-    ac.compute_in(pick_precision(cfg.precision, cfg.network, device))
-    return Run(
-        cfg=cfg, comm=comm, env=env, ac=ac,
-        buf=PPOBuffer(cfg.local_steps, len(share), space.shape, space.dtype, cfg.gamma, cfg.lam, cfg.value_target),
-        pi_optimiser=ShardedAdam(ac.pi, comm, cfg.pi_lr, cfg.adam_eps, ac.pi_copies),
-        v_optimiser=ShardedAdam(ac.v, comm, cfg.v_lr, cfg.adam_eps, ac.v_copies),
-        device=device, watchdog=watchdog, obs=env.reset()[0],
-    )  # fmt: skip
+    nets: Any = ac
+    pi, v = ((net, comm, lr, cfg.adam_eps) for net, lr in ((ac.pi, cfg.pi_lr), (ac.v, cfg.v_lr)))
+    if compute.wanted():
+        from ppo.compute.adam import ShardedAdam
+        from ppo.compute.networks import FastActorCritic
+
+        nets = FastActorCritic(ac, dtype)
+        optimisers: list[Any] = [ShardedAdam(*pi, nets.pi_copies), ShardedAdam(*v, nets.v_copies)]
+    else:
+        optimisers = [Adam(*pi), Adam(*v)]
+    return nets, [
+        Learner("Pi", optimisers[0], cfg.pi_lr, cfg.train_pi_iters, ppo.policy_loss, cfg.target_kl),
+        Learner("V", optimisers[1], cfg.v_lr, cfg.train_v_iters, ppo.value_loss),
+    ]
 
 
-def limit_threads(comm: mpi.Comm, network: str) -> None:
-    """Give each rank its share of the cores of its host, unless OMP_NUM_THREADS says otherwise; one for the MLP.
+@contextmanager
+def threads(comm: mpi.Comm, network: str) -> Iterator[None]:
+    """Give torch this rank's share of the cores of its host, unless OMP_NUM_THREADS says otherwise; one for the MLP.
 
     More threads than cores make everything slower, many times so where they wait for each other; and a network as
     small as the MLP is done before a second thread has begun: with two, on cores that others use too, a sweep of
     CartPole was thirty times as slow.
+
+    Raises:
+        Refused: OMP_NUM_THREADS is no number of threads.
     """
     import torch
 
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    share = int(wanted) if wanted.isdigit() else max(1, system.cores() // comm.local_size)
+    from utils.folder import Refused
+
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if given and not (given.isdigit() and int(given) > 0):
+        raise Refused(f"OMP_NUM_THREADS must be a number of threads, at least 1, got {given!r}")
+    share = int(given) if given else max(1, system.cores() // comm.local_size)
+    before = torch.get_num_threads()
     torch.set_num_threads(1 if network == "mlp" else share)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def pick_device(wanted: str, local_rank: int) -> str:
     """Return the torch device of this rank: the ranks of a host share its GPUs in turn.
 
     Raises:
-        ValueError: a GPU is wanted and there is none.
+        ValueError: no such name, or a GPU is wanted that is not there.
     """
     import torch
 
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", wanted):
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {wanted!r}")
+    gpus = torch.cuda.device_count()
+    if wanted == "cpu" or (wanted == "auto" and not gpus):
         return "cpu"
-    if not torch.cuda.is_available():
-        raise ValueError(f"device is {wanted!r}, but torch sees no GPU")
-    return wanted if ":" in wanted else f"cuda:{local_rank % torch.cuda.device_count()}"
+    number = int(wanted[5:]) if ":" in wanted else local_rank % max(1, gpus)
+    if number >= gpus:
+        raise ValueError(f"device is {wanted!r}, but torch sees {gpus or 'no'} GPU{'s' if gpus > 1 else ''}")
+    return f"cuda:{number}"
 
 
 def pick_precision(wanted: str, network: str, device: torch.device) -> torch.dtype:
     """Return the type in which the networks compute: for images bfloat16 where the processor or GPU has it.
 
     Processors without its instructions emulate them, slower than float32.
+
+    Raises:
+        ValueError: bfloat16 is wanted and `ppo.compute`, which has it, is turned off.
     """
     import torch
 
+    from ppo import compute
+
+    if not compute.wanted():
+        if wanted == "bfloat16":
+            raise ValueError("precision is 'bfloat16', which PPO_COMPUTE=plain does not have")
+        return torch.float32
     if wanted != "auto":
         return getattr(torch, wanted)
     if device.type == "cuda":
@@ -284,15 +411,16 @@ def pick_precision(wanted: str, network: str, device: torch.device) -> torch.dty
     return torch.bfloat16 if native and network != "mlp" else torch.float32
 
 
-def describe_start(run: Run, recorder: Recorder) -> str:
+def describe_start(training: Training) -> str:
     """Return what a person wants to read before the first epoch."""
-    from ppo import convolution
+    from ppo.compute import convolutions
 
-    cfg, comm = run.cfg, run.comm
-    sizes = [sum(p.numel() for p in net.parameters()) for net in (run.ac.pi, run.ac.v)]
+    cfg, comm = training.cfg, training.comm
+    sizes = [sum(p.numel() for p in net.parameters()) for net in (training.ac.pi, training.ac.v)]
     ranks = f"{comm.world_size} rank{'s' if comm.world_size > 1 else ''}"
-    machine = f"{run.device} in {str(run.ac.dtype).removeprefix('torch.')}"
-    if run.ac.image and machine == "cpu in bfloat16" and convolution.library():
+    dtype = getattr(training.nets, "dtype", None)
+    machine = f"{training.device} in {str(dtype).removeprefix('torch.') if dtype else 'float32 without ppo.compute'}"
+    if cfg.network != "mlp" and machine == "cpu in bfloat16" and convolutions.library():
         machine += " with our own convolutions"
     return (
         f"{cfg.env} -> {cfg.run_dir}  (preset {cfg.preset}, seed {cfg.seed})\n"

@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <random>
 
-#include "../ppo/convolution.cpp"
+#include "../ppo/compute/convolutions.cpp"
 
 using Halves = std::vector<uint16_t>;
 using Floats = std::vector<float>;

@@ -73,3 +73,6 @@ EXPORT void scale_images(int64_t count, int64_t size, const int64_t* rows, const
         for (int64_t i = first; i < last; ++i) scale_image(size, from + rows[i] * size, scale, to + i * size);
     });
 }
+
+// Raised, with VERSION of native.py, when the arguments of an exported function change.
+EXPORT int compute_version() noexcept { return 2; }

@@ -1,4 +1,4 @@
-"""Convolutions by our own code (convolution.cpp) where that is faster than torch's.
+"""Drop-in for `torch.nn.Conv2d`, alone or in a stack: our own code (convolutions.cpp) where it is faster than torch's.
 
 That is in bfloat16 on processors with AVX512-BF16 and without a matrix unit. A stack of convolutions, with the ReLUs
 between them, is one step there, forward and backward: sample by sample through all layers, so that little but the
@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ppo import native
+from ppo.compute import native
 from utils import system
 
 LANES = 16  # floats in a vector register
 
 
 class Layer(ctypes.Structure):
-    """One convolution of a call, as convolution.cpp has it."""
+    """One convolution of a call, as convolutions.cpp has it."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("side", "channels", "outputs", "kernel", "stride", "padding", "relu")),
@@ -44,6 +44,14 @@ def library() -> ctypes.CDLL | None:
 class Conv2d(nn.Conv2d):
     """torch's Conv2d with the same parameters and results, up to rounding; our own code where that is faster."""
 
+    @classmethod
+    def of(cls, layer: nn.Conv2d) -> Conv2d:
+        """Return a convolution with the settings and the very parameters of `layer`."""
+        sizes = layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding
+        ours = cls(*sizes, layer.dilation, layer.groups, layer.bias is not None, layer.padding_mode, device="meta")  # type: ignore[arg-type]
+        ours.weight, ours.bias = layer.weight, layer.bias
+        return ours
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(M, C, H, W) -> (M, O, H', W')."""
         return convolve(x, [self], relu=False) if is_ours(x, [self]) else super().forward(x)
@@ -59,7 +67,7 @@ class ConvolutionStack(nn.Sequential):
 
 
 def is_ours(x: torch.Tensor, layers: Sequence[nn.Conv2d]) -> bool:
-    """Return whether convolution.cpp takes these layers, one behind the other, with an input such as x."""
+    """Return whether convolutions.cpp takes these layers, one after the other, with an input such as x."""
     if x.dtype != torch.bfloat16 or x.device.type != "cpu" or library() is None or x.shape[2] != x.shape[3]:
         return False
     if x.shape[1] % (LANES if torch.is_grad_enabled() and x.requires_grad else 2):
@@ -76,13 +84,13 @@ def is_ours(x: torch.Tensor, layers: Sequence[nn.Conv2d]) -> bool:
 
 
 def convolve(x: torch.Tensor, layers: Sequence[nn.Conv2d], relu: bool) -> torch.Tensor:
-    """Return the last layer's output, each with a ReLU behind it or none, with its gradients."""
+    """Return the last layer's output, each followed by a ReLU or none, with its gradients."""
     steps = tuple((layer.stride[0], int(layer.padding[0])) for layer in layers)
     return Convolutions.apply(x, steps, relu, *(p for layer in layers for p in (layer.weight, layer.bias)))
 
 
 class Convolutions(torch.autograd.Function):
-    """Both directions by convolution.cpp. Sums are float32, and what is between two layers is rounded to bfloat16."""
+    """Both directions by convolutions.cpp. Sums are float32, and what is between two layers is rounded to bfloat16."""
 
     @staticmethod
     def forward(
@@ -106,7 +114,7 @@ class Convolutions(torch.autograd.Function):
 
 
 class Call:
-    """One pass through a stack, with the arrays that convolution.cpp reads and writes: all of them channels last."""
+    """One pass through a stack, with the arrays that convolutions.cpp reads and writes: all of them channels last."""
 
     def __init__(
         self,
@@ -166,5 +174,5 @@ class Call:
 
 
 def channels_last(images: torch.Tensor) -> torch.Tensor:
-    """(M, C, H, W) -> (M, H, W, C) contiguous, without a copy where the memory already lies so."""
+    """(M, C, H, W) -> (M, H, W, C) contiguous, without a copy where memory already has that order."""
     return images.permute(0, 2, 3, 1).contiguous()

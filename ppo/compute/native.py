@@ -1,15 +1,15 @@
-"""Our own code for what an update does to long arrays (vectors.cpp): one pass over them where torch takes several.
-
-`library` is None where nothing was compiled; then torch does it all. convolution.py has the rest of the library.
-"""
+"""Loads the compiled part of the wing, and gives its functions torch's threads."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import sysconfig
 from pathlib import Path
 
 import torch
+
+VERSION = 2  # of the functions' arguments; as in arrays.cpp
 
 
 class Team(ctypes.Structure):
@@ -18,19 +18,20 @@ class Team(ctypes.Structure):
     _fields_ = [("parallel", ctypes.c_void_p), ("threads", ctypes.c_int64)]
 
 
-class Adam(ctypes.Structure):
-    """The numbers of one step, as vectors.cpp has them."""
-
-    _fields_ = [(name, ctypes.c_float) for name in ("rate1", "beta2", "rate2", "eps", "scale", "step_size", "root")]
-
-
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """Return the compiled functions, or None."""
-    found = sorted(Path(__file__).parent.glob("_native.*.so"))
-    if not found:
+    """Return the compiled functions, or None where there are none for this interpreter.
+
+    Raises:
+        ImportError: they were compiled from other sources than these.
+    """
+    path = Path(__file__).with_name("_native" + sysconfig.get_config_var("EXT_SUFFIX"))
+    if not path.exists():
         return None
-    native = ctypes.CDLL(str(found[0]))
+    native = ctypes.CDLL(str(path))
+    version = native.compute_version() if hasattr(native, "compute_version") else 1
+    if version != VERSION:
+        raise ImportError(f"{path} is version {version}, expected {VERSION}: compile it again (pip install -e .)")
     for name in ("convolutions_forward", "convolutions_backward", "adam_step", "scale_images"):
         getattr(native, name).restype = None
     return native
@@ -57,43 +58,3 @@ def team(most: int) -> Team:
 def pointer(tensor: torch.Tensor | None) -> ctypes.c_void_p:
     """Return where a tensor's numbers begin, or null."""
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
-
-
-def adam_step(
-    settings: Adam,
-    weights: torch.Tensor,
-    gradient: torch.Tensor,
-    exp_avg: torch.Tensor,
-    exp_avg_sq: torch.Tensor,
-    copies: torch.Tensor,
-) -> None:
-    """Take one step of Adam.
-
-    Args:
-        settings: of this step.
-        weights, gradient, exp_avg, exp_avg_sq: (P,) float32; all but the gradient change.
-        copies: (Q,) bfloat16, Q <= P; receives the first Q weights.
-    """
-    native, count = library(), ctypes.c_int64(len(weights))
-    assert native is not None
-    arrays = [pointer(tensor) for tensor in (weights, gradient, exp_avg, exp_avg_sq, copies)]
-    threads = team(1 + len(weights) // (1 << 16))
-    native.adam_step(ctypes.byref(settings), count, *arrays, ctypes.c_int64(len(copies)), ctypes.byref(threads))
-
-
-def scale_images(images: torch.Tensor, rows: torch.Tensor, scale: float) -> torch.Tensor:
-    """Return images[rows] * scale, (M, C, H, W) bfloat16, channels last in memory.
-
-    Args:
-        images: (N, C, H, W) uint8, channels last in memory.
-        rows: (M,) int64, from 0 to N - 1.
-        scale: factor.
-    """
-    native, (_, channels, height, width) = library(), images.shape
-    assert native is not None and images.permute(0, 2, 3, 1).is_contiguous() and rows.is_contiguous()
-    out = torch.empty((len(rows), height, width, channels), dtype=torch.bfloat16)
-    native.scale_images(
-        ctypes.c_int64(len(rows)), ctypes.c_int64(channels * height * width), pointer(rows), pointer(images),
-        ctypes.c_float(scale), pointer(out), ctypes.byref(team(len(rows))),
-    )  # fmt: skip
-    return out.permute(0, 3, 1, 2)

@@ -21,7 +21,6 @@ from envs.mario import stages
 from envs.mario.nespy import NesPyBackend
 from envs.vector import VecEnv
 from ppo.networks import Flatten, ScaleImage
-from ppo.networks import ReLU as OurReLU
 
 BUTTONS = (0, 128, 129, 130, 131, 1, 64)  # SIMPLE_MOVEMENT of gym-super-mario-bros as bytes
 
@@ -83,8 +82,8 @@ def plain_copy(net: nn.Sequential) -> nn.Sequential:
     layers: list[nn.Module] = []
     side, channels = 84, 0  # of what the convolutions so far give
     for module in net:
-        if isinstance(module, ScaleImage | OurReLU | Flatten):
-            kind = {ScaleImage: Scale, OurReLU: nn.ReLU, Flatten: nn.Flatten}[type(module)]
+        if isinstance(module, ScaleImage | Flatten):
+            kind = {ScaleImage: Scale, Flatten: nn.Flatten}[type(module)]
             layers.append(kind())
             continue
         layer = copy.deepcopy(module).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]

@@ -24,8 +24,8 @@ from envs.mario import stages
 from envs.mario.emulator import Emulator
 from envs.mario.nespy import NesPyBackend
 from ppo import config, ppo
-from ppo.ppo import Run
-from ppo.run import build_run
+from ppo.run import build_training
+from ppo.training import Training
 from scripts.benchmark import peers
 from scripts.benchmark.allreduce import OURS
 from scripts.benchmark.measure import Figure, apart, figures, in_turn, rate
@@ -175,27 +175,27 @@ def _step_for(num_envs: int, num_threads: int, seconds: float) -> float:
 # The networks, one core ----------------------------------------------------------------------------------------------
 
 
-def _run(network: str, steps_per_epoch: int = 1024, **settings: Any) -> Run:
+def _training(network: str, steps_per_epoch: int = 1024, **settings: Any) -> Training:
     """Return a run of one process with a collected epoch in its buffer."""
     cfg = config.build(**WORK, network=network, steps_per_epoch=steps_per_epoch, **settings)
-    run = build_run(cfg, mpi.Comm())
-    run.ac.refresh()
-    return run
+    training = build_training(cfg, mpi.Comm())
+    training.nets.refresh()
+    return training
 
 
 def inference(options: Options) -> list[Figure]:
     """Actor and critic on the observations of 8, 16 and 64 environments."""
     rows = []
     for network in options.networks:
-        run = _run(network, num_envs=2, steps_per_epoch=256)
+        training = _training(network, num_envs=2, steps_per_epoch=256)
         for batch in (8, 16, 64):
-            rows += _inference(network, batch, run, options)
-        run.close()
+            rows += _inference(network, batch, training, options)
+        training.close()
     return rows
 
 
-def _inference(network: str, batch: int, run: Run, options: Options) -> list[Figure]:
-    pi, v = peers.plain_copy(run.ac.pi), peers.plain_copy(run.ac.v)
+def _inference(network: str, batch: int, training: Training, options: Options) -> list[Figure]:
+    pi, v = peers.plain_copy(training.ac.pi), peers.plain_copy(training.ac.v)
     obs = torch.randint(256, (batch, 4, 84, 84), dtype=torch.uint8)
     lying = obs.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # as it lies in our buffer
 
@@ -204,16 +204,16 @@ def _inference(network: str, batch: int, run: Run, options: Options) -> list[Fig
         pi(obs), v(obs)
 
     def ours() -> None:
-        run.ac.step(lying)
+        training.nets.step(lying)
 
     seconds = options.seconds / 3
-    parties = {"plain float32": rate(plain, batch, seconds), _ours(run): rate(ours, batch, seconds)}
+    parties = {"plain float32": rate(plain, batch, seconds), _ours(training): rate(ours, batch, seconds)}
     values = in_turn(parties, options.rounds)
-    return figures("Inference, one core", f"{network} pair, batch {batch}", "decisions/s", values, ours=_ours(run))
+    return figures("Inference, one core", f"{network} pair, batch {batch}", "decisions/s", values, ours=_ours(training))
 
 
-def _ours(run: Run) -> str:
-    return f"ppo, {str(run.ac.dtype).removeprefix('torch.')}"
+def _ours(training: Training) -> str:
+    return f"ppo, {str(training.nets.dtype).removeprefix('torch.')}"
 
 
 def update(options: Options) -> list[Figure]:
@@ -222,38 +222,38 @@ def update(options: Options) -> list[Figure]:
 
 
 def _update(network: str, options: Options) -> list[Figure]:
-    run = _run(network)
-    data, _ = _epoch(run)
-    samples = len(data["act"].ravel()) * run.cfg.train_pi_iters
+    training = _training(network)
+    data, _ = _epoch(training)
+    samples = len(data["act"].ravel()) * training.cfg.train_pi_iters
 
     def ours() -> None:
-        ppo.update(run, data)
+        ppo.update(training, data)
 
     with apart(plain_update, network, options.seconds) as plain:
         values = in_turn(
-            {"plain float32": plain, _ours(run): rate(ours, samples, options.seconds)}, max(3, options.rounds // 2)
+            {"plain float32": plain, _ours(training): rate(ours, samples, options.seconds)}, max(3, options.rounds // 2)
         )
-    run.close()
-    return figures("Update, one core", f"{network} pair, minibatch 256", "samples/s", values, ours=_ours(run))
+    training.close()
+    return figures("Update, one core", f"{network} pair, minibatch 256", "samples/s", values, ours=_ours(training))
 
 
-def _epoch(run: Run) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]:
+def _epoch(training: Training) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]:
     """Return a collected epoch as our update takes it, and as the plain loop does."""
-    ppo.collect(run)
-    data = {name: array.copy(order="K") for name, array in run.buf.get().items()}  # (T, N, ...), as it lies
-    ppo.normalise_advantages(run, data)
+    ppo.collect(training)
+    data = {name: array.copy(order="K") for name, array in training.buf.get().items()}  # (T, N, ...), as it lies
+    ppo.normalise_advantages(training, data["adv"])
     return data, {name: torch.from_numpy(np.ascontiguousarray(a)).flatten(0, 1) for name, a in data.items()}
 
 
 def plain_update(network: str, seconds: float) -> Callable[[], float]:
     """Return the plain loop's part of `update`."""
     torch.set_num_threads(1)
-    run = _run(network)
-    _, flat = _epoch(run)
-    learner, samples = peers.PlainLearner(run.ac.pi, run.ac.v, run.cfg), len(flat["act"])
+    training = _training(network)
+    _, flat = _epoch(training)
+    learner, samples = peers.PlainLearner(training.ac.pi, training.ac.v, training.cfg), len(flat["act"])
 
     def one_pass() -> None:
-        for rows in torch.randperm(samples).split(run.cfg.minibatch_size):
+        for rows in torch.randperm(samples).split(training.cfg.minibatch_size):
             learner.step({name: tensor[rows] for name, tensor in flat.items()})
 
     return rate(one_pass, samples, seconds)
@@ -265,31 +265,31 @@ def collect(options: Options) -> list[Figure]:
 
 
 def _collect(network: str, options: Options) -> list[Figure]:
-    run = _run(network, num_envs=16)
-    obs = torch.from_numpy(np.ascontiguousarray(run.obs.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2))
+    training = _training(network, num_envs=16)
+    obs = torch.from_numpy(np.ascontiguousarray(training.obs.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2))
     rng = np.random.default_rng(0)
 
     def whole() -> None:
-        ppo.collect(run)
-        run.buf.get()
+        ppo.collect(training)
+        training.buf.get()
 
     def emulators() -> None:
-        run.env.step(rng.integers(7, size=16))
+        training.env.step(rng.integers(7, size=16))
 
     def networks() -> None:
-        run.ac.step(obs)
+        training.nets.step(obs)
 
     def milliseconds(work: Callable[[], None], decisions: int) -> Callable[[], float]:
         measured = rate(work, decisions, options.seconds)
         return lambda: 1000.0 / measured()
 
     parties = {
-        "all of collecting": milliseconds(whole, run.cfg.steps_per_epoch),
+        "all of collecting": milliseconds(whole, training.cfg.steps_per_epoch),
         "of it emulator and preprocessing": milliseconds(emulators, 16),
         "of it both networks": milliseconds(networks, 16),
     }
     values = in_turn(parties, max(3, options.rounds // 2))
-    run.close()
+    training.close()
     what = f"{network} pair, 16 environments"
     return [
         row
@@ -416,9 +416,9 @@ def allreduce(options: Options) -> list[Figure]:
     """The sum over two ranks of the gradients of each pair of networks."""
     counts = {}
     for network in options.networks:
-        run = _run(network, num_envs=2, steps_per_epoch=256)
-        counts[network] = sum(p.numel() for p in run.ac.parameters())
-        run.close()
+        training = _training(network, num_envs=2, steps_per_epoch=256)
+        counts[network] = sum(p.numel() for p in training.ac.parameters())
+        training.close()
     program = [sys.executable, "-m", "scripts.benchmark.allreduce", json.dumps(counts), str(20 * options.rounds)]
     mpirun = str(Path(sys.executable).with_name("mpirun"))
     launcher = mpirun if Path(mpirun).exists() else "mpirun"
@@ -462,20 +462,20 @@ def profile(network: str) -> str:
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as record
 
-    run = _run(network, num_envs=16)
-    ppo.collect(run)
-    run.buf.get()
+    training = _training(network, num_envs=16)
+    ppo.collect(training)
+    training.buf.get()
     start = time.perf_counter()
-    ppo.collect(run)
+    ppo.collect(training)
     collected = time.perf_counter() - start
-    data = run.buf.get()
-    ppo.normalise_advantages(run, data)
-    ppo.update(run, data)
+    data = training.buf.get()
+    ppo.normalise_advantages(training, data["adv"])
+    ppo.update(training, data)
     start = time.perf_counter()
-    ppo.update(run, data)
+    ppo.update(training, data)
     updated = time.perf_counter() - start
     with record(activities=[ProfilerActivity.CPU]) as profiler:
-        ppo.update(run, data)
+        ppo.update(training, data)
     events = profiler.key_averages()
     total = sum(event.self_cpu_time_total for event in events)
     spent: dict[str, float] = {}
@@ -484,12 +484,13 @@ def profile(network: str) -> str:
         spent[name] = spent.get(name, 0.0) + event.self_cpu_time_total
     whole = collected + updated
     lines = [
-        f"{network} pair, {_ours(run)}, one process, an epoch of {run.cfg.steps_per_epoch:,} decisions: {whole:.2f} s"
+        f"{network} pair, {_ours(training)}, one process, an epoch of {training.cfg.steps_per_epoch:,} decisions: "
+        f"{whole:.2f} s"
     ]
     lines += [f"    {'collecting':<32}{collected / whole:>7.1%}", f"    {'update':<32}{updated / whole:>7.1%}"]
     for name, value in sorted(spent.items(), key=lambda item: -item[1]):
         lines.append(f"        {name:<28}{value / total * updated / whole:>7.1%}")
-    run.close()
+    training.close()
     return "\n".join(lines)
 
 

@@ -1,0 +1,132 @@
+"""Adam for a network that every rank holds: gradients are summed over the ranks, then each takes the same step.
+
+`ppo/compute/adam.py` is a drop-in that shares the work out among the ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from utils.mpi import Comm
+
+BETAS = 0.9, 0.999
+MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names
+
+
+class Adam:
+    """The optimiser of one network: Kingma and Ba 2015, "Adam", arXiv:1412.6980, algorithm 1, as torch computes it.
+
+    A minibatch is `zero_gradient`, backward passes, `sum_gradients`, `step`, `publish`. The networks of one minibatch
+    travel together: `first.sum_gradients(second)`.
+    """
+
+    def __init__(self, net: nn.Module, comm: Comm, lr: float, eps: float) -> None:
+        """Take a network that is on its device, with the same weights on every rank.
+
+        Args:
+            net: network.
+            comm: the ranks.
+            lr, eps: step size; what keeps Adam from dividing by zero.
+        """
+        self._parameters, self._comm = list(net.parameters()), comm
+        self._adam = torch.optim.Adam(self._parameters, lr, betas=BETAS, eps=eps)
+        for p in self._parameters:
+            p.grad = torch.zeros_like(p)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps taken."""
+        state = self._adam.state.get(self._parameters[0])
+        return int(state["step"]) if state else 0
+
+    @property
+    def lr(self) -> float:
+        """Step size."""
+        return self._adam.param_groups[0]["lr"]
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._adam.param_groups[0]["lr"] = value
+
+    def zero_gradient(self) -> None:
+        """Begin a minibatch."""
+        self._adam.zero_grad(set_to_none=False)
+
+    def sum_gradients(self, *others: Adam) -> list[float]:
+        """Sum this gradient and the others' over the ranks.
+
+        Returns:
+            for each of them the square of the norm of this rank's part: summed over the ranks, that of the whole.
+        """
+        squares = []
+        for optimiser in (self, *others):
+            gradients = [p.grad for p in optimiser._parameters if p.grad is not None]
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            flat = torch.from_numpy(self._comm.sum(flat.cpu().numpy())).to(flat.device)
+            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(part.view(gradient.shape))
+            squares.append(float(flat[self._comm.part(len(flat))].norm()) ** 2)
+        return squares
+
+    def step(self, norm: float, max_norm: float | None) -> None:
+        """Move the weights by the joined gradient, clipped to `max_norm`.
+
+        Args:
+            norm: of the joined gradient.
+            max_norm: bound on it, or None.
+        """
+        if max_norm is not None and norm > max_norm:
+            torch._foreach_mul_([p.grad for p in self._parameters if p.grad is not None], max_norm / norm)
+        self._adam.step()
+
+    def publish(self, *others: Adam) -> None:
+        """Let every rank compute with the new weights: here each has taken the same step."""
+
+    def gather_weights(self, *others: Adam) -> None:
+        """Let every rank hold all weights after an update: here each does."""
+
+    def gather_moments(self, *others: Adam) -> None:
+        """Let every rank hold all moments for a checkpoint: here each does."""
+
+    def refresh(self) -> None:
+        """Take notice of weights that something else has set: nothing is kept of them here."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return step and moments of each parameter, named INDEX/NAME as torch names them; nothing before a step."""
+        return {
+            f"{i}/{name}": value.cpu().clone(memory_format=torch.contiguous_format)
+            for i, state in self._adam.state_dict()["state"].items()
+            for name, value in state.items()
+        }
+
+    def load_state(self, arrays: dict[str, np.ndarray]) -> None:
+        """Set what `state` returned.
+
+        Raises:
+            ValueError: see `check_state`.
+        """
+        if not arrays:  # saved before the first step
+            return
+        check_state(arrays, self._parameters)
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        state = {i: {n: tensors[f"{i}/{n}"] for n in ("step", *MOMENTS)} for i in range(len(self._parameters))}
+        self._adam.load_state_dict({**self._adam.state_dict(), "state": state})
+
+
+def check_state(arrays: dict[str, np.ndarray], parameters: Sequence[torch.Tensor]) -> None:
+    """Check that a saved state is one of these parameters.
+
+    Raises:
+        ValueError: a tensor is missing, or one too many, or of another shape.
+    """
+    if set(arrays) != {f"{i}/{name}" for i in range(len(parameters)) for name in ("step", *MOMENTS)}:
+        raise ValueError("some of Adam's moments are missing")
+    for i, p in enumerate(parameters):
+        for name in MOMENTS:
+            shape = arrays[f"{i}/{name}"].shape
+            if shape != p.shape:
+                raise ValueError(f"{i}/{name} is {shape}, its parameter {tuple(p.shape)}")
