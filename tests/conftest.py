@@ -46,7 +46,8 @@ def start(args: list[str], ranks: int = 1, env: dict[str, str] | None = None, **
     """Start `python ARGS` (under mpirun if ranks > 1) in its own session; return it and the mark of its processes."""
     mark = f"PPO_TEST_RUN={uuid.uuid4().hex}"
     name, value = mark.split("=")
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PMI_", "OMPI_", "PPO_"))}
+    kept = ("PPO_COMPUTE",)
+    clean = {k: v for k, v in os.environ.items() if k in kept or not k.startswith(("PMI_", "OMPI_", "PPO_"))}
     command = [sys.executable, *args]
     if ranks > 1:
         command = [str(Path(sys.executable).with_name("mpirun")), "-np", str(ranks), *command]
@@ -86,6 +87,13 @@ def kill_marked(mark: str) -> None:
 def run(args: list[str], ranks: int = 1, timeout: float = 60.0, env: dict[str, str] | None = None) -> Done:
     """Run `python ARGS` to its end, under mpirun if ranks > 1, and see that nothing is left of it."""
     return finish(*start(args, ranks, env), timeout=timeout)
+
+
+@pytest.fixture(params=["fast", "plain"])
+def wing(request, monkeypatch):
+    """With ppo.compute and without it."""
+    monkeypatch.setenv("PPO_COMPUTE", request.param)
+    return request.param
 
 
 @pytest.fixture(params=[1, 3])

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from ppo import native
-from ppo.networks import SCALE, ActorCritic, scale_image, take_images
-from ppo.optimiser import ShardedAdam
+from ppo.compute import arrays, native
+from ppo.compute.adam import ShardedAdam
+from ppo.compute.networks import FastActorCritic, scale_image, take_images
+from ppo.networks import SCALE, ActorCritic
 from utils.mpi import Comm
 
 needs_the_library = pytest.mark.skipif(native.library() is None, reason="nothing was compiled")
@@ -26,8 +27,10 @@ def test_steps_of_adam_are_torchs(count, copied, torch_threads):
     for step in (1, 2, 3):
         theirs.grad = 0.5 * gradient
         adam.step()
-        settings = native.Adam(1 - 0.9, 0.999, 1 - 0.999, 1e-5, 0.5, 0.01 / (1 - 0.9**step), math.sqrt(1 - 0.999**step))
-        native.adam_step(settings, weights, gradient, exp_avg, exp_avg_sq, copies)
+        settings = arrays.AdamNumbers(
+            1 - 0.9, 0.999, 1 - 0.999, 1e-5, 0.5, 0.01 / (1 - 0.9**step), math.sqrt(1 - 0.999**step)
+        )
+        arrays.adam_step(settings, weights, gradient, exp_avg, exp_avg_sq, copies)
         gradient = gradient.roll(1)
     torch.testing.assert_close(weights, theirs.detach(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(exp_avg, adam.state[theirs]["exp_avg"], rtol=1e-5, atol=1e-7)
@@ -43,7 +46,7 @@ def test_images_are_taken_and_scaled_as_torch_does(shape, torch_threads):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (9, height, width, channels), dtype=torch.uint8, generator=generator)
     images, rows = images.permute(0, 3, 1, 2), torch.tensor([8, 0, 3, 3, 1])
-    ours = native.scale_images(images, rows, SCALE)
+    ours = arrays.scale_images(images, rows, SCALE)
     theirs = scale_image(take_images(images, rows), torch.bfloat16)
     assert torch.equal(ours, theirs) and ours.permute(0, 2, 3, 1).is_contiguous()
 
@@ -54,10 +57,10 @@ def test_without_the_library_torch_does_it(monkeypatch):
 
     def step():
         ac = ActorCritic("small", (4, 84, 84), 5, "orthogonal", 0)
-        ac.compute_in(torch.bfloat16)
-        optimiser = ShardedAdam(ac.v, Comm(), 0.01, 1e-5, ac.v_copies)
-        ac.value(ac.prepare(obs.permute(0, 3, 1, 2), torch.tensor([4, 2]))).sum().backward()
-        ac.take_gradients(add=False)
+        nets = FastActorCritic(ac, torch.bfloat16)
+        optimiser = ShardedAdam(ac.v, Comm(), 0.01, 1e-5, nets.v_copies)
+        optimiser.zero_gradient()
+        nets.value(nets.prepare(obs.permute(0, 3, 1, 2), torch.tensor([4, 2]))).sum().backward()
         optimiser.step(2.0, 1.0)
         return optimiser.weights.flat, optimiser.copies
 

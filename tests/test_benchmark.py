@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ppo import config, ppo
-from ppo.run import build_run
+from ppo.run import build_training
 from scripts.benchmark import measure, peers, sections
 from tests.conftest import run
 from utils import mpi
@@ -17,10 +17,10 @@ from utils import mpi
 def one_minibatch(network):
     """A run in float32, and one minibatch of 64 as the plain loop takes it."""
     cfg = config.build(network=network, precision="float32", num_envs=2, steps_per_epoch=64, minibatch_size=64, seed=3)
-    ours = build_run(cfg, mpi.Comm())
+    ours = build_training(cfg, mpi.Comm())
     ppo.collect(ours)
     data = ours.buf.get()
-    ppo.normalise_advantages(ours, data)
+    ppo.normalise_advantages(ours, data["adv"])
     return ours, {name: torch.from_numpy(array).flatten(0, 1) for name, array in data.items()}
 
 
@@ -32,14 +32,15 @@ def test_the_plain_loop_computes_our_losses_and_gradients(network):
     loss_pi, loss_v = learner.losses(batch)
     loss_pi.backward()
     loss_v.backward()
-    sums = ppo.accumulate_gradients(ours, batch, torch.arange(64), ours.cfg.clip_ratio, ours.cfg.ent_coef, True, True)
-    stats = dict(zip(ppo.STATISTICS, sums.tolist(), strict=True))
+    now = ppo.Coefficients(ours.cfg.clip_ratio, ours.cfg.ent_coef)
+    sums = ppo.accumulate_gradients(ours, ours.learners, batch, torch.arange(64), now)
+    stats = {name: float(value) for name, value in sums.items()}
     ours.close()
     assert loss_pi.item() == pytest.approx(stats["LossPi"] - ours.cfg.ent_coef * stats["Entropy"], abs=1e-5)
     assert loss_v.item() == pytest.approx(stats["LossV"], rel=1e-4)
-    for plain, flat in ((learner.pi, ours.pi_optimiser.gradient.flat), (learner.v, ours.v_optimiser.gradient.flat)):
+    for plain, trained in zip((learner.pi, learner.v), ours.learners, strict=True):
         norm = torch.cat([p.grad.ravel() for p in plain.parameters()]).norm()
-        assert norm.item() == pytest.approx(flat.norm().item(), rel=1e-3)
+        assert norm.item() == pytest.approx(trained.optimiser.gradient.flat.norm().item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("network", ["mario", "nature"])
@@ -50,7 +51,7 @@ def test_stable_baselines_trains_networks_of_our_size(network):
         **sections.WORK | {"network": network, "num_envs": 2, "steps_per_epoch": 64, "minibatch_size": 32}
     )
     model = peers.stable_baselines(network, True, 2, 32, cfg)
-    ours = build_run(cfg, mpi.Comm())
+    ours = build_training(cfg, mpi.Comm())
     size = sum(p.numel() for p in ours.ac.parameters())
     ours.close()
     assert sum(p.numel() for p in model.policy.parameters()) == size

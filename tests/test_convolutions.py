@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from ppo import convolution
-from ppo.convolution import Call, Conv2d, ConvolutionStack
-from ppo.networks import ActorCritic, ReLU, with_stack
+from ppo.compute import convolutions
+from ppo.compute.convolutions import Call, Conv2d, ConvolutionStack
+from ppo.compute.layers import ReLU, with_stack
+from ppo.compute.networks import FastActorCritic
+from ppo.networks import ActorCritic
 
 needs_the_processor = pytest.mark.skipif(
-    convolution.library() is None, reason="a processor with AVX512-BF16 and without a matrix unit"
+    convolutions.library() is None, reason="a processor with AVX512-BF16 and without a matrix unit"
 )
 SHAPES = [  # samples, channels, outputs, side, kernel, stride, padding
     (3, 4, 16, 84, 8, 4, 0), (4, 16, 32, 20, 4, 2, 0), (2, 4, 32, 84, 8, 4, 0), (5, 32, 64, 20, 4, 2, 0),
@@ -129,12 +131,10 @@ def test_every_network_takes_them_in_bfloat16_alone(network, calls, monkeypatch)
 
     def gradients(dtype):
         ac = ActorCritic(network, (4, 84, 84), 5, "orthogonal", 0)
-        ac.compute_in(dtype)
-        ac.refresh()
+        nets = FastActorCritic(ac, dtype)
         for p in ac.parameters():
             p.grad = torch.zeros_like(p)
-        (ac.logits(ac.prepare(obs)).square().sum() + ac.value(ac.prepare(obs)).sum()).backward()
-        ac.take_gradients()
+        (nets.logits(nets.prepare(obs)).square().sum() + nets.value(nets.prepare(obs)).sum()).backward()
         return torch.cat([p.grad.flatten() for p in ac.parameters()])
 
     real = Call.backward
@@ -142,7 +142,7 @@ def test_every_network_takes_them_in_bfloat16_alone(network, calls, monkeypatch)
     ours = gradients(torch.bfloat16)
     assert len(made) == calls
     full = gradients(torch.float32)
-    monkeypatch.setattr(convolution, "library", lambda: None)
+    monkeypatch.setattr(convolutions, "library", lambda: None)
     theirs = gradients(torch.bfloat16)
     assert torch.equal(full, gradients(torch.float32)) and len(made) == calls
     assert (ours - full).norm() < 1.1 * (theirs - full).norm() + 1e-3 * full.norm()
@@ -172,7 +172,7 @@ def test_other_convolutions_are_torchs(change):
 
 
 def test_without_the_processor_everything_is_torchs(monkeypatch):
-    monkeypatch.setattr(convolution, "library", lambda: None)
+    monkeypatch.setattr(convolutions, "library", lambda: None)
     layer, x, _ = random_case(2, 4, 16, 12, 4, 2, 0)
     assert type(layer(x).grad_fn).__name__ == "ConvolutionBackward0"
 
@@ -184,6 +184,6 @@ def test_without_the_processor_everything_is_torchs(monkeypatch):
 )  # fmt: skip
 def test_the_processor_and_the_switch_decide(flags, switch, ours, monkeypatch):
     """A matrix unit is torch's; PPO_CONVOLUTION=0 is respected."""
-    monkeypatch.setattr(convolution.system, "processor_flags", lambda: flags)
+    monkeypatch.setattr(convolutions.system, "processor_flags", lambda: flags)
     monkeypatch.setenv("PPO_CONVOLUTION", switch)
-    assert (convolution.library.__wrapped__() is not None) == ours
+    assert (convolutions.library.__wrapped__() is not None) == ours

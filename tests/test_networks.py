@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from ppo.networks import NETWORKS, ActorCritic, ReLU
+from ppo.compute.layers import ReLU
+from ppo.compute.networks import FastActorCritic
+from ppo.networks import NETWORKS, ActorCritic
 
 IMAGE = (4, 84, 84)
 
@@ -95,12 +97,11 @@ def test_bfloat16_is_close_to_float32(network):
         ac = ActorCritic(network, IMAGE, 7, "orthogonal", seed=3)
         for p in ac.parameters():
             p.grad = torch.zeros_like(p)
-        ac.compute_in(dtype)
-        prepared = ac.prepare(obs)
-        logits, val = ac.logits(prepared), ac.value(prepared)
+        nets = FastActorCritic(ac, dtype)
+        prepared = nets.prepare(obs)
+        logits, val = nets.logits(prepared), nets.value(prepared)
         assert logits.dtype == val.dtype == torch.float32
         (logits.log_softmax(-1)[:, 0].sum() + val.square().sum()).backward()
-        ac.take_gradients()
         found.append((logits.detach(), val.detach(), *(p.grad for p in ac.parameters())))
     for exact, low in zip(*found, strict=True):
         cosine = torch.nn.functional.cosine_similarity(low.flatten(), exact.flatten(), dim=0)
@@ -111,8 +112,41 @@ def test_copies_follow_the_weights():
     """`refresh` carries a changed weight into what computes in bfloat16; the state of the module holds no copies."""
     ac = ActorCritic("mario", IMAGE, 7, "orthogonal", seed=0)
     names = set(ac.state_dict())
-    ac.compute_in(torch.bfloat16)
-    before = ac.step(obs_for("mario"))[1]
+    nets = FastActorCritic(ac, torch.bfloat16)
+    before = nets.step(obs_for("mario"))[1]
     ac.load_state_dict(ActorCritic("mario", IMAGE, 7, "orthogonal", seed=1).state_dict())
-    ac.refresh()
-    assert set(ac.state_dict()) == names and not torch.equal(before, ac.step(obs_for("mario"))[1])
+    nets.refresh()
+    assert set(ac.state_dict()) == names and not torch.equal(before, nets.step(obs_for("mario"))[1])
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_fast_networks_are_the_plain_ones(network):
+    """In float32: the same logits, values and gradients as torch's own layers, up to rounding."""
+    obs, found = obs_for(network, 5), []
+    for fast in (False, True):
+        ac = ActorCritic(network, (4,) if network == "mlp" else IMAGE, 7, "orthogonal", seed=1)
+        nets = FastActorCritic(ac, torch.float32) if fast else ac
+        prepared = nets.prepare(obs, torch.tensor([3, 0, 3]))
+        logits, val = nets.logits(prepared), nets.value(prepared)
+        (logits.square().sum() + val.square().sum()).backward()
+        found.append((logits, val, *(p.grad for p in ac.parameters())))
+    for plain, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_chunks_add_up():
+    """In bfloat16 the gradients of the second backward pass are added to those of the first, not to older ones."""
+    ac = ActorCritic("small", IMAGE, 7, "orthogonal", seed=1)
+    for p in ac.parameters():
+        p.grad = torch.zeros_like(p)
+    nets, obs = FastActorCritic(ac, torch.bfloat16), obs_for("small", 4)
+    weight = ac.pi[1].weight
+
+    def gradient(*parts):
+        nets.pi_copies.expect_gradients()
+        for part in parts:
+            nets.logits(nets.prepare(part)).square().sum().backward()
+        return weight.grad.clone()
+
+    first, second = gradient(obs[:2]), gradient(obs[2:])
+    assert torch.equal(gradient(obs[:2], obs[2:]), first + second) and torch.equal(gradient(obs[:2]), first)

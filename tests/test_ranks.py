@@ -45,6 +45,17 @@ def test_first_update_is_the_same_for_any_number_of_ranks(tmp_path, settings, co
 
 
 @pytest.mark.mpi
+def test_without_the_wing_the_first_update_is_the_same(tmp_path, monkeypatch):
+    """Allreduce and torch's Adam, on one and on three ranks, give what ppo.compute gives."""
+    fast = first_update(tmp_path, ECHO, 1)
+    monkeypatch.setenv("PPO_COMPUTE", "plain")
+    for ranks in (1, 3):
+        plain = first_update(tmp_path, ECHO, ranks)
+        for name, expected in fast.items():
+            np.testing.assert_allclose(plain[name], expected, rtol=2e-3, atol=2e-5, err_msg=f"{name}, {ranks} ranks")
+
+
+@pytest.mark.mpi
 @pytest.mark.parametrize("ranks", [1, 3, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_run_leaves_a_complete_folder(tmp_path, ranks):
     """`mpirun -np RANKS python -m ppo.run` ends with code 0 and every file that data/README.md names."""

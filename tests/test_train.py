@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from ppo import config, ppo
-from ppo.run import build_run, train
+from ppo.run import build_training, train
 from tests.conftest import finish, run, start
 from utils import checkpoint, mpi
 from utils.folder import Refused, RunFolder
@@ -68,7 +68,7 @@ def quiet(capsys):
     capsys.readouterr()
 
 
-def test_echo_is_learned_in_seconds(tmp_path):
+def test_echo_is_learned_in_seconds(tmp_path, wing):
     """Repeating what one sees is learned to almost the best return, 32, from chance, 8."""
     folder = train(config.build(env="Echo-v0", epochs=30, data_dir=str(tmp_path)))
     returns = [float(row["AverageEpRet"]) for row in rows(folder)]
@@ -96,7 +96,7 @@ def test_same_seed_same_run_and_another_seed_another(tmp_path):
     ],
     ids=["echo", "cartpole", "mario", "mario-nes-py"],
 )  # fmt: skip
-def test_resumed_run_equals_the_uninterrupted_one(tmp_path, settings):
+def test_resumed_run_equals_the_uninterrupted_one(tmp_path, settings, wing):
     """Three epochs and three more give the weights, Adam states, environment states and rows of six in one go."""
     once = {"train_pi_iters": 1, "train_v_iters": 1}
     settings = settings | once | dict.fromkeys(("anneal_lr", "anneal_clip", "anneal_ent"), False)
@@ -107,31 +107,33 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path, settings):
 
 
 @pytest.mark.parametrize(("chunk_size", "error"), [(2, 0.0), (32, 1e-5)], ids=["same-batch", "other-batch"])
-def test_ratio_is_one_on_the_first_minibatch(chunk_size, error):
+def test_ratio_is_one_on_the_first_minibatch(chunk_size, error, wing):
     """Before the first step of an epoch the policy is the one that acted: KL and clipped share are zero (float32).
 
     Exactly where as many samples pass at once as when it acted; else to the last bits of a matrix product.
     """
     cfg = config.build(num_envs=2, steps_per_epoch=32, minibatch_size=32, chunk_size=chunk_size, precision="float32")
-    run_ = build_run(cfg, mpi.Comm())
+    run_ = build_training(cfg, mpi.Comm())
     ppo.collect(run_)
-    tensors = {name: ppo.to_device(run_, a).flatten(0, 1) for name, a in run_.buf.get().items()}
-    rows_, adv = next(iter(ppo.minibatches(run_, tensors["adv"], 0)))
+    batch = {name: ppo.to_device(run_, a).flatten(0, 1) for name, a in run_.buf.get().items()}
+    rows_, adv = next(iter(ppo.minibatches(run_, batch["adv"], 0)))
     for chunk in rows_.split(chunk_size):
-        logits = run_.ac.logits(run_.ac.prepare(tensors["obs"], chunk))
-        logp = ppo.core.log_prob_and_entropy(logits, tensors["act"][chunk])[0]
-        ratio = torch.exp(logp - tensors["logp"][chunk]).detach()
+        logits = run_.nets.logits(run_.nets.prepare(batch["obs"], chunk))
+        logp = ppo.core.log_prob_and_entropy(logits, batch["act"][chunk])[0]
+        ratio = torch.exp(logp - batch["logp"][chunk]).detach()
         assert (ratio - 1.0).abs().max() <= error
-    sums = ppo.accumulate_gradients(run_, tensors | {"adv": adv}, rows_, 0.2, 0.01, True, True)
-    stats = dict(zip(ppo.STATISTICS, sums.tolist(), strict=True))
-    assert abs(stats["KL"]) < 1e-6 and stats["ClipFrac"] == 0.0
+    now = ppo.Coefficients(0.2, 0.01)
+    sums = ppo.accumulate_gradients(run_, run_.learners, batch | {"adv": adv}, rows_, now)
+    assert abs(float(sums["KL"])) < 1e-6 and float(sums["ClipFrac"]) == 0.0
     run_.close()
 
 
 @pytest.mark.parametrize("emulator", ["native", "nes-py"])
 def test_stored_observations_are_copies(emulator):
     """An emulator's picture is a view of its memory: what is stored must not change with the frames that follow."""
-    run_ = build_run(config.build(num_envs=2, steps_per_epoch=48, minibatch_size=48, emulator=emulator), mpi.Comm())
+    run_ = build_training(
+        config.build(num_envs=2, steps_per_epoch=48, minibatch_size=48, emulator=emulator), mpi.Comm()
+    )
     ppo.collect(run_)
     obs = run_.buf.get()["obs"]
     assert all((obs[t] != obs[t + 1]).any() for t in range(4, len(obs) - 1))  # Mario may stand still at first
@@ -159,7 +161,7 @@ def test_the_best_policy_is_that_of_the_best_hundred_episodes(tmp_path):
 
 def test_minibatches_take_equal_shares_and_every_step_once():
     """Each minibatch holds the same number of steps of every environment; a pass visits every step exactly once."""
-    run_ = build_run(config.build(**ECHO), mpi.Comm())
+    run_ = build_training(config.build(**ECHO), mpi.Comm())
     seen = [r for r, _ in ppo.minibatches(run_, torch.zeros(256), 0)]
     assert sorted(torch.cat(seen).tolist()) == list(range(256))
     assert all(torch.bincount(r % 4).tolist() == [16] * 4 for r in seen)
@@ -171,7 +173,7 @@ def test_minibatches_take_equal_shares_and_every_step_once():
 def test_the_entropy_bonus_falls_to_zero_over_the_run(tmp_path, monkeypatch):
     """With anneal_ent, epoch e of E trains with ent_coef (1 - e / E)."""
     seen, accumulate = [], ppo.accumulate_gradients
-    monkeypatch.setattr(ppo, "accumulate_gradients", lambda *a: (seen.append(a[4]), accumulate(*a))[1])
+    monkeypatch.setattr(ppo, "accumulate_gradients", lambda *a: (seen.append(a[4].ent_coef), accumulate(*a))[1])
     once = ECHO | {"minibatch_size": 256, "train_pi_iters": 1, "train_v_iters": 1}
     train(config.build(**once, epochs=4, ent_coef=0.4, anneal_ent=True, data_dir=str(tmp_path)))
     assert seen == pytest.approx([0.4, 0.3, 0.2, 0.1])
@@ -182,11 +184,12 @@ def test_target_kl_stops_the_actor_and_not_the_critic():
     cfg = config.build(
         **ECHO | {"minibatch_size": 256, "train_pi_iters": 80, "train_v_iters": 80}, pi_lr=0.1, target_kl=0.01
     )
-    run_ = build_run(cfg, mpi.Comm())
+    run_ = build_training(cfg, mpi.Comm())
     ppo.collect(run_)
     learned = ppo.update(run_, run_.buf.get())
     assert 1 <= learned["StopIter"] < 80 and learned["KL"] > 0.015
-    assert run_.v_optimiser.steps == 80 and run_.pi_optimiser.steps == learned["StopIter"]
+    pi, v = (learner.optimiser for learner in run_.learners)
+    assert v.steps == 80 and pi.steps == learned["StopIter"]
     run_.close()
 
 
@@ -201,9 +204,9 @@ def test_old_runs_are_never_destroyed(tmp_path):
     cfg = config.build(**ECHO, epochs=1, data_dir=str(tmp_path))
     folder = train(cfg)
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    with pytest.raises(SystemExit) as refused:
+    with pytest.raises(Refused, match="holds a run"):
         train(cfg)
-    assert refused.value.code == 2 and before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     train(cfg, overwrite=True)
     aside = [p for p in folder.parent.iterdir() if ".old-" in p.name]
     assert len(aside) == 1 and (aside[0] / "progress.txt").read_bytes() == before[folder / "progress.txt"]
@@ -222,7 +225,7 @@ def test_resume_refuses_another_experiment(tmp_path):
     """Other settings are named and refused; --allow-mismatch continues and leaves a mark."""
     train(config.build(**ECHO, epochs=2, data_dir=str(tmp_path)))
     other = config.build(**ECHO, epochs=3, gamma=0.5, data_dir=str(tmp_path))
-    with pytest.raises(SystemExit):
+    with pytest.raises(Refused, match="gamma was 0.98, now 0.5"):
         train(other, resume=True)
     folder = train(other, resume=True, allow_mismatch=True)
     assert json.loads((folder / "config.json").read_text())["mismatch"] == {"gamma": [0.98, 0.5]}
@@ -259,7 +262,7 @@ def test_damaged_checkpoint_is_rejected_and_the_one_before_is_used(tmp_path, dam
 @pytest.mark.parametrize("where", ["reward", "observation", "gradient"])
 def test_nan_stops_the_run_before_it_reaches_a_parameter(tmp_path, where, monkeypatch):
     """A NaN reward, observation or loss raises NotFinite with its place; the parameters stay finite and unchanged."""
-    run_ = build_run(config.build(**ECHO), mpi.Comm())
+    run_ = build_training(config.build(**ECHO), mpi.Comm())
     before = [p.detach().clone() for p in run_.ac.parameters()]
     step = run_.env.step
 
@@ -303,6 +306,9 @@ def test_nan_stops_the_run_before_it_reaches_a_parameter(tmp_path, where, monkey
         (["--cpu", "99"], ["99"]),
         (["--preset", "best"], ["preset"]),
         (["--data-dir", "/proc/nowhere"], ["/proc/nowhere"]),
+        (["--env", "CartPole-v1", "--network", "nature"], ["nature", "(4,)"]),
+        (["--env", "CartPole-v1", "--device", "banana"], ["device", "banana"]),
+        (["--env", "Pendulum-v1"], ["Pendulum-v1", "Discrete"]),
     ],
 )  # fmt: skip
 def test_bad_input_gets_one_clear_line_and_code_2(args, names):

@@ -79,7 +79,7 @@ def main() -> None:
         envs.make_vec = lambda *args, **kwargs: (_ for _ in ()).throw(RuntimeError("the ROM is missing"))
     if HERE and KIND.endswith("-in-save"):
         checkpoint.save_checkpoint = strike_in_save(checkpoint.save_checkpoint)
-    build = module.build_run
+    build = module.build_training
 
     def build_and_break(cfg, comm):
         run = build(cfg, comm)
@@ -98,7 +98,7 @@ def main() -> None:
         run.env.step = breaking
         return run
 
-    module.build_run = build_and_break
+    module.build_training = build_and_break
     module.main(sys.argv[2:])
 
 

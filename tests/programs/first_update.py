@@ -2,7 +2,7 @@
 
 mpirun -np 3 python tests/programs/first_update.py OUT.npz '{"env": "Echo-v0", ...}' [apart]
 
-With "apart", what travels between the ranks is a copy, and each has its own copies of the weights, as on a GPU.
+With "apart", what the ranks exchange is a copy, and each has its own copies of the weights, as on a GPU.
 """
 
 import json
@@ -14,46 +14,52 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 from ppo import config, ppo
-from ppo.optimiser import reduce_gradients
-from ppo.run import build_run, limit_threads
+from ppo.run import build_training, threads
 from utils import mpi
+
+DROP = ("StepsPerSecond", "MemoryMB", "Time")
 
 
 def main() -> None:
     out, settings = sys.argv[1], json.loads(sys.argv[2])
     comm = mpi.connect()
     cfg = config.build(**settings)
-    limit_threads(comm, cfg.network)
     if "apart" in sys.argv:
         comm.host_buffer = lambda count: None
-    run = build_run(cfg, comm)
+    with threads(comm, cfg.network):
+        first_update(cfg, comm, out)
+
+
+def first_update(cfg, comm, out) -> None:
+    training = build_training(cfg, comm)
+    first, second = (learner.optimiser for learner in training.learners)
     if "apart" in sys.argv:
-        for optimiser in (run.pi_optimiser, run.v_optimiser):
-            for vector in (optimiser.weights, optimiser.gradient):
-                vector._host = vector.flat.clone()
-    episodes = ppo.collect(run)
-    data = run.buf.get()
-    spread = ppo.value_statistics(run, data)
-    ppo.normalise_advantages(run, data)
-    tensors = {name: ppo.to_device(run, array).flatten(0, 1) for name, array in data.items()}
-    rows, adv = next(iter(ppo.minibatches(run, tensors["adv"], 0)))
-    ppo.accumulate_gradients(run, tensors | {"adv": adv}, rows, run.cfg.clip_ratio, run.cfg.ent_coef, True, True)
-    optimisers = [run.pi_optimiser, run.v_optimiser]
-    reduce_gradients(optimisers, comm)
-    gradients = [optimiser.gradient.leave() for optimiser in optimisers]
-    comm.all_gather(*gradients)
-    first_gradient = np.concatenate(gradients)
-    learned = ppo.update(run, data)
-    run.epoch = 1
-    row, _ = ppo.epoch_row(run, episodes, spread, learned, {"TimeCollect": 1.0, "TimeUpdate": 1.0})
+        for array in (array for optimiser in (first, second) for array in (optimiser.weights, optimiser.gradient)):
+            array._host = array.flat.clone()
+    episodes = ppo.collect(training)
+    data, values = ppo.advantages(training)
+    batch = {name: ppo.to_device(training, array).flatten(0, 1) for name, array in data.items()}
+    rows, adv = next(iter(ppo.minibatches(training, batch["adv"], 0)))
+    now = ppo.Coefficients(cfg.clip_ratio, cfg.ent_coef)
+    ppo.accumulate_gradients(training, training.learners, batch | {"adv": adv}, rows, now)
+    first.sum_gradients(second)
+    if hasattr(first, "gradient"):  # each rank has its part
+        gradients = [optimiser.gradient.to_host() for optimiser in (first, second)]
+        comm.all_gather(*gradients)
+        first_gradient = np.concatenate(gradients)
+    else:
+        first_gradient = np.concatenate([p.grad.numpy().ravel() for p in training.ac.parameters()])
+    with training.timer("update"):
+        learned = ppo.update(training, data)
+    training.epoch = 1
+    row, _ = ppo.epoch_row(training, episodes, values | learned)
     shares = comm.gather({name: data[name] for name in ("act", "adv", "ret", "logp")})
     if comm.rank == 0:
         joined = {name: np.concatenate([share[name] for share in shares], axis=1) for name in shares[0]}
-        weights = np.concatenate([p.detach().numpy().ravel() for p in run.ac.parameters()])
-        drop = ("StepsPerSecond", "MemoryMB", "Time", "TimeCollect", "TimeUpdate")
-        numbers = {name: float(value) for name, value in row.items() if name not in drop}
+        weights = np.concatenate([p.detach().numpy().ravel() for p in training.ac.parameters()])
+        numbers = {name: float(value) for name, value in row.items() if not name.startswith(DROP)}
         np.savez(out, gradient=first_gradient, weights=weights, **joined, **{f"row_{k}": v for k, v in numbers.items()})
-    run.close()
+    training.close()
 
 
 if __name__ == "__main__":
