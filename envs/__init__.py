@@ -1,47 +1,54 @@
 """Environments: `make_vec` returns a `gymnasium.vector.VectorEnv` for any id that this project knows.
 
-One module per family, one row per family below. Simulators are imported when an environment is built, never before.
+One module per family, which declares itself in `FAMILY` (`envs/family.py`), and one row per family below. An id
+"MODULE:Id-v0" belongs to the `FAMILY` of a module outside this package, or to Gymnasium where MODULE registers it
+there. Simulators are imported when an environment is built, never before.
 """
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from envs.family import Family
+
 if TYPE_CHECKING:
     from envs.vector import VecEnv
 
-# Beginning of the id -> (module with check, DEFAULTS and ids; what builds). The first row that fits is taken.
-FAMILIES: tuple[tuple[str, str, str], ...] = (
-    ("SuperMarioBros", "envs.mario", "envs.mario.vector:make"),
-    ("Echo-", "envs.echo", "envs.echo:EchoVec"),
-    ("", "envs.classic", "envs.classic:ClassicVec"),
-)
+# Modules that hold a FAMILY. The first that knows an id has it.
+FAMILIES: tuple[str, ...] = ("envs.mario", "envs.echo", "envs.classic")
 
 
-def _family(env_id: str) -> tuple[Any, str]:
-    """Return the module that knows the id's options and the "module:class" that builds it."""
+def families() -> list[Family]:
+    """Return the families of this package."""
+    return [importlib.import_module(name).FAMILY for name in FAMILIES]
+
+
+def find_family(env_id: str) -> Family:
+    """Return the family that an id belongs to; ValueError, with close matches, for an unknown id."""
+    return _find(env_id)[0]
+
+
+def _find(env_id: str) -> tuple[Family, str]:
+    """Return the family and the id as the family knows it: without the module of one outside this package."""
     if not isinstance(env_id, str) or not env_id:
         raise ValueError(f"env: {env_id!r}, expected the id of an environment, for instance SuperMarioBros-1-1-v0")
-    row = next(row for row in FAMILIES if env_id.startswith(row[0]))
-    module = importlib.import_module(row[1])
-    if not module.known(env_id):
-        names = [name for _, family, _ in FAMILIES for name in importlib.import_module(family).ids()]
-        close = difflib.get_close_matches(env_id, names, n=3, cutoff=0.6)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise ValueError(f"env: unknown id {env_id!r}{hint}")
-    return module, row[2]
-
-
-def family(env_id: str) -> str:
-    """Return the name of the family that an id belongs to, such as "mario"; ValueError for an unknown id."""
-    return _family(env_id)[0].__name__.rsplit(".", 1)[-1]
-
-
-def options(env_id: str) -> tuple[str, ...]:
-    """Return the names of the options that `make_vec` takes for this id."""
-    return tuple(_family(env_id)[0].DEFAULTS)
+    module, colon, name = env_id.partition(":")
+    if colon:
+        try:
+            found = getattr(importlib.import_module(module), "FAMILY", None)
+        except (ImportError, ValueError) as error:  # ValueError: the module's name is empty
+            raise ValueError(f"env: cannot import {module!r} of {env_id!r} ({error})") from None
+        if isinstance(found, Family) and found.known(name):
+            return found, name
+    for family in families():
+        if family.known(env_id):
+            return family, env_id
+    close = difflib.get_close_matches(env_id, [name for family in families() for name in family.ids()], n=3)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    raise ValueError(f"env: unknown id {env_id!r}{hint}")
 
 
 def check_options(env_id: str, **options: Any) -> dict[str, Any]:
@@ -53,11 +60,16 @@ def check_options(env_id: str, **options: Any) -> dict[str, Any]:
     Raises:
         ValueError: unknown id (with close matches), unknown option, or a value that is not allowed.
     """
-    module, _ = _family(env_id)
-    for name in options:
-        if name not in module.DEFAULTS:
-            raise ValueError(f"{name}: not an option of {env_id}, which takes {', '.join(sorted(module.DEFAULTS))}")
-    return module.check(env_id, options)
+    family, name = _find(env_id)
+    known = {option.name: option for option in family.options}
+    for given in options:
+        if given not in known:
+            raise ValueError(f"{given}: not an option of {env_id}, which takes {', '.join(sorted(known))}")
+    merged = {option.name: copy.deepcopy(option.default) for option in family.options} | options
+    for option in family.options:
+        if not option.accepts(merged[option.name]):
+            raise ValueError(f"{option.name}: {merged[option.name]!r}, expected {option.allowed}")
+    return family.check(name, merged)
 
 
 def make_vec(env_id: str, num_envs: int, seed: int, *, first_index: int = 0, **options: Any) -> VecEnv:
@@ -68,7 +80,7 @@ def make_vec(env_id: str, num_envs: int, seed: int, *, first_index: int = 0, **o
         num_envs: number of environments here, >= 1.
         seed: the run's seed, >= 0; every draw is derived from it.
         first_index: global index of the first of them, >= 0: environment i behaves the same whichever rank owns it.
-        options: options of the family, see `check_options` and the family's `DEFAULTS`.
+        options: options of the family, see `check_options` and the family's `FAMILY.options`.
 
     Raises:
         ValueError: as `check_options`, or a number out of range.
@@ -79,6 +91,8 @@ def make_vec(env_id: str, num_envs: int, seed: int, *, first_index: int = 0, **o
     check_integer("seed", seed, 0)
     check_integer("first_index", first_index, 0)
     checked = check_options(env_id, **options)
-    module_name, class_name = _family(env_id)[1].split(":")
-    build = getattr(importlib.import_module(module_name), class_name)
-    return build(env_id, num_envs, seed, first_index, checked)
+    family, name = _find(env_id)
+    module, _, function = family.make.partition(":")
+    vec: VecEnv = getattr(importlib.import_module(module), function)(name, num_envs, seed, first_index, checked)
+    vec.family = family
+    return vec

@@ -12,27 +12,11 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete, Space, flatdim, flatten
 
-from envs.vector import VecEnv, check_integer, pack
+from envs.family import MAX_EPISODE_STEPS, Family, Option, Preset
+from envs.vector import VecEnv, pack
 from utils.seeding import episode_seed
 
 STATE_VERSION = 1
-DEFAULTS: dict[str, Any] = {"max_episode_steps": None, "env_kwargs": {}}
-
-
-def check(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options with their defaults filled in.
-
-    `max_episode_steps` replaces the registered time limit (a truncation), `env_kwargs` go to the environment.
-
-    Raises:
-        ValueError: an option has a value that is not allowed.
-    """
-    merged = {**DEFAULTS, **options}
-    if merged["max_episode_steps"] is not None:
-        check_integer("max_episode_steps", merged["max_episode_steps"], 1)
-    if not isinstance(merged["env_kwargs"], dict):
-        raise ValueError(f"env_kwargs: {merged['env_kwargs']!r}, expected a table of keyword arguments")
-    return merged
 
 
 def known(env_id: str) -> bool:
@@ -47,6 +31,29 @@ def known(env_id: str) -> bool:
 def ids() -> list[str]:
     """Return the ids that are registered with Gymnasium."""
     return [name for name in gymnasium.registry if "/" not in name]
+
+
+CLASSIC = Preset(
+    "classic",
+    "small vector environments: what rl-baselines3-zoo uses for CartPole; 8 environments x 32 steps = 256",
+    {
+        "network": "mlp", "num_envs": 8, "steps_per_epoch": 8 * 32, "minibatch_size": 256, "gamma": 0.98, "lam": 0.8,
+        "pi_lr": 1e-3, "v_lr": 1e-3, "train_pi_iters": 20, "train_v_iters": 20, "anneal_lr": True, "anneal_clip": True,
+        "ent_coef": 0.0, "epochs": 400,
+    },
+)  # fmt: skip
+
+FAMILY = Family(
+    name="classic",
+    known=known,
+    ids=ids,
+    make="envs.classic:ClassicVec",
+    presets=(CLASSIC,),
+    options=(
+        MAX_EPISODE_STEPS,
+        Option(name="env_kwargs", default={}, kind=dict, help="keyword arguments of the environment", settable=False),
+    ),
+)
 
 
 class ClassicVec(VecEnv):

@@ -11,23 +11,14 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from envs.vector import VecEnv, check_integer, pack
+from envs.classic import CLASSIC
+from envs.family import MAX_EPISODE_STEPS, Family, Option
+from envs.vector import VecEnv, pack
 from utils.seeding import Purpose, generator
 
 DIGITS = 4
 LENGTH = 32
 STATE_VERSION = 1
-DEFAULTS: dict[str, Any] = {"truncate": False, "max_episode_steps": None}
-
-
-def check(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options with their defaults filled in; ValueError for a value that is not allowed."""
-    merged = {**DEFAULTS, **options}
-    if not isinstance(merged["truncate"], bool):
-        raise ValueError(f"truncate: {merged['truncate']!r}, expected true or false")
-    if merged["max_episode_steps"] is not None:
-        check_integer("max_episode_steps", merged["max_episode_steps"], 1)
-    return merged
 
 
 def known(env_id: str) -> bool:
@@ -38,6 +29,19 @@ def known(env_id: str) -> bool:
 def ids() -> list[str]:
     """Return the ids of this family."""
     return ["Echo-v0"]
+
+
+FAMILY = Family(
+    name="echo",
+    known=known,
+    ids=ids,
+    make="envs.echo:EchoVec",
+    presets=(CLASSIC,),
+    options=(
+        Option(name="truncate", default=False, kind=bool, help="make every end a time limit"),
+        MAX_EPISODE_STEPS,
+    ),
+)
 
 
 class EchoVec(VecEnv):

@@ -20,6 +20,8 @@ from gymnasium import Space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from envs.family import Family
+
 MAGIC = b"VECENV\x00\x01"
 _DIGEST = hashlib.sha256().digest_size
 _SIZES = 16  # two little-endian 64-bit numbers: bytes of the JSON header, bytes of the arrays before compression
@@ -151,11 +153,13 @@ class VecEnv(VectorEnv, ABC):
         first_index: global index of environment 0.
         spec_dict: JSON-able description of what produced the numbers (id, options, back end, versions).
         episode_fields: keys of an episode's dict, in the order of a table's columns.
+        family: the family that it belongs to; `envs.make_vec` sets it.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}
     spec_dict: dict[str, Any]
     episode_fields: tuple[str, ...] = Episodes.FIELDS
+    family: Family
 
     def __init__(self, num_envs: int, seed: int, first_index: int, obs_space: Space, action_space: Space) -> None:
         self.num_envs = num_envs

@@ -24,8 +24,6 @@ from utils.seeding import Purpose, generator
 PRETRAINED = Path(__file__).resolve().parent.parent / "data" / "pretrained"
 GROUP = 4  # environments that go through the network together: in batches of another size it rounds differently
 BLOCK = 1024  # steps whose random numbers are drawn at once
-# Options that a policy's file may set. The reward is not among them: a stranger's file must not name code to import.
-KEPT_OPTIONS = ("actions", "skip", "stack", "crop_hud", "stages", "max_episode_steps")
 
 
 def find_policy(name: str, which: str = "best") -> Path:
@@ -62,27 +60,30 @@ def environment(policy: Policy, **wanted: Any) -> tuple[str, dict[str, Any]]:
 
     Raises:
         BadPolicy: the file names an environment, an option or a preprocessing that is not known here.
+        ValueError: `wanted` does.
     """
     spec = policy.info.get("spec")
     env_id = policy.info.get("env")
     if not isinstance(spec, dict) or not isinstance(env_id, str) or not isinstance(spec.get("options"), dict):
         raise BadPolicy("policy.json: env and spec must say what the policy was made for")
-    if ":" in env_id:  # Gymnasium would import the module in front of it
+    given = wanted.pop("env", None)
+    if given is None and ":" in env_id:  # its module would be imported: only who runs this may name one
         raise BadPolicy(f"policy.json: env is {env_id!r}, which names a module to import")
-    env_id = wanted.pop("env", None) or env_id
-    options = {name: spec["options"][name] for name in KEPT_OPTIONS if spec["options"].get(name) is not None}
-    options |= {name: value for name, value in wanted.items() if value is not None}
-    options = {name: value for name, value in options.items() if name in envs.options(env_id)}
+    env_id = given or env_id
+    wanted = {name: value for name, value in wanted.items() if value is not None}
+    if given is not None or wanted:
+        envs.check_options(env_id, **wanted)  # what the caller asked for is no fault of the file
     try:
+        family = envs.find_family(env_id)
+        kept = [option.name for option in family.options if option.portable]
+        options = {name: spec["options"][name] for name in kept if spec["options"].get(name) is not None}
+        options |= wanted
         envs.check_options(env_id, **options)
     except (ValueError, TypeError, KeyError) as error:
         raise BadPolicy(f"policy.json: {error}") from None
-    if envs.family(env_id) == "mario":
-        from envs.mario.preprocess import PREPROCESS_VERSION
-
-        if spec.get("preprocess_version") != PREPROCESS_VERSION:
-            theirs = spec.get("preprocess_version")
-            raise BadPolicy(f"policy.json: preprocessing version is {theirs!r}, this is version {PREPROCESS_VERSION}")
+    for name, mine in family.spec.items():
+        if spec.get(name) != mine:
+            raise BadPolicy(f"policy.json: {name} is {spec.get(name)!r}, here it is {mine!r}")
     return env_id, options
 
 

@@ -8,6 +8,7 @@ train(build(env="CartPole-v1", epochs=20))        # in a notebook
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -36,13 +37,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 EXIT_BAD_INPUT = 2
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: a batch system may start the job again
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports an error in one line, from one rank."""
-
-    def error(self, message: str) -> Any:
-        bad_input(message)
 
 
 def bad_input(message: str) -> Any:
@@ -85,24 +79,11 @@ def exit_code(comm: mpi.Comm | None, error: BaseException) -> int:
 
 
 def parse(argv: list[str]) -> tuple[PPOConfig, argparse.Namespace]:
-    """Return the checked config and the other flags."""
-    from ppo import config
+    """Return the checked config and the other flags; ends the process for bad input, --print-config and --presets."""
+    from ppo import arguments
 
-    parser = _Parser(prog="python -m ppo.run", description="Train PPO; every size counts over all ranks.",
-                     allow_abbrev=False)  # fmt: skip
-    config.add_arguments(parser)
-    other = parser.add_argument_group("starting")
-    other.add_argument("--cpu", type=int, default=1, metavar="N", help="start N ranks with mpirun")
-    other.add_argument(
-        "--resume", action="store_true", help="continue the run in its folder, or start if there is none"
-    )
-    other.add_argument("--overwrite", action="store_true", help="move an old run in the folder aside and start")
-    other.add_argument("--allow-mismatch", action="store_true", help="resume although settings or versions differ")
-    namespace = parser.parse_args(argv)
-    options = argparse.Namespace(**{name: vars(namespace).pop(name) for name in
-                                    ("cpu", "resume", "overwrite", "allow_mismatch")})  # fmt: skip
     try:
-        cfg = config.build(**vars(namespace))
+        cfg, options = arguments.parse(argv)
     except ValueError as error:
         bad_input(str(error))
     ranks = options.cpu if mpi.launched_size() == 1 else mpi.launched_size()
@@ -110,6 +91,11 @@ def parse(argv: list[str]) -> tuple[PPOConfig, argparse.Namespace]:
         bad_input(f"ranks must be from 1 to num-envs ({cfg.num_envs}), got {ranks}")
     if options.resume and options.overwrite:
         bad_input("--resume and --overwrite exclude each other")
+    if options.print_config or options.presets:
+        if mpi.launched_rank() == 0:
+            asked = arguments.compare_presets(cfg.env) if options.presets else json.dumps(cfg.to_dict(), indent=1)
+            print(asked)
+        sys.exit(0)
     return cfg, options
 
 
@@ -302,7 +288,7 @@ def build_parts(cfg: PPOConfig, comm: mpi.Comm) -> tuple[VecEnv, ActorCritic, to
     device = torch.device(pick_device(cfg.device, comm.local_rank))
     dtype = pick_precision(cfg.precision, cfg.network, device)
     share = mpi.share(cfg.num_envs, comm.world_size, comm.rank)
-    env = envs.make_vec(cfg.env, len(share), cfg.seed, first_index=share.start, **cfg.env_options())
+    env = envs.make_vec(cfg.env, len(share), cfg.seed, first_index=share.start, **cfg.env_options)
     if not isinstance(env.single_action_space, gymnasium.spaces.Discrete):
         raise ValueError(f"env {cfg.env} has actions {env.single_action_space}, only Discrete ones can be learned")
     space = env.single_observation_space

@@ -152,11 +152,11 @@ def by_steps(args: argparse.Namespace) -> None:
 
 def build(env_id: str, seed: int, options: dict[str, Any]) -> tuple[Any, float]:
     """Return one environment that can be looked at, and its pictures per second."""
-    if envs.family(env_id) == "mario":
-        from envs.mario.vector import MarioVec
+    if envs.find_family(env_id).name == "mario":
+        from envs.mario.python_vector import MarioVec
 
         return MarioVec(env_id, 1, seed, 0, envs.check_options(env_id, **options)), MARIO_FPS
-    if envs.family(env_id) != "classic":
+    if envs.find_family(env_id).name != "classic":
         raise ValueError(f"env: {env_id} has no pictures")
     import gymnasium
 
@@ -256,10 +256,10 @@ def by_frames(args: argparse.Namespace) -> None:
 
 def build_console(env_id: str, emulator: str) -> Any:
     """Return a console with the game in it. Raises ValueError for what is not one game of Mario."""
-    if envs.family(env_id) != "mario":
+    if envs.find_family(env_id).name != "mario":
         raise ValueError(f"env: {env_id} cannot be played with a keyboard, Mario can")
     from envs.mario import stages
-    from envs.mario.vector import Consoles
+    from envs.mario.backends import Consoles
 
     envs.check_options(env_id, emulator=emulator)
     game = stages.parse(env_id)

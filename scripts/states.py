@@ -55,7 +55,7 @@ def take(args: argparse.Namespace) -> None:
     if args.policy is not None:
         policy = load_policy(find_policy(args.policy))
         env_id, options = environment(policy, env=args.env)
-    if envs.family(env_id) != "mario":
+    if envs.find_family(env_id).name != "mario":
         raise ValueError(f"env: {env_id} has no start states, Mario has")
     if args.explore is not None:
         explore_stage(args, env_id)

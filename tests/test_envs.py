@@ -168,7 +168,7 @@ def test_pack_never_writes_or_reads_pickles():
         ("SuperMarioBros-1-1-v0", {"sticky": float("nan")}, ["sticky", "nan"]),
         ("SuperMarioBros-1-1-v0", {"start_frames": 31}, ["start_frames", "31", "0..30"]),
         ("SuperMarioBros-1-1-v0", {"start_mode": "jump"}, ["start_mode", "noop, random"]),
-        ("SuperMarioBros-1-1-v0", {"start_share": 0.0}, ["start_share", "0.0", "0 < s <= 1"]),
+        ("SuperMarioBros-1-1-v0", {"start_share": 0.0}, ["start_share", "0.0", "(0, 1]"]),
         ("SuperMarioBros-1-1-v0", {"actions": "all"}, ["actions", "right_only, simple, complex"]),
         ("SuperMarioBros-1-1-v0", {"actions": [["right", "C"]]}, ["'C'"]),
         ("SuperMarioBros-1-1-v0", {"actions": []}, ["actions"]),

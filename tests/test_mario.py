@@ -14,8 +14,9 @@ import pytest
 
 import envs
 from envs import checks
-from envs.mario import EMULATORS, actions, preprocess, rules, stages
-from envs.mario.vector import MarioVec
+from envs.mario import actions, preprocess, rules, stages
+from envs.mario.backends import EMULATORS
+from envs.mario.python_vector import MarioVec
 from utils.seeding import Purpose, generator
 
 RIGHT_B, RIGHT_A_B = 3, 4  # of the sets right_only, simple and complex

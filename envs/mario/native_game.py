@@ -24,7 +24,7 @@ def target_numbers(game: stages.Game, target: tuple[int, int] | None) -> tuple[i
 
 
 class NativeBackend:
-    """One console. See `envs.mario.vector.Backend` for what each member promises."""
+    """One console. See `envs.mario.backends.Backend` for what each member promises."""
 
     def __init__(self, game: stages.Game, target: tuple[int, int] | None) -> None:
         self._core = native.library()

@@ -1,8 +1,8 @@
 """N Mario environments stepped by one call into native code.
 
 Everything a decision needs happens there: frames, rewards, ends of episodes, observations. Only the random numbers
-are drawn here, from the same streams as in `envs.mario.vector`, with which it agrees bit for bit. Unlike there, a
-state is the console's own memory, not the buttons that led to it: it is restored at once and may start an episode.
+are drawn here, from the same streams as in `python_vector`, with which it agrees bit for bit. Unlike there, a state is
+the console's own memory, not the buttons that led to it: it is restored at once and may start an episode.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from envs.mario import native, stages
+from envs.mario.base import MarioVecBase, draw_start, draw_target
 from envs.mario.emulator import HEIGHT, RAM_SIZE, WIDTH, Cartridge
 from envs.mario.native_game import target_numbers
 from envs.mario.preprocess import HUD_ROWS
-from envs.mario.vector import MarioVecBase, draw_start, draw_target
 from envs.vector import pack, unpack
 from utils.seeding import Purpose, generator
 

@@ -43,7 +43,7 @@ def versions() -> dict[str, str]:
 
 
 class NesPyBackend:
-    """One console. See `envs.mario.vector.Backend` for what each member promises."""
+    """One console. See `envs.mario.backends.Backend` for what each member promises."""
 
     def __init__(self, game: Game, target: tuple[int, int] | None) -> None:
         self._env = _environment_class()(rom_mode=game.rom_mode, lost_levels=game.lost, target=target)

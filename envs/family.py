@@ -1,0 +1,110 @@
+"""What a family of environments declares about itself, once: `FAMILY = Family(...)` in its module.
+
+From it come the flags of `ppo.run`, the checks of their values, the presets, the columns of progress.txt, and what an
+evaluation uses. A family needs one module and one row in `envs.FAMILIES`; one that lives outside this package needs no
+row: `--env MODULE:Id-v0` imports MODULE and takes its `FAMILY`. `envs/echo.py` is the smallest example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from utils.columns import Column
+from utils.settings import Setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option(Setting):
+    """One option of a family's environments, see `Setting`.
+
+    Attributes:
+        portable: whether a policy's file may set it. Files come from strangers: nothing that names code or a path.
+        training_only: evaluations leave it at its default.
+        settable: whether a run can set it, by a flag and a key of config.json; otherwise only `make_vec` can.
+    """
+
+    portable: bool = False
+    training_only: bool = False
+    settable: bool = True
+
+
+# Most families have it: a time limit of the agent's steps.
+MAX_EPISODE_STEPS = Option(
+    name="max_episode_steps",
+    default=None,
+    kind=int,
+    optional=True,
+    at_least=1,
+    portable=True,
+    help="cut (truncate) episodes after this many steps",
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings to start from, of the algorithm and of the family's environments, and where the numbers come from."""
+
+    name: str
+    source: str
+    settings: Mapping[str, Any]
+
+
+def _no_check(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
+    return options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A family of environments.
+
+    Attributes:
+        name: one word, such as "mario".
+        known: whether an id is one of the family's; imports no simulator.
+        ids: all ids, or as many as can be listed.
+        make: "module:callable", imported when an environment is built and called as
+            make(env_id, num_envs, seed, first_index, options); returns an `envs.vector.VecEnv`.
+        options: what `make` is given beside ids and numbers, each with its bounds.
+        check: called as check(env_id, options) with every option filled in and within its bounds; returns the options
+            that `make` gets; raises ValueError for what bounds cannot say. Imports no simulator.
+        presets: its own, the first one being the default.
+        defaults: settings of the algorithm that hold for this family under presets that do not mention them.
+        columns: of progress.txt, each the mean of `field` over the finished episodes' records.
+        evaluated: names of those columns that an evaluation reports too, as Eval + name.
+        best_by: name of the column that decides, before the return does, which policy is the best; None for the
+            return alone.
+        spec: entries of an environment's `spec_dict` in which a saved policy's file must agree.
+    """
+
+    name: str
+    known: Callable[[str], bool]
+    ids: Callable[[], list[str]]
+    make: str
+    options: tuple[Option, ...] = ()
+    check: Callable[[str, dict[str, Any]], dict[str, Any]] = _no_check
+    presets: tuple[Preset, ...]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    columns: tuple[Column, ...] = ()
+    evaluated: tuple[str, ...] = ()
+    best_by: str | None = None
+    spec: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def settable(self) -> tuple[Option, ...]:
+        """The options that a run can set."""
+        return tuple(option for option in self.options if option.settable)
+
+    @property
+    def best_field(self) -> str | None:
+        """Key of an episode's record that `best_by` is the mean of."""
+        return next((column.field for column in self.columns if column.name == self.best_by), None)
+
+    @property
+    def eval_columns(self) -> tuple[Column, ...]:
+        """The columns that an evaluation adds to progress.txt."""
+        shown = [column for column in self.columns if column.name in self.evaluated]
+        return tuple(
+            Column("Eval" + c.name, f"{c.meaning}, in the evaluation", c.unit, c.look_for, c.low, c.high, c.field)
+            for c in shown
+        )

@@ -1,0 +1,175 @@
+"""What the two implementations of N Mario environments share: what their options mean, the draws of an episode's start,
+and the step of the vector contract around the frames (`python_vector` plays those one by one, `native_vector` in C++).
+
+Shapes: N environments, S stacked frames of 84 x 84.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+from envs.mario import backends, rules, stages
+from envs.mario.actions import button_byte, resolve
+from envs.mario.preprocess import PREPROCESS_VERSION, SIZE, Preprocess
+from envs.vector import Episodes, VecEnv
+from utils.seeding import Purpose, generator
+
+CAUSES = ("", "flag", "game_over", "timeout", "pit", "enemy", "rule")  # of an episode's end; the order is native code's
+
+
+class Setup(NamedTuple):
+    """What all environments of a vector share."""
+
+    game: stages.Game
+    targets: list[tuple[int, int] | None]  # where an episode can start
+    buttons: list[int]  # controller byte of each action
+    skip: int
+    sticky: float
+    start_frames: int
+    start_random: bool
+    reward: rules.Reward
+    preprocess: Preprocess
+
+
+def draw_target(shared: Setup, seed: int, index: int, episode: int) -> tuple[int, int] | None:
+    """Return the stage in which environment `index` plays this episode."""
+    targets = shared.targets
+    return targets[generator(seed, index, Purpose.STAGE, episode).integers(len(targets)) if len(targets) > 1 else 0]
+
+
+def draw_start(shared: Setup, draws: np.random.Generator) -> bytes:
+    """Return the controller bytes of an episode's start frames, which its stream of purpose START draws."""
+    if not shared.start_frames:
+        return b""
+    count = int(draws.integers(shared.start_frames + 1))
+    choices = draws.integers(len(shared.buttons), size=count)
+    return bytes(shared.buttons[choice] if shared.start_random else 0 for choice in choices)
+
+
+class MarioVecBase(VecEnv):
+    """What N Mario environments share, whoever plays their frames. Observations (N, stack, 84, 84) uint8; actions are
+    numbers of the action set.
+
+    infos hold, for every name of the option `ram_info`, an array (N,) uint8 of the console's memory as the returned
+    observation shows it (after an episode's end: of the new episode).
+    """
+
+    episode_fields = (
+        *Episodes.FIELDS,
+        *("flag", "cause", "x_max", "score", "time_left", "coins", "world", "stage", "stages_cleared", "start_frames"),
+    )
+
+    def __init__(self, env_id: str, num_envs: int, seed: int, first_index: int, options: dict[str, Any]) -> None:
+        combinations = resolve(options["actions"])
+        shape = (options["stack"], SIZE, SIZE)
+        super().__init__(num_envs, seed, first_index, Box(0, 255, shape, np.uint8), Discrete(len(combinations)))
+        self.options = options
+        self.spec_dict = _describe(env_id, options, combinations)
+        self._limit = options["max_episode_steps"] or np.iinfo(np.int64).max
+        self._ram_info = {name: rules.ram_address(name) for name in options["ram_info"]}
+        self._obs = np.zeros((num_envs, *shape), np.uint8)
+        self._shared = _shared(env_id, options, combinations)
+
+    @abstractmethod
+    def _play(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Play one decision everywhere.
+
+        Returns:
+            env_reward (N,) float64, rewards (N,) float32, and the number in `CAUSES` of why episodes ended (N,) int32.
+        """
+
+    @abstractmethod
+    def _row(self, i: int, cause: str) -> dict[str, Any]:
+        """Return Mario's part of the record of environment i's episode, which ends now."""
+
+    @abstractmethod
+    def _ram(self, i: int) -> np.ndarray:
+        """Return the console memory of environment i, (2048,) uint8."""
+
+    def _observe(self) -> np.ndarray:
+        return self._obs
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start a new episode everywhere; see `VecEnv.reset`."""
+        obs, infos = super().reset(**kwargs)
+        return obs, {**infos, **self._memory()}
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Play one decision in every environment; see `VecEnv.step`."""
+        checked = self._check_actions(actions, int(self.single_action_space.n))  # type: ignore[attr-defined]
+        env_reward, rewards, causes = self._play(checked)
+        self.episodes.add(env_reward, rewards)
+        terminated = causes > 0
+        truncated = self.episodes.ep_len >= self._limit
+        truncated &= ~terminated
+        infos: dict[str, Any] = {"env_reward": env_reward, "episodes": []}
+        ended = terminated | truncated
+        if np.count_nonzero(ended):
+            infos["final_obs"], infos["_final_obs"] = np.zeros_like(self._obs), ended
+            for i in np.flatnonzero(ended).tolist():
+                infos["final_obs"][i] = self._obs[i]
+                row = self.episodes.row(i, bool(terminated[i]))
+                infos["episodes"].append({**row, **self._row(i, CAUSES[causes[i]] or "step_limit")})
+                self._begin(i, int(self.episodes.number[i]) + 1)
+        return self._obs, rewards, terminated, truncated, {**infos, **self._memory()}
+
+    def _memory(self) -> dict[str, np.ndarray]:
+        """Return the arrays of the option `ram_info`."""
+        return {
+            name: np.array([self._ram(i)[address] for i in range(self.num_envs)], np.uint8)
+            for name, address in self._ram_info.items()
+        }
+
+    def get_state(self) -> list[bytes]:
+        """Return the states; see `VecEnv.get_state`."""
+        return [self._save(i) for i in range(self.num_envs)]
+
+    @abstractmethod
+    def _save(self, i: int) -> bytes:
+        """Return the state of environment i."""
+
+    def _kind(self) -> str:
+        return f"mario:{self.options['emulator']}"
+
+
+def _shared(env_id: str, options: dict[str, Any], combinations: Iterable[list[str]]) -> Setup:
+    """Return what the options say, as the environments use it."""
+    game = stages.parse(env_id)
+    assert game is not None
+    targets: list[tuple[int, int] | None] = [game.target]
+    if game.random:
+        targets = list(stages.parse_stages(options["stages"], game))
+    return Setup(
+        game=game,
+        targets=targets,
+        buttons=[button_byte(combination) for combination in combinations],
+        skip=options["skip"],
+        sticky=float(options["sticky"]),
+        start_frames=options["start_frames"],
+        start_random=options["start_mode"] == "random",
+        reward=rules.find_reward(options["reward"]),
+        preprocess=Preprocess(options["crop_hud"]),
+    )
+
+
+def _describe(env_id: str, options: dict[str, Any], combinations: list[list[str]]) -> dict[str, Any]:
+    """Return the JSON-able description of what produces the numbers."""
+    game = stages.parse(env_id)
+    assert game is not None
+    return {
+        "env_id": env_id,
+        "options": options,
+        "reward": options["reward"],
+        "reward_version": rules.REWARD_VERSION,
+        "preprocess_version": PREPROCESS_VERSION,
+        "buttons": combinations,
+        "emulator": options["emulator"],
+        "rom_sha256": hashlib.sha256(stages.rom_path(game).read_bytes()).hexdigest(),
+        "versions": backends.versions(options["emulator"]),
+    }
