@@ -34,14 +34,8 @@ def epoch_row(
     row["AverageTrainRet"] = mean([e["train_ret"] for e in done])
     row["EpLen"] = mean([e["ep_len"] for e in done])
     row["EpCount"] = len(done)
-    for column, name in (
-        ("ClearRate", "flag"),
-        ("XMax", "x_max"),
-        ("Score", "score"),
-        ("StagesCleared", "stages_cleared"),
-    ):
-        if name in training.env.episode_fields:
-            row[column] = mean([float(e[name]) for e in done])
+    for column in training.env.family.columns:
+        row[column.name] = mean([float(e[column.field]) for e in done])
     explained = learned.pop("ExplainedVariance")
     row |= {name: learned.pop(name) for name in ("AverageVVals", "StdVVals", "MaxVVals", "MinVVals")}
     row["TotalEnvInteracts"] = training.epoch * cfg.steps_per_epoch

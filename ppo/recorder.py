@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import math
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ppo.config import GOAL, PPOConfig
+from ppo.config import GOAL, PPOConfig, all_settings, free_on_resume, free_settings
 from ppo.evaluate import evaluate_together
 from ppo.networks import ActorCritic
 from ppo.policy import Policy, load_policy, save_policy
@@ -27,11 +28,6 @@ from utils.mpi import Comm
 
 MAX_FAILED_SAVES = 3
 RECENT = 100  # finished episodes that decide whether a policy is the best so far
-# A resumed run may differ in these settings; in any other it would be another experiment.
-FREE_ON_RESUME = {
-    "epochs", "total_steps", "data_dir", "save_every", "save_minutes", "keep", "check_every", "stall_timeout",
-    "tensorboard", "stop_at", "threads",
-}  # fmt: skip
 EVAL_ENVS = 16  # as `scripts.evaluate` has by default
 EXACT_VERSIONS = ("python", "torch", "numpy")  # bit for bit only with the same of these
 
@@ -74,7 +70,8 @@ class Recorder:
         if self.folder is not None:
             self._facts = {
                 **self.cfg.to_dict(), "exp_name": self.cfg.experiment, "world_size": self.comm.world_size,
-                "spec": run.env.identity(), "commit": system.commit(),
+                "spec": run.env.identity(), "commit": system.commit(), "free_settings": free_settings(self.cfg),
+                "columns": [asdict(column) for column in run.env.family.columns],
             }  # fmt: skip
             try:
                 if not self.folder.fresh:
@@ -111,10 +108,12 @@ class Recorder:
         return {name: tensor.numpy() for name, tensor in tensors.items()}, meta
 
     def _compare_with_config(self, old: dict[str, Any], allow_mismatch: bool) -> None:
+        free = free_on_resume(self.cfg) | {"commit", "free_settings", "columns"}
+        defaults = {setting.name: setting.default for setting in all_settings(self.cfg.env)}  # of what is new since
         differing = {
-            name: (old.get(name), value)
+            name: (old.get(name, defaults.get(name)), value)
             for name, value in json.loads(json.dumps(self._facts)).items()
-            if name not in FREE_ON_RESUME | {"commit"} and old.get(name) != value
+            if name not in free and old.get(name, defaults.get(name)) != value
         }
         versions, mine = old.get("versions") or {}, system.versions()
         differing |= {
@@ -182,27 +181,28 @@ class Recorder:
         cfg = self.cfg
         if not cfg.eval_every:
             return {}
-        mario = "flag" in run.env.episode_fields
-        row = dict.fromkeys(("EvalEpRet", "EvalEpLen", *(("EvalClearRate", "EvalXMax") if mario else ())), math.nan)
+        fields = {"EvalEpRet": "ep_ret", "EvalEpLen": "ep_len"}
+        fields |= {column.name: str(column.field) for column in run.env.family.eval_columns}
+        row = dict.fromkeys(fields, math.nan)
         if run.epoch % cfg.eval_every and run.epoch != cfg.num_epochs:
             return row
         with run.timer("evaluate"):
             records = evaluate_together(
-                frozen_policy(run), cfg.env, evaluation_options(cfg), cfg.eval_episodes, cfg.seed, EVAL_ENVS, False,
+                frozen_policy(run), cfg.env, cfg.evaluation_options(), cfg.eval_episodes, cfg.seed, EVAL_ENVS, False,
                 self.comm, lambda: run.watchdog.touch(f"evaluate, epoch {run.epoch - 1}"),
             )  # fmt: skip
-        fields = {"EvalEpRet": "ep_ret", "EvalEpLen": "ep_len", "EvalClearRate": "flag", "EvalXMax": "x_max"}
         return {name: float(np.mean([r[fields[name]] for r in records])) if records else math.nan for name in row}
 
     def _keep_best(self, run: Run, row: dict[str, Any], episodes: list[dict[str, Any]]) -> None:
         """Keep the policy if no earlier one was better: by evaluations if there are any, else by the last episodes.
 
-        Clear rate counts first and return decides between equals. One epoch's episodes would be too few: the luckiest
-        of many epochs is not the best.
+        The family's `best_by` counts first and return decides between equals. One epoch's episodes would be too few:
+        the luckiest of many epochs is not the best.
         """
-        run.recent = [*run.recent, *([float(e.get("flag", 0)), float(e["ep_ret"])] for e in episodes)][-RECENT:]
+        first = run.env.family.best_field or ""
+        run.recent = [*run.recent, *([float(e.get(first, 0)), float(e["ep_ret"])] for e in episodes)][-RECENT:]
         if self.cfg.eval_every:
-            score = row["EvalEpRet"] + 1e9 * row.get("EvalClearRate", 0.0)
+            score = row["EvalEpRet"] + 1e9 * row.get(f"Eval{run.env.family.best_by}", 0.0)
         else:
             flags, returns = np.mean(run.recent, axis=0) if len(run.recent) == RECENT else (math.nan, math.nan)
             score = float(returns + 1e9 * flags)
@@ -304,15 +304,6 @@ def frozen_policy(run: Run) -> Policy:
     ac = ActorCritic(run.cfg.network, shape, run.ac.num_actions, "xavier", seed=0)
     ac.load_state_dict(run.ac.state_dict())
     return Policy(ac.eval(), {"obs_shape": list(shape)})
-
-
-def evaluation_options(cfg: PPOConfig) -> dict[str, Any]:
-    """Return the options of the run's environment, but for what only training is given."""
-    return {
-        name: value
-        for name, value in cfg.env_options().items()
-        if name not in ("reward", "start_states", "start_share")
-    }
 
 
 def check_meta(folder: Path, meta: dict[str, Any]) -> None:
