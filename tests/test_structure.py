@@ -36,6 +36,60 @@ def test_imports_point_one_way(path):
         assert not used & {"torch", "mpi4py"}
 
 
+def module_of(path):
+    """Name of a file as an import names it."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def without_type_checking(tree):
+    """The nodes of a file, but for what stands under `if TYPE_CHECKING:`."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"):
+            yield node
+            yield from without_type_checking(node)
+
+
+def arrows(path, modules):
+    """The files of the project that a file imports when it is loaded or when it runs."""
+    for node in without_type_checking(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in modules)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name for name in inner if name in modules)
+            if node.module in modules and not all(name in modules for name in inner):
+                yield node.module
+
+
+def circle(graph):
+    """A list of modules each of which imports the next and the last the first, empty where there is none."""
+    done, way = set(), []
+
+    def visit(name):
+        if name in way:
+            return way[way.index(name) :]
+        if name in done:
+            return []
+        way.append(name)
+        for other in sorted(graph[name]):
+            if found := visit(other):
+                return found
+        done.add(way.pop())
+        return []
+
+    return next((found for name in sorted(graph) if (found := visit(name))), [])
+
+
+def test_no_file_imports_one_that_imports_it():
+    """No circle over all rooms, whether files are imported at the top or inside a function."""
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"] and not circle({"a": {"b"}, "b": set()})
+    modules = {module_of(path): path for path in FILES}
+    graph = {name: set(arrows(path, modules)) - {name} for name, path in modules.items()}
+    assert graph["ppo.evaluate"] >= {"envs", "ppo.policy"}
+    assert circle(graph) == []
+
+
 def test_the_maths_and_the_buffer_know_no_mpi_and_no_config():
     """ppo/core.py imports nothing of the project; the buffer only the maths."""
     assert not any(name.split(".")[0] in ROOMS for name in imports(ROOT / "ppo" / "core.py"))
