@@ -6,14 +6,19 @@ import collections
 import csv
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import envs
 from ppo.evaluate import evaluate, find_policy
 from ppo.policy import load_policy
 from utils import command, mpi, stats, system
+from utils.columns import Column
+
+LABELS = {"ep_ret": "return", "ep_len": "length", "x_max": "furthest x", "stages_cleared": "stages"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,8 +67,9 @@ def show(args: Any, comm: mpi.Comm) -> None:
     records = evaluate(folder, args.episodes, args.seed, args.num_envs, args.deterministic, args.jobs, comm, **wanted)
     if comm.rank:
         return
-    summary = summarise(records) | {
-        "policy": str(folder), "env": args.env or load_policy(folder).info["env"], "seed": args.seed,
+    env_id = args.env or load_policy(folder).info["env"]
+    summary = summarise(records, envs.find_family(env_id).columns) | {
+        "policy": str(folder), "env": env_id, "seed": args.seed,
         "greedy": args.deterministic, "options": wanted, "versions": system.versions(),
     }  # fmt: skip
     for line in table(summary):
@@ -77,11 +83,16 @@ def show(args: Any, comm: mpi.Comm) -> None:
             out.writerows(records)
 
 
-def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the counts, means and intervals of the episodes; Wilson's 95% interval for the clear rate."""
+def summarise(records: list[dict[str, Any]], columns: Sequence[Column] = ()) -> dict[str, Any]:
+    """Return the counts, means and intervals of the episodes; Wilson's 95% interval for the clear rate.
+
+    Args:
+        records: of the episodes, at least one.
+        columns: the family's, whose `field` of the records is summarised besides return and length.
+    """
     summary: dict[str, Any] = {"episodes": len(records)}
-    for name in ("ep_ret", "ep_len", "x_max", "score", "stages_cleared"):
-        if name in records[0]:
+    for name in ("ep_ret", "ep_len", *(str(column.field) for column in columns)):
+        if name in records[0] and name != "flag":
             values = np.array([record[name] for record in records], float)
             spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
             summary[name] = {
@@ -107,17 +118,12 @@ def table(summary: dict[str, Any]) -> list[str]:
         low, high = summary["clear_rate_95"]
         rate, count = 100 * summary["clear_rate"], f"{summary['cleared']} of {summary['episodes']}"
         lines.append(f"  cleared     {rate:6.1f}%  ({count}; 95% interval {100 * low:.1f}% to {100 * high:.1f}%)")
-    labels = {
-        "ep_ret": "return",
-        "ep_len": "length",
-        "x_max": "furthest x",
-        "score": "score",
-        "stages_cleared": "stages",
-    }
-    for name, label in labels.items():
-        if name in summary:
-            s = summary[name]
-            lines.append(f"  {label:10s} {s['mean']:9.1f}  +- {s['std']:.1f}  ({s['min']:.0f} to {s['max']:.0f})")
+    for name, s in summary.items():
+        if isinstance(s, dict) and "mean" in s:
+            label = LABELS.get(name, name.replace("_", " "))
+            digits = 1 if max(abs(s["min"]), abs(s["max"])) > 1 else 3  # shares need more of them
+            spread = f"+- {s['std']:.{digits}f}  ({s['min']:.{digits - 1}f} to {s['max']:.{digits - 1}f})"
+            lines.append(f"  {label:10s} {s['mean']:9.{digits}f}  {spread}")
     if "causes" in summary:
         lines.append("  ended by    " + ", ".join(f"{cause} {count}" for cause, count in summary["causes"].items()))
     if summary["greedy"] and summary["episodes"] > 1 and summary["ep_len"]["std"] == summary["ep_ret"]["std"] == 0:

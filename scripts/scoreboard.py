@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import envs
 from ppo.evaluate import PRETRAINED, evaluate
 from ppo.policy import load_policy
 from scripts import play
@@ -62,11 +63,13 @@ def scoreboard(args: argparse.Namespace) -> None:
 def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Return what the policy reaches: sampled from random starts on each emulator, and greedily from the start."""
     lines = []
+    columns = envs.find_family(load_policy(folder).info["env"]).columns
     for emulator in args.emulators:
         for greedy, episodes, frames in ((False, args.episodes, START_FRAMES), (True, 1, 0)):
             records = evaluate(folder, episodes, args.seed, greedy=greedy, jobs=args.jobs, emulator=emulator,
                                start_frames=frames)  # fmt: skip
-            lines.append({"emulator": emulator, "greedy": greedy, "start_frames": frames, **summarise(records)})
+            how = {"emulator": emulator, "greedy": greedy, "start_frames": frames}
+            lines.append(how | summarise(records, columns))
     facts = {"seed": args.seed, "commit": system.commit(), "versions": system.versions()}
     return facts | {"policy_sha256": load_policy(folder).info["sha256"], "lines": lines}
 

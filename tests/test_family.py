@@ -1,0 +1,101 @@
+"""A family of environments needs one module: nothing in ppo/ knows it."""
+
+import importlib
+import json
+
+import pytest
+
+import envs
+from envs import checks
+from ppo import config
+from ppo.config import build
+from ppo.run import parse, train
+from scripts import evaluate
+from tests import made_up
+from tests.conftest import run
+from tests.same_logs import differences, rows
+from utils import plot
+
+COIN = "tests.made_up:Coin-v0"
+
+
+def test_it_keeps_the_contract():
+    """What the checker says of every family holds for one that the project does not know."""
+    checks.check_vec_env(lambda **place: envs.make_vec(COIN, bias=0.4, **place), steps=40)
+
+
+def test_it_is_trained_resumed_evaluated_and_plotted(tmp_path, capsys):
+    """Its own column is in progress.txt and can be plotted; a resumed run equals one in one go."""
+    settings = {"env": COIN, "anneal_lr": False, "eval_every": 2, "eval_episodes": 4, "bias": 0.7, "hurry": True}
+    whole = train(build(**settings, epochs=4, data_dir=str(tmp_path / "whole")))
+    train(build(**settings, epochs=2, data_dir=str(tmp_path / "cut")))
+    made_up.built.clear()
+    cut = train(build(**settings, epochs=4, data_dir=str(tmp_path / "cut")), resume=True)
+    assert differences(whole, cut) == []
+    assert [options["hurry"] for options in made_up.built] == [True, False]  # evaluations are not given it
+    log = dict(zip(rows(whole)[0], rows(whole)[1][-1], strict=True))
+    assert 0.5 < float(log["Heads"]) < 0.9 and 0.0 <= float(log["EvalHeads"]) <= 1.0
+    facts = json.loads((whole / "config.json").read_text())
+    assert facts["bias"] == 0.7 and facts["length"] == 4 and facts["columns"][0]["name"] == "Heads"
+    assert {"quiet", "seed", "epochs", "data_dir"} <= set(facts["free_settings"])
+    assert not {"bias", "hurry", "gamma", "env"} & set(facts["free_settings"])
+    assert evaluate.main([str(whole), "--env", COIN, "--episodes", "8", "--jobs", "1"]) == 0
+    assert "8 episodes" in (said := capsys.readouterr().out) and "heads" in said
+    assert plot.main([str(whole), "-y", "Heads", "--out", str(tmp_path / "heads.png")]) in (0, None)
+    assert (tmp_path / "heads.png").stat().st_size > 1000
+
+
+def test_its_flags_its_help_and_its_preset(capsys):
+    """Flags come from its options, defaults from its preset; its group is the last of the help."""
+    cfg, _ = parse(["--env", COIN, "--bias", "0.5", "--no-quiet"])
+    assert cfg.env_options == {"bias": 0.5, "length": 4, "hurry": False, "quiet": False}
+    assert (cfg.preset, cfg.num_envs, cfg.local_steps) == ("coin", 4, 32)
+    with pytest.raises(SystemExit):
+        parse(["--env", COIN, "--help"])
+    said = capsys.readouterr().out
+    groups = [line for line in said.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert groups[-2:] == ["environments of the family coin:", "presets (--presets compares them):"]
+    assert "--length INT" in said and "(default 4)" in said
+    assert "--sticky" not in said and "coin: made up" in said
+
+
+def test_it_starts_from_the_command_line(tmp_path):
+    """As a stranger would start it, in a process of its own."""
+    done = run(["-m", "ppo.run", "--env", COIN, "--epochs", "1", "--exp-name", "c", "--data-dir", str(tmp_path)])
+    assert done.code == 0 and (tmp_path / "c" / "c_s0" / "progress.txt").read_text().count("Heads") == 1, done.err
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--env", COIN, "--bias", "1.5"], ["bias", "1.5", "[0, 1]"]),
+        (["--env", COIN, "--length", "0"], ["length", "0", "1..64"]),
+        (["--env", COIN, "--sticky", "0.1"], ["sticky", "mario", COIN]),
+        (["--env", "CartPole-v1", "--reward", "score"], ["reward", "mario", "CartPole-v1"]),
+        (["--env", "tests.made_up:Coin-v1"], ["tests.made_up:Coin-v1"]),
+        (["--env", "no_such_module:Coin-v0"], ["no_such_module"]),
+    ],
+)
+def test_what_is_not_its_own_is_refused(args, words, capfd):
+    """One line that names the option, its owner and the value; code 2."""
+    with pytest.raises(SystemExit) as end:
+        parse(args)
+    said = capfd.readouterr().err
+    assert end.value.code == 2 and said.count("\n") == 1 and all(word in said for word in words), said
+
+
+@pytest.mark.parametrize("family", [*envs.families(), made_up.FAMILY], ids=lambda family: family.name)
+def test_a_declaration_is_consistent(family):
+    """Names are free of the algorithm's, defaults within their bounds, presets and columns of known names."""
+    own = {setting.name for setting in config.settings()}
+    options = {option.name: option for option in family.options}
+    assert len(options) == len(family.options) and not own & set(options)
+    assert all(option.accepts(option.default) for option in family.options)
+    for preset in family.presets:
+        assert set(preset.settings) <= own | set(options), preset.name
+    assert set(family.defaults) <= own
+    names = [column.name for column in family.columns]
+    assert len(set(names)) == len(names) and all(column.field for column in family.columns)
+    assert {*family.evaluated, *filter(None, [family.best_by])} <= set(names)
+    module, _, function = family.make.partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
