@@ -7,6 +7,7 @@ faster.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 import numpy as np
@@ -111,6 +112,26 @@ NETWORKS: dict[str, Body] = {
 }
 
 
+def find(name: str) -> Body:
+    """Return the body of a name in NETWORKS, or import a user's "module:function", which is such a function.
+
+    Raises:
+        ValueError: no such name, module or function.
+    """
+    if name in NETWORKS:
+        return NETWORKS[name]
+    module, colon, function = name.partition(":")
+    if not (module and colon and function):
+        raise ValueError(f"network must be one of {', '.join(NETWORKS)} or MODULE:FUNCTION, got {name!r}")
+    try:
+        body = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"network {name!r} cannot be loaded: {error}") from None
+    if not callable(body):
+        raise ValueError(f"network {name!r} is not a function")
+    return body
+
+
 def initialise(net: nn.Sequential, init: str, last_gain: float, generator: torch.Generator) -> None:
     """Fill the weights and zero the biases.
 
@@ -141,7 +162,8 @@ class ActorCritic(nn.Module):
         """Build both networks with weights drawn from `seed`.
 
         Args:
-            network: a name in NETWORKS, or a function such as its values.
+            network: a name in NETWORKS, or a function such as its values. No other name is imported here: it may come
+                from a stranger's file.
             obs_shape: (C, H, W) or (D,).
             num_actions: A.
             init: see `initialise`.
@@ -155,7 +177,7 @@ class ActorCritic(nn.Module):
             raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {network!r}")
         if isinstance(network, str) and (len(obs_shape) == 3) != (network != "mlp"):
             raise ValueError(f"network {network!r} does not take observations of shape {tuple(obs_shape)}")
-        self.num_actions = num_actions
+        self.network, self.num_actions = network, num_actions
         body = NETWORKS[network] if isinstance(network, str) else network
         generator = torch.Generator().manual_seed(seed)
         self.pi = self._build(body, obs_shape, num_actions, init, 0.01, generator)

@@ -301,7 +301,7 @@ def run_tensors(run: Run, env_states: list[bytes]) -> dict[str, torch.Tensor]:
 def frozen_policy(run: Run) -> Policy:
     """Return the run's networks as a policy that acts in float32, as one from a file does."""
     shape = run.env.single_observation_space.shape or ()
-    ac = ActorCritic(run.cfg.network, shape, run.ac.num_actions, "xavier", seed=0)
+    ac = ActorCritic(run.ac.network, shape, run.ac.num_actions, "xavier", seed=0)
     ac.load_state_dict(run.ac.state_dict())
     return Policy(ac.eval(), {"obs_shape": list(shape)})
 

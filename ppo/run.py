@@ -282,7 +282,7 @@ def build_parts(cfg: PPOConfig, comm: mpi.Comm) -> tuple[VecEnv, ActorCritic, to
     import torch
 
     import envs
-    from ppo.networks import ActorCritic
+    from ppo import networks
     from utils.seeding import Purpose, generator
 
     device = torch.device(pick_device(cfg.device, comm.local_rank))
@@ -294,7 +294,8 @@ def build_parts(cfg: PPOConfig, comm: mpi.Comm) -> tuple[VecEnv, ActorCritic, to
     space = env.single_observation_space
     assert space.shape is not None and space.dtype is not None
     weights_seed = int(generator(cfg.seed, 0, Purpose.WEIGHTS).integers(2**62))
-    ac = ActorCritic(cfg.network, space.shape, int(env.single_action_space.n), cfg.init, weights_seed)
+    network = cfg.network if cfg.network in networks.NETWORKS else networks.find(cfg.network)
+    ac = networks.ActorCritic(network, space.shape, int(env.single_action_space.n), cfg.init, weights_seed)
     return env, ac, device, dtype
 
 
