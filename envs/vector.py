@@ -244,6 +244,11 @@ class VecEnv(VectorEnv, ABC):
         name = {"seed": self.seed, "index": self.first_index + i}
         return {**name, **self.episodes.save(i), "identity": self.identity()}
 
+    @property
+    def shows_images(self) -> bool:
+        """Whether an observation is a picture (C, H, W)."""
+        return len(self.single_observation_space.shape or ()) == 3
+
     def identity(self) -> dict[str, Any]:
         """Return spec_dict as JSON gives it back, without the options that cannot change a result."""
         spec = json.loads(json.dumps(self.spec_dict))

@@ -159,7 +159,7 @@ def train(
 
     comm = comm or mpi.Comm()
     try:
-        with warnings.catch_warnings(), threads(comm, cfg.network):
+        with warnings.catch_warnings(), threads(comm):
             warnings.simplefilter("ignore")  # libraries' warnings are not for the person who watches a run
             return _train(cfg, comm, (resume, overwrite, allow_mismatch), signals, on_epoch)
     except (Refused, Interrupted):  # on all ranks alike
@@ -177,6 +177,8 @@ def _train(
     signals: StopSignals | None,
     on_epoch: Callable[[dict[str, Any]], bool | None] | None,
 ) -> Path:
+    import torch
+
     from ppo import ppo
     from ppo.evaluate import find_policy
     from ppo.recorder import Recorder, init_from
@@ -186,6 +188,8 @@ def _train(
     system.keep_freed_memory()
     start_policy = find_policy(cfg.init_from) if cfg.init_from is not None and not resume else None
     training = build_training(cfg, comm)
+    if not training.env.shows_images:
+        torch.set_num_threads(1)  # a small network is done before a second thread has begun
     own = StopSignals() if signals is None and threading.current_thread() is threading.main_thread() else None
     recorder, reason, code = None, "error", 1
     try:
@@ -286,13 +290,13 @@ def build_parts(cfg: PPOConfig, comm: mpi.Comm) -> tuple[VecEnv, ActorCritic, to
     from utils.seeding import Purpose, generator
 
     device = torch.device(pick_device(cfg.device, comm.local_rank))
-    dtype = pick_precision(cfg.precision, cfg.network, device)
     share = mpi.share(cfg.num_envs, comm.world_size, comm.rank)
     env = envs.make_vec(cfg.env, len(share), cfg.seed, first_index=share.start, **cfg.env_options)
     if not isinstance(env.single_action_space, gymnasium.spaces.Discrete):
         raise ValueError(f"env {cfg.env} has actions {env.single_action_space}, only Discrete ones can be learned")
     space = env.single_observation_space
-    assert space.shape is not None and space.dtype is not None
+    assert space.shape is not None
+    dtype = pick_precision(cfg.precision, env.shows_images, device)
     weights_seed = int(generator(cfg.seed, 0, Purpose.WEIGHTS).integers(2**62))
     network = cfg.network if cfg.network in networks.NETWORKS else networks.find(cfg.network)
     ac = networks.ActorCritic(network, space.shape, int(env.single_action_space.n), cfg.init, weights_seed)
@@ -328,12 +332,11 @@ def build_learners(
 
 
 @contextmanager
-def threads(comm: mpi.Comm, network: str) -> Iterator[None]:
-    """Give torch this rank's share of the cores of its host, unless OMP_NUM_THREADS says otherwise; one for the MLP.
+def threads(comm: mpi.Comm) -> Iterator[None]:
+    """Give torch this rank's share of the cores of its host, unless OMP_NUM_THREADS says otherwise.
 
-    More threads than cores make everything slower, many times so where they wait for each other; and a network as
-    small as the MLP is done before a second thread has begun: with two, on cores that others use too, a sweep of
-    CartPole was thirty times as slow.
+    More threads than cores make everything slower, many times so where they wait for each other: with two threads for
+    an MLP, on cores that others use too, a sweep of CartPole was thirty times as slow.
 
     Raises:
         Refused: OMP_NUM_THREADS is no number of threads.
@@ -347,7 +350,7 @@ def threads(comm: mpi.Comm, network: str) -> Iterator[None]:
         raise Refused(f"OMP_NUM_THREADS must be a number of threads, at least 1, got {given!r}")
     share = int(given) if given else max(1, system.cores() // comm.local_size)
     before = torch.get_num_threads()
-    torch.set_num_threads(1 if network == "mlp" else share)
+    torch.set_num_threads(share)
     try:
         yield
     finally:
@@ -373,7 +376,7 @@ def pick_device(wanted: str, local_rank: int) -> str:
     return f"cuda:{number}"
 
 
-def pick_precision(wanted: str, network: str, device: torch.device) -> torch.dtype:
+def pick_precision(wanted: str, images: bool, device: torch.device) -> torch.dtype:
     """Return the type in which the networks compute: for images bfloat16 where the processor or GPU has it.
 
     Processors without its instructions emulate them, slower than float32.
@@ -395,7 +398,7 @@ def pick_precision(wanted: str, network: str, device: torch.device) -> torch.dty
         native = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
         native = bool({"avx512_bf16", "amx_bf16"} & system.processor_flags())
-    return torch.bfloat16 if native and network != "mlp" else torch.float32
+    return torch.bfloat16 if native and images else torch.float32
 
 
 def describe_start(training: Training) -> str:
@@ -407,7 +410,7 @@ def describe_start(training: Training) -> str:
     ranks = f"{comm.world_size} rank{'s' if comm.world_size > 1 else ''}"
     dtype = getattr(training.nets, "dtype", None)
     machine = f"{training.device} in {str(dtype).removeprefix('torch.') if dtype else 'float32 without ppo.compute'}"
-    if cfg.network != "mlp" and machine == "cpu in bfloat16" and convolutions.library():
+    if training.env.shows_images and machine == "cpu in bfloat16" and convolutions.library():
         machine += " with our own convolutions"
     return (
         f"{cfg.env} -> {cfg.run_dir}  (preset {cfg.preset}, seed {cfg.seed})\n"

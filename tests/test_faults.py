@@ -10,7 +10,8 @@ import time
 import pytest
 import torch
 
-from ppo.run import limit_threads
+from ppo import config
+from ppo.run import threads, train
 from tests.conftest import finish, marked_processes, run, start
 from tests.test_train import assert_same
 from utils import checkpoint, mpi
@@ -260,22 +261,30 @@ def test_closed_output_does_not_end_a_run(tmp_path):
     assert json.loads((folder(tmp_path) / "exit.json").read_text())["reason"] == "finished"
 
 
-def test_threads_do_not_exceed_the_cores(tmp_path):
+THREADS = """
+import torch
+from ppo.run import threads
+from utils import mpi
+with threads(mpi.connect()):
+    print(torch.get_num_threads())
+"""
+
+
+def test_threads_do_not_exceed_the_cores():
     """Without OMP_NUM_THREADS, each of four ranks computes with its share of the cores, one thread at least."""
-    code = "from ppo.run import limit_threads; from utils import mpi; import torch; limit_threads(mpi.connect(), 'nature'); print(torch.get_num_threads())"  # noqa: E501
-    done = run(["-c", code], ranks=4, env={"OMP_NUM_THREADS": ""})
+    done = run(["-c", THREADS], ranks=4, env={"OMP_NUM_THREADS": ""})
     cores = len(os.sched_getaffinity(0))
     assert "".join(done.out.split()) == str(max(1, cores // 4)) * 4  # mpirun may join the lines of two ranks
 
 
-def test_an_mlp_has_one_thread(monkeypatch):
+def test_an_mlp_has_one_thread(tmp_path, monkeypatch, capsys):
     """Whatever OMP_NUM_THREADS says, which a sweep sets: two on busy cores make it thirty times as slow."""
-    before = torch.get_num_threads()
+    before, seen = torch.get_num_threads(), []
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    try:
-        limit_threads(mpi.connect(), "mlp")
-        assert torch.get_num_threads() == 1
-        limit_threads(mpi.connect(), "small")
+    with threads(mpi.connect()):
         assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
+    train(
+        config.build(env="Echo-v0", epochs=1, data_dir=str(tmp_path)),
+        on_epoch=lambda row: seen.append(torch.get_num_threads()),
+    )
+    assert seen == [1] and torch.get_num_threads() == before

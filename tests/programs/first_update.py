@@ -26,7 +26,7 @@ def main() -> None:
     cfg = config.build(**settings)
     if "apart" in sys.argv:
         comm.host_buffer = lambda count: None
-    with threads(comm, cfg.network):
+    with threads(comm):
         first_update(cfg, comm, out)
 
 
