@@ -13,6 +13,7 @@ import io
 import json
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,16 @@ def _decode(kind: str, version: int, body: bytes) -> tuple[dict[str, Any], dict[
     buffer = io.BytesIO(raw)
     arrays = {name: np.lib.format.read_array(buffer, allow_pickle=False) for name in fields["arrays"]}
     return fields["header"], arrays
+
+
+def episode_of(state: bytes) -> int:
+    """Return the number of the episode that a state of any family and version is in, -1 where it does not say."""
+    try:
+        body = state[len(MAGIC) + _DIGEST :]
+        number = json.loads(body[_SIZES : _SIZES + int.from_bytes(body[:8], "little")])["header"]["episode"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return -1
+    return number if type(number) is int and 0 <= number < 2**53 else -1
 
 
 class Episodes:
@@ -154,12 +165,14 @@ class VecEnv(VectorEnv, ABC):
         spec_dict: JSON-able description of what produced the numbers (id, options, back end, versions).
         episode_fields: keys of an episode's dict, in the order of a table's columns.
         family: the family that it belongs to; `envs.make_vec` sets it.
+        alive: called while `set_state` plays an episode again, which may take minutes.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}
     spec_dict: dict[str, Any]
     episode_fields: tuple[str, ...] = Episodes.FIELDS
     family: Family
+    alive: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, num_envs: int, seed: int, first_index: int, obs_space: Space, action_space: Space) -> None:
         self.num_envs = num_envs
@@ -205,6 +218,16 @@ class VecEnv(VectorEnv, ABC):
         Raises:
             ValueError: bytes that are damaged, foreign, or of another version, environment or set of options.
         """
+
+    def begin_after(self, states: list[bytes]) -> np.ndarray:
+        """Begin in each environment the episode after the one in its state, which another environment may have written.
+
+        Where a state cannot be read, the episode after the running one. Returns the observations (N, *obs).
+        """
+        for i, state in enumerate(states):
+            self._begin(i, max(episode_of(state), int(self.episodes.number[i])) + 1)
+        self._started = True
+        return self._observe()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from safetensors.torch import save
 from ppo import core
 from ppo.networks import ActorCritic
 from utils import checkpoint
+from utils.files import exchange, remove, sync_folder, write_synced
 from utils.folder import Refused, read_json
 
 FORMAT = 1
@@ -77,34 +77,60 @@ class Policy:
 
 
 def save_policy(folder: Path, ac: ActorCritic, info: dict[str, Any]) -> None:
-    """Write a policy; an older one in `folder` is replaced when the new one is complete.
+    """Write a policy; an older one in `folder` is replaced in one step when the new one is complete.
 
     Args:
         folder: for instance RUN/policy/last.
         ac: both networks.
         info: at least network, obs_shape, num_actions; what else is worth knowing. Must be JSON-able.
     """
-    write_policy(
-        folder,
-        {name: p.detach().cpu().clone(memory_format=torch.contiguous_format) for name, p in ac.state_dict().items()},
-        info,
-    )
+    write_policy(folder, copy_weights(ac), info)
+
+
+def copy_weights(ac: ActorCritic) -> dict[str, torch.Tensor]:
+    """Return copies of all weights by name, in row-major order, in the host's memory."""
+    return {name: p.detach().cpu().clone(memory_format=torch.contiguous_format) for name, p in ac.state_dict().items()}
 
 
 def write_policy(folder: Path, weights: dict[str, torch.Tensor], info: dict[str, Any]) -> None:
-    """As `save_policy`, for contiguous tensors by name: all of the networks' or the actor's, float32 or float16."""
+    """As `save_policy`, for contiguous tensors by name: all of the networks' or the actor's, float32 or float16.
+
+    The old and the new folder change places in one step. Where the file system cannot do that, the old one is found
+    under the name that `previous` gives it until the new one is there.
+    """
     data = save(weights)
     info = {**info, "format": FORMAT, "sha256": hashlib.sha256(data).hexdigest()}
-    temp, old = folder.with_name(f".tmp-{folder.name}"), folder.with_name(f".old-{folder.name}")
-    for leftover in (temp, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    temp.mkdir(parents=True)
-    (temp / "policy.safetensors").write_bytes(data)
-    (temp / "policy.json").write_text(json.dumps(info, indent=1) + "\n")
-    if folder.exists():
-        folder.rename(old)
-    temp.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    temp, old = folder.with_name(f".tmp-{folder.name}"), previous(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not folder.exists() and old.is_dir():  # killed between two renames
+        old.rename(folder)
+    remove(temp)
+    remove(old)
+    try:
+        temp.mkdir()
+        write_synced(temp / "policy.safetensors", data)
+        write_synced(temp / "policy.json", (json.dumps(info, indent=1) + "\n").encode())
+        sync_folder(temp)
+        if folder.is_symlink():
+            remove(folder)
+        if not folder.exists():
+            temp.rename(folder)
+        elif not exchange(temp, folder):
+            folder.rename(old)
+            temp.rename(folder)
+        sync_folder(folder.parent)
+    finally:
+        remove(temp)
+    remove(old)
+
+
+def previous(folder: Path) -> Path:
+    """Return where an interrupted replacement may have left the policy that was in `folder`."""
+    return folder.with_name(f".old-{folder.name}")
+
+
+def _present(folder: Path) -> Path:
+    return folder if folder.exists() or not previous(folder).is_dir() else previous(folder)
 
 
 def load_policy(folder: Path) -> Policy:
@@ -114,10 +140,18 @@ def load_policy(folder: Path) -> Policy:
         BadPolicy: a file is missing, damaged, or not what `policy.json` says; names, shapes and types are compared
             before anything is allocated.
     """
+    folder = _present(folder)
     try:
         if (folder / "MANIFEST.json").is_file():
             checkpoint.verify(folder)
-            info = read_info(folder.parent.parent / "policy" / "last") | {"checkpoint": folder.name}
+            meta = checkpoint.read_meta(folder)
+            if "policy" in meta:
+                info = check_info(
+                    folder, {**meta["policy"], "format": FORMAT} if isinstance(meta["policy"], dict) else {}
+                )
+            else:  # of an older version
+                info = read_info(folder.parent.parent / "policy" / "last")
+            info = info | {"checkpoint": folder.name}
             return _read(folder / "state.safetensors", info, "ac/")
         info = read_info(folder)
         path = folder / "policy.safetensors"
@@ -131,7 +165,11 @@ def load_policy(folder: Path) -> Policy:
 
 def read_info(folder: Path) -> dict[str, Any]:
     """Return `policy.json` after checking the sizes in it. Raises BadPolicy or Refused."""
-    info = read_json(folder / "policy.json")
+    return check_info(folder, read_json(_present(folder) / "policy.json"))
+
+
+def check_info(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
+    """Return what `policy.json` of a folder says after checking the sizes in it. Raises BadPolicy."""
     shape, actions = info.get("obs_shape"), info.get("num_actions")
     if info.get("format") != FORMAT:
         raise BadPolicy(f"{folder}: format is {info.get('format')!r}, expected {FORMAT}")

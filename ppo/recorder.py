@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,19 +19,29 @@ from typing import Any
 import numpy as np
 import torch
 
+from ppo import core
 from ppo.config import GOAL, PPOConfig, all_settings, free_on_resume, free_settings
-from ppo.evaluate import evaluate_together
+from ppo.evaluate import evaluate_together, find_policy
 from ppo.networks import ActorCritic
-from ppo.policy import Policy, load_policy, save_policy
+from ppo.policy import Policy, copy_weights, load_policy, write_policy
+from ppo.training import NotFinite
 from ppo.training import Training as Run
 from utils import checkpoint, logger, system
-from utils.folder import Refused, RunFolder
+from utils.command import printable
+from utils.folder import Refused, RunFolder, read_json
 from utils.mpi import Comm
 
-MAX_FAILED_SAVES = 3
+MAX_FAILED_WRITES = 3  # of one kind in a row, then the run ends
 RECENT = 100  # finished episodes that decide whether a policy is the best so far
 EVAL_ENVS = 16  # as `scripts.evaluate` has by default
 EXACT_VERSIONS = ("python", "torch", "numpy")  # bit for bit only with the same of these
+MENTIONED = {"commit": "the code", "mpi": "the MPI library", "processor": "the processor"}  # in config.json
+RESOLVED = ("resolved_device", "resolved_precision")  # what "auto" meant; config.json of older versions lacks them
+ANNEALED = {"pi_lr": "anneal_lr", "v_lr": "anneal_lr", "clip_ratio": "anneal_clip", "ent_coef": "anneal_ent"}
+STATE_BYTES = 64 << 20  # no environment's state is larger
+
+
+Saved = tuple[dict[str, np.ndarray], dict[str, Any]]  # tensors and meta data of a checkpoint
 
 
 class Recorder:
@@ -45,8 +57,13 @@ class Recorder:
         self.folder: RunFolder | None = None
         self.logger: logger.EpochLogger | None = None
         self.console = logger.Console(cfg.num_epochs * cfg.steps_per_epoch, show=show and comm.rank == 0)
-        self._saved_at, self._failed_saves = time.monotonic(), 0
         self._facts: dict[str, Any] = {}  # config.json
+        self._rejected: list[tuple[Path, str]] = []  # damaged checkpoints
+        self._failures: Counter[str] = Counter()  # writes in a row that failed, of each kind
+        self._unsaved_best: tuple[dict[str, torch.Tensor], dict[str, Any]] | None = None  # for want of room
+        self._recent_lengths: list[int] = []  # of the episodes in run.recent
+        self._saved_at = self._began = time.monotonic()
+        self._seconds_before, self._row_seconds = 0.0, 0.0  # `Time` when this process began, and of the last row
         self.reached: str | None = None  # how the goal of stop_at was reached
         refusal = None
         if comm.rank == 0:
@@ -61,61 +78,80 @@ class Recorder:
     # Starting ---------------------------------------------------------------------------------------------------------
 
     def begin(self, run: Run, allow_mismatch: bool) -> None:
-        """Write down what is run or, where the folder holds a run, restore it from its newest checkpoint.
+        """Restore the run that the folder holds, or start one; when all ranks have agreed, write down what is run.
 
         Raises:
-            Refused: on all ranks: settings or versions differ from those of the run that is resumed.
+            Refused: on all ranks, with nothing written: settings or versions differ from those of the run that is
+                resumed, its checkpoint is not this run's, or `init_from` is no policy for this run.
         """
-        problem, saved = None, None
-        if self.folder is not None:
-            self._facts = {
-                **self.cfg.to_dict(), "exp_name": self.cfg.experiment, "world_size": self.comm.world_size,
-                "spec": run.env.identity(), "commit": system.commit(), "free_settings": free_settings(self.cfg),
-                "columns": [asdict(column) for column in run.env.family.columns],
-            }  # fmt: skip
-            try:
-                if not self.folder.fresh:
-                    saved = self._newest(allow_mismatch)
-                self._open_log(run, saved)
-            except Refused as error:
-                problem = str(error)
-        problem = self.comm.broadcast(problem)
-        if problem is not None:
-            raise Refused(problem)
-        saved = self.comm.broadcast(saved)
+        found = self._together(lambda: self._look(run, allow_mismatch) if self.folder is not None else None)
+        saved, notes = self.comm.broadcast(found)
+        self._together(lambda: self._take_over(run, saved, notes))
         if saved is not None:
-            restore(run, *saved)
-            self.reached = saved[1]["reached"] if self.cfg.stop_at == saved[1]["stop_at"] else None
+            self._restore_episodes(run, saved[0], allow_mismatch, notes)
+        self._together(lambda: self._write_start(run, saved, notes) if self.folder is not None else None)
         self.console.advance(run.epoch * self.cfg.steps_per_epoch)
         run.progress = self.console.advance
+        self._began = time.monotonic()
 
-    def _newest(self, allow_mismatch: bool) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """Return tensors (as arrays) and meta of the newest good checkpoint, None if there is none yet."""
+    def _together(self, action: Callable[[], Any]) -> Any:
+        """Return what `action` returns on this rank, or raise Refused on all ranks if it did so on any of them."""
+        result, problem = None, None
+        try:
+            result = action()
+        except (Refused, OSError) as error:
+            problem = printable(error, 1000)
+        problems = self.comm.gather(problem)
+        problem = self.comm.broadcast(next((p for p in problems if p is not None), None) if problems else None)
+        if problem is not None:
+            raise Refused(problem)
+        return result
+
+    def _look(self, run: Run, allow_mismatch: bool) -> tuple[Saved | None, list[str]]:
+        """Return the newest good checkpoint of the folder, None if there is none yet, and what there is to say."""
         assert self.folder is not None
+        self._facts = {
+            **self.cfg.to_dict(), "exp_name": self.cfg.experiment, "world_size": self.comm.world_size,
+            "spec": run.env.identity(), "commit": system.commit(), "free_settings": free_settings(self.cfg),
+            "columns": [asdict(column) for column in run.env.family.columns], "resolved_device": run.device.type,
+            "resolved_precision": str(getattr(run.nets, "dtype", torch.float32)).removeprefix("torch."),
+            "processor": system.processor(),
+            "mpi": self.comm.library, "versions": system.versions(), "torch_threads": torch.get_num_threads(),
+            "num_epochs": self.cfg.num_epochs, "resumed_at_epochs": [], "lengths": [[0, self.cfg.num_epochs]],
+        }  # fmt: skip
+        notes: list[str] = []
+        if self.folder.fresh:
+            return None, notes
         old = self.folder.read_config()
         self._compare_with_config(old, allow_mismatch)
-        self._say_if_inexact(old)
-        newest, rejected = checkpoint.newest(self.path / "checkpoints")
-        for reason in rejected:
-            self.say(f"checkpoint rejected: {reason}")
-        checkpoint.clean_temporary(self.path / "checkpoints")
-        if newest is None:
-            self.say(f"{self.path} has no usable checkpoint: starting at the beginning")
-            return None
-        tensors, meta = checkpoint.load_checkpoint(newest)
+        notes += self._inexact(old)
+        newest, loaded, self._rejected = checkpoint.load_newest(self.path / "checkpoints", self._most_bytes(run))
+        notes += [f"checkpoint rejected: {reason}" for _, reason in self._rejected]
+        if newest is None or loaded is None:
+            return None, [*notes, f"{self.path} has no usable checkpoint: starting at the beginning"]
+        tensors, meta = loaded
         check_meta(newest, meta)
-        self.say(f"resuming {self.path} at epoch {meta['epoch']} ({newest.name})" + self._how_it_ended())
-        return {name: tensor.numpy() for name, tensor in tensors.items()}, meta
+        self._facts["resumed_at_epochs"] = [*meta["resumes"], meta["epoch"]]
+        notes += self._compare_lengths(old, meta["epoch"])
+        notes.append(f"resuming {self.path} at epoch {meta['epoch']} ({newest.name})" + self._how_it_ended())
+        return ({name: tensor.numpy() for name, tensor in tensors.items()}, meta), notes
+
+    def _most_bytes(self, run: Run) -> int:
+        """Return how large a checkpoint of this run can be: weights, two moments of each, environments."""
+        parameters = sum(p.numel() for p in run.ac.parameters())
+        return 4 * 3 * parameters + STATE_BYTES * self.cfg.num_envs + (1 << 20)
 
     def _compare_with_config(self, old: dict[str, Any], allow_mismatch: bool) -> None:
-        free = free_on_resume(self.cfg) | {"commit", "free_settings", "columns"}
-        defaults = {setting.name: setting.default for setting in all_settings(self.cfg.env)}  # of what is new since
+        free = free_on_resume(self.cfg)
+        compared = {name: self._facts[name] for name in (*self.cfg.to_dict(), "world_size", "spec", *RESOLVED)}
+        new_since = {setting.name: setting.default for setting in all_settings(self.cfg.env)}
+        new_since |= {name: self._facts[name] for name in RESOLVED}
         differing = {
-            name: (old.get(name, defaults.get(name)), value)
-            for name, value in json.loads(json.dumps(self._facts)).items()
-            if name not in free and old.get(name, defaults.get(name)) != value
+            name: (old.get(name, new_since.get(name)), value)
+            for name, value in json.loads(json.dumps(compared)).items()
+            if name not in free and old.get(name, new_since.get(name)) != value
         }
-        versions, mine = old.get("versions") or {}, system.versions()
+        versions, mine = _table(old.get("versions")), self._facts["versions"]
         differing |= {
             name: (versions.get(name), mine[name]) for name in EXACT_VERSIONS if versions.get(name) != mine[name]
         }
@@ -124,35 +160,111 @@ class Recorder:
             raise Refused(
                 f"{self.path} was made with other settings: {listed} (--allow-mismatch continues all the same)"
             )
-        if differing:
-            self._facts["mismatch"] = {name: list(pair) for name, pair in differing.items()}
+        earlier = _table(old.get("mismatch"))
+        if differing or earlier:
+            self._facts["mismatch"] = earlier | {name: list(pair) for name, pair in differing.items()}
 
-    def _say_if_inexact(self, old: dict[str, Any]) -> None:
-        if old.get("torch_threads") not in (None, torch.get_num_threads()):
-            self.say(
-                f"not bit for bit: the run had {old['torch_threads']} threads per rank, now {torch.get_num_threads()}"
+    def _inexact(self, old: dict[str, Any]) -> list[str]:
+        """Return what is not refused but may change the last bits of a number, one line each."""
+        notes = []
+        threads = old.get("torch_threads")
+        if threads not in (None, torch.get_num_threads()):
+            notes.append(
+                f"not bit for bit: the run had {_short(threads)} threads per rank, now {torch.get_num_threads()}"
             )
+        for name, what in MENTIONED.items():
+            if old.get(name) not in (None, self._facts[name]):
+                notes.append(f"perhaps not bit for bit: {what} was {_short(old[name])}, now {self._facts[name]!r}")
+        versions, mine = _table(old.get("versions")), self._facts["versions"]
+        for name in sorted(set(versions) | set(mine)):
+            if name not in EXACT_VERSIONS and versions and versions.get(name) != mine.get(name):
+                was, now = _short(versions.get(name)), mine.get(name)
+                notes.append(f"perhaps not bit for bit: {printable(name)} was {was}, now {now!r}")
+        return notes
+
+    def _compare_lengths(self, old: dict[str, Any], epoch: int) -> list[str]:
+        """Note in config.json from which epoch on the run has another length; return what that does to schedules."""
+        cfg, was = self.cfg, old.get("num_epochs", old.get("epochs"))
+        earlier = old.get("lengths", [[0, was]])
+        if type(was) is not int or not 0 < was < 2**53 or was == cfg.num_epochs or type(earlier) is not list:
+            self._facts["lengths"] = earlier if type(earlier) is list and type(was) is int else self._facts["lengths"]
+            return []
+        self._facts["lengths"] = [*earlier, [epoch, cfg.num_epochs]]
+        moved = []
+        for name, flag in ANNEALED.items():
+            if getattr(cfg, flag) and epoch:
+                before, after = (
+                    core.anneal(getattr(cfg, name), epoch / length, True) for length in (was, cfg.num_epochs)
+                )
+                moved.append(f"{name} {max(before, 0.0):.3g} -> {max(after, 0.0):.3g}")
+        note = f"the run was {was} epochs long, now {cfg.num_epochs}"
+        return [f"{note}: what falls to zero does so over the new length: {', '.join(moved)}"] if moved else []
 
     def _how_it_ended(self) -> str:
         try:
-            ending = json.loads((self.path / "exit.json").read_text())
-            return f"; it had ended: {ending['reason']}"
-        except (OSError, ValueError, KeyError, TypeError):
+            return f"; it had ended: {printable(read_json(self.path / 'exit.json')['reason'])}"
+        except (Refused, KeyError):
             return "; it had been killed"
 
-    def _open_log(self, run: Run, saved: tuple[dict[str, Any], dict[str, Any]] | None) -> None:
+    def _take_over(self, run: Run, saved: Saved | None, notes: list[str]) -> None:
+        """Give the run the checkpoint's weights and optimisers, or those of the policy that it starts from."""
+        if saved is not None:
+            restore(run, *saved)
+            meta = saved[1]
+            self.reached = meta["reached"] if self.cfg.stop_at == meta["stop_at"] else None
+            self._recent_lengths = meta.get("recent_lengths", [])
+            self._seconds_before = float(meta["seconds"])
+            self._row_seconds = float(meta.get("row_seconds", self._seconds_before))
+        elif self.cfg.init_from is not None:
+            notes.append(init_from(run, find_policy(self.cfg.init_from)))
+
+    def _restore_episodes(
+        self, run: Run, arrays: dict[str, np.ndarray], allow_mismatch: bool, notes: list[str]
+    ) -> None:
+        """Restore the environments; where they have become others, begin fresh episodes if that is allowed.
+
+        Raises:
+            Refused: on all ranks: it is not.
+        """
+        states, problem = [arrays[f"env/{i}"].tobytes() for i in run.env_indices], None
+        run.env.alive = lambda: run.watchdog.touch("restore the environments")
+        try:
+            run.obs = run.env.set_state(states)
+        except ValueError as error:
+            problem = printable(error, 300)
+        problems = self.comm.gather(problem)
+        problem = self.comm.broadcast(next((p for p in problems if p is not None), None) if problems else None)
+        if problem is None:
+            return
+        if not allow_mismatch:
+            raise Refused(f"the environments cannot be restored: {problem} (--allow-mismatch begins fresh episodes)")
+        run.obs = run.env.begin_after(states)
+        notes.append(f"fresh episodes begin in all environments, which cannot be restored: {problem}")
+        self._facts["fresh_episodes_at_epochs"] = [run.epoch]
+
+    def _write_start(self, run: Run, saved: Saved | None, notes: list[str]) -> None:
+        """Write what is known at the start and open the log; the first writing in the folder."""
         assert self.folder is not None
-        resumes = (saved[1]["resumes"] + [saved[1]["epoch"]]) if saved else []
-        self._facts |= {
-            "versions": system.versions(),
-            "torch_threads": torch.get_num_threads(),
-            "resumed_at_epochs": resumes,
-        }
+        for note in notes:
+            self.say(note)
+        self.folder.begin()
+        checkpoint.clean_temporary(self.path / "checkpoints")
+        for folder, _ in self._rejected:
+            self.say(f"set aside: {checkpoint.set_aside(folder)}")
         self.folder.write_json("config.json", self._facts)
         self.folder.write_json("system.json", system.describe(self.comm.library))
         (self.path / "exit.json").unlink(missing_ok=True)
         logger.cut_back(self.path, saved[1]["log"] if saved else dict.fromkeys(logger.FILES, 0))
         self.logger = logger.EpochLogger(self.path, run.env.episode_fields, self.cfg.tensorboard)
+        if saved is not None and self._epoch_of_last_policy() < run.epoch:  # killed between checkpoint and policy
+            self._save_policy("last", run)
+
+    def _epoch_of_last_policy(self) -> int:
+        try:
+            epoch = load_policy(self.path / "policy" / "last").info.get("epoch")
+        except Refused:
+            return -1
+        return epoch if type(epoch) is int else -1
 
     # Each epoch -------------------------------------------------------------------------------------------------------
 
@@ -161,20 +273,69 @@ class Recorder:
 
         Returns:
             on all ranks: whether the row is at the goal that `stop_at` sets.
+
+        Raises:
+            NotFinite: on all ranks: the best policy so far holds numbers that are not finite.
         """
         evaluated = self._evaluate(run)
         run.watchdog.touch(f"log, epoch {run.epoch - 1}")
+        problem = None
         if self.logger is not None:
+            self._remember(run, episodes)
             row |= evaluated
+            insert_before(row, "AverageVVals", self._recent_means(run))
+            self._add_times(run, row)
             self.logger.log_episodes(row["Epoch"], row["TotalEnvInteracts"], episodes)
             for name, value in row.items():
                 self.logger.log(name, value)
-            self.logger.dump()
+            self._attempt("row of the log", self.logger.dump)
             self.console.epoch(row, self.cfg.num_epochs)
-            self._keep_best(run, row, episodes)
+            problem = self._keep_best(run, row)
             self.reached = self._goal(row)
-        self.reached = self.comm.broadcast(self.reached)
+        problem, self.reached = self.comm.broadcast((problem, self.reached))
+        if problem is not None:
+            raise NotFinite(problem)
         return self.reached is not None
+
+    def _remember(self, run: Run, episodes: list[dict[str, Any]]) -> None:
+        """Keep flag, return and length of the last RECENT finished episodes."""
+        first = run.env.family.best_field or ""
+        run.recent = [*run.recent, *([float(e.get(first, 0)), float(e["ep_ret"])] for e in episodes)][-RECENT:]
+        self._recent_lengths = [*self._recent_lengths, *(int(e["ep_len"]) for e in episodes)][-RECENT:]
+
+    def _recent_means(self, run: Run) -> dict[str, float]:
+        """Return the columns that tell of the last RECENT episodes: NaN only before the first has ended."""
+        first, returns = np.mean(run.recent, axis=0).tolist() if run.recent else (math.nan, math.nan)
+        length = float(np.mean(self._recent_lengths)) if self._recent_lengths else math.nan
+        best_by = run.env.family.best_by
+        return {"EpRet100": returns, "EpLen100": length, **({f"{best_by}100": first} if best_by else {})}
+
+    def _add_times(self, run: Run, row: dict[str, Any]) -> None:
+        """Add what this row's share of `Time` was spent on: its parts add up to the difference to the row before.
+
+        TimeSave is the saving since the row before, that is after that row's epoch; TimeLog is all that is left.
+        """
+        now = self._seconds()
+        spent = {f"Time{phase.capitalize()}": run.timer.seconds[phase] for phase in ("evaluate", "save")}
+        run.timer.restart("evaluate", "save")
+        named = row["TimeCollect"] + row["TimeUpdate"] + sum(spent.values())
+        insert_before(row, "MemoryMB", {"TimeLog": now - self._row_seconds - named, **spent})
+        row["Time"] = self._row_seconds = now
+
+    def _seconds(self) -> float:
+        """Return the wall time since the first epoch began, without the time between a stop and a resume."""
+        return self._seconds_before + time.monotonic() - self._began
+
+    def _attempt(self, what: str, action: Callable[[], Any]) -> None:
+        """Write something; where that fails, say so and go on, but not a third time in a row."""
+        try:
+            action()
+            self._failures[what] = 0
+        except OSError as error:
+            self._failures[what] += 1
+            self.say(f"WARNING: {what} not saved ({self._failures[what]} in a row): {error}")
+            if self._failures[what] >= MAX_FAILED_WRITES:
+                raise
 
     def _evaluate(self, run: Run) -> dict[str, float]:
         """Return the columns of an evaluation, NaN in epochs that have none; rank 0's are the ones that count."""
@@ -193,22 +354,36 @@ class Recorder:
             )  # fmt: skip
         return {name: float(np.mean([r[fields[name]] for r in records])) if records else math.nan for name in row}
 
-    def _keep_best(self, run: Run, row: dict[str, Any], episodes: list[dict[str, Any]]) -> None:
+    def _keep_best(self, run: Run, row: dict[str, Any]) -> str | None:
         """Keep the policy if no earlier one was better: by evaluations if there are any, else by the last episodes.
 
         The family's `best_by` counts first and return decides between equals. One epoch's episodes would be too few:
-        the luckiest of many epochs is not the best.
+        the luckiest of many epochs is not the best. Where it cannot be written, it waits for the next attempt.
+
+        Returns:
+            what is not finite in it; it is not written then.
         """
-        first = run.env.family.best_field or ""
-        run.recent = [*run.recent, *([float(e.get(first, 0)), float(e["ep_ret"])] for e in episodes)][-RECENT:]
         if self.cfg.eval_every:
             score = row["EvalEpRet"] + 1e9 * row.get(f"Eval{run.env.family.best_by}", 0.0)
         else:
             flags, returns = np.mean(run.recent, axis=0) if len(run.recent) == RECENT else (math.nan, math.nan)
             score = float(returns + 1e9 * flags)
         if score >= run.best:
-            run.best = score
-            self._save_policy("best", run)
+            weights = copy_weights(run.ac)
+            problem = not_finite(weights, run.epoch)
+            if problem is not None:
+                return problem
+            run.best, self._unsaved_best = score, (weights, self._policy_info(run))
+        try:
+            self._save_best()
+        except OSError as error:  # the next checkpoint, which needs it, tries again and counts
+            self.say(f"WARNING: best policy not saved: {error}")
+        return None
+
+    def _save_best(self) -> None:
+        if self._unsaved_best is not None:
+            write_policy(self.path / "policy" / "best", *self._unsaved_best)
+            self._unsaved_best = None
 
     def _goal(self, row: dict[str, Any]) -> str | None:
         """Return how the row is at the goal, None if it is not.
@@ -227,47 +402,62 @@ class Recorder:
         return f"{name} {value:.4g} {relation} {number}" if there else None
 
     def save(self, run: Run, now: bool) -> None:
-        """Save a checkpoint and the last policy if they are due: all ranks call this after every epoch."""
+        """Save a checkpoint and the last policy if they are due: all ranks call this after every epoch.
+
+        Raises:
+            NotFinite: on all ranks: a weight or a moment is not finite; nothing was saved.
+            OSError: on rank 0: it is the third time in a row that there is no room.
+        """
         run.watchdog.touch(f"save, epoch {run.epoch}")
-        minutes = (time.monotonic() - self._saved_at) / 60
-        by_clock = self.cfg.save_minutes is not None and minutes >= self.cfg.save_minutes
-        due = now or run.epoch % self.cfg.save_every == 0 or run.epoch == self.cfg.num_epochs or by_clock
-        if not self.comm.broadcast(due):
+        if not self.comm.broadcast(self._is_due(run, now)):
             return
+        problem = None
         first, *others = (learner.optimiser for learner in run.learners)
         first.gather_moments(*others)
         shares = self.comm.gather(run.env_states)
         if shares is not None and self.logger is not None:
             tensors = run_tensors(run, [state for share in shares for state in share])
-            meta = {
-                "epoch": run.epoch, "seconds": run.timer.total, "best": run.best if math.isfinite(run.best) else None,
-                "recent": run.recent,
-                "log": self.logger.positions(), "resumes": self._facts["resumed_at_epochs"],
-                "reached": self.reached, "stop_at": self.cfg.stop_at,
-            }  # fmt: skip
-            try:
-                checkpoint.save_checkpoint(
-                    self.path / "checkpoints", run.epoch * self.cfg.steps_per_epoch, tensors, meta, self.cfg.keep
-                )
-                self._save_policy("last", run)
-                self._failed_saves = 0
-            except OSError as error:
-                self._failed_saves += 1
-                self.say(f"WARNING: checkpoint not saved ({self._failed_saves} in a row): {error}")
-                if self._failed_saves >= MAX_FAILED_SAVES:
-                    raise
+            problem = not_finite(tensors, run.epoch)
+            if problem is None:
+                self._attempt("checkpoint", lambda: self._save_checkpoint(run, tensors))
+        problem = self.comm.broadcast(problem)
+        if problem is not None:
+            raise NotFinite(problem)
         self._saved_at = time.monotonic()
 
+    def _is_due(self, run: Run, now: bool) -> bool:
+        minutes = (time.monotonic() - self._saved_at) / 60
+        by_clock = self.cfg.save_minutes is not None and minutes >= self.cfg.save_minutes
+        return now or run.epoch % self.cfg.save_every == 0 or run.epoch == self.cfg.num_epochs or by_clock
+
+    def _save_checkpoint(self, run: Run, tensors: dict[str, torch.Tensor]) -> None:
+        """Write rows and best policy, which a checkpoint takes for granted, then it, then the last policy."""
+        assert self.logger is not None
+        self.logger.flush()
+        self._save_best()
+        meta = {
+            "epoch": run.epoch, "seconds": self._seconds(), "best": run.best if math.isfinite(run.best) else None,
+            "recent": run.recent, "recent_lengths": self._recent_lengths, "row_seconds": self._row_seconds,
+            "log": self.logger.positions(), "resumes": self._facts["resumed_at_epochs"],
+            "reached": self.reached, "stop_at": self.cfg.stop_at, "policy": self._policy_info(run),
+        }  # fmt: skip
+        steps = run.epoch * self.cfg.steps_per_epoch
+        checkpoint.save_checkpoint(self.path / "checkpoints", steps, tensors, meta, self.cfg.keep)
+        self._save_policy("last", run)
+
     def _save_policy(self, name: str, run: Run) -> None:
+        write_policy(self.path / "policy" / name, copy_weights(run.ac), self._policy_info(run))
+
+    def _policy_info(self, run: Run) -> dict[str, Any]:
         cfg = self.cfg
-        save_policy(self.path / "policy" / name, run.ac, {
+        return {
             "env": cfg.env, "spec": run.env.spec_dict, "network": cfg.network,
             "obs_shape": list(run.env.single_observation_space.shape or ()),
             "num_actions": run.ac.num_actions, "preset": cfg.preset, "seed": cfg.seed,
-            "epoch": run.epoch, "steps": run.epoch * cfg.steps_per_epoch, "hours": round(run.timer.total / 3600, 3),
+            "epoch": run.epoch, "steps": run.epoch * cfg.steps_per_epoch, "hours": round(self._seconds() / 3600, 3),
             "command": cfg.command(self.comm.world_size), "processor": system.processor(), "cores": system.cores(),
             "commit": self._facts["commit"], "versions": self._facts["versions"],
-        })  # fmt: skip
+        }  # fmt: skip
 
     # Ending -----------------------------------------------------------------------------------------------------------
 
@@ -276,15 +466,36 @@ class Recorder:
         self.console.say(text)
 
     def close(self, reason: str, code: int, epoch: int) -> None:
-        """Write how the run ended and let go of the folder."""
+        """Write how the run ended, where anything was written, and give the folder back."""
         self.console.close()
         if self.logger is not None:
             self.logger.close()
+            self.logger = None
         if self.folder is not None:
             ending = {"reason": reason, "code": code, "epoch": epoch, "time": time.strftime("%F %T%z")}
-            self.folder.write_json("exit.json", ending | ({"goal": self.reached} if self.reached else {}))
+            try:
+                if self.folder.begun:
+                    self.folder.write_json("exit.json", ending | ({"goal": self.reached} if self.reached else {}))
+            except OSError as error:  # a full disk: what ended the run is said elsewhere
+                self.say(f"WARNING: exit.json not saved: {error}")
             self.folder.close()
             self.folder = None
+
+
+def insert_before(row: dict[str, Any], name: str, new: dict[str, Any]) -> None:
+    """Put columns before the one called `name`, or at the end of a row that has none."""
+    items = list(row.items())
+    place = next((i for i, (column, _) in enumerate(items) if column == name), len(items))
+    row.clear()
+    row.update([*items[:place], *new.items(), *items[place:]])
+
+
+def not_finite(tensors: dict[str, torch.Tensor], epoch: int) -> str | None:
+    """Return which tensor holds NaN or an infinity, None if none does."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            return f"{name} holds numbers that are not finite after epoch {epoch - 1}: nothing was saved"
+    return None
 
 
 def run_tensors(run: Run, env_states: list[bytes]) -> dict[str, torch.Tensor]:
@@ -320,15 +531,19 @@ def check_meta(folder: Path, meta: dict[str, Any]) -> None:
         recent = meta.get("recent", [])
         good = good and type(recent) is list and all(type(pair) is list and len(pair) == 2 for pair in recent)
         reals += [number for pair in recent for number in pair] if good else []
-        good = good and all(isinstance(real, int | float) and math.isfinite(real) for real in reals)
-    except (KeyError, TypeError, AttributeError):
+        reals.append(meta.get("row_seconds", 0.0))
+        good = good and all(type(real) in (int, float) and math.isfinite(real) for real in reals)
+        lengths = meta.get("recent_lengths", [])
+        good = good and type(lengths) is list and all(type(n) is int and 0 <= n < 2**53 for n in lengths)
+        good = good and set(meta["log"]) == set(logger.FILES)
+    except (KeyError, TypeError, AttributeError, OverflowError):
         good = False
-    if not good or set(meta["log"]) != set(logger.FILES):
+    if not good:
         raise Refused(f"{folder / 'meta.json'} does not hold what a checkpoint's should")
 
 
 def restore(run: Run, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-    """Put a checkpoint into a run that was just built.
+    """Put a checkpoint, but for the environments, into a run that was just built.
 
     Raises:
         Refused: it does not belong to this run; on all ranks alike, since all hold the same arrays.
@@ -338,14 +553,19 @@ def restore(run: Run, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> No
         for prefix, optimiser in ((f"adam_{learner.name.lower()}", learner.optimiser) for learner in run.learners):
             own = {name.removeprefix(prefix + "/"): a for name, a in arrays.items() if name.startswith(prefix + "/")}
             optimiser.load_state(own)
-        states = [arrays[f"env/{i}"].tobytes() for i in range(run.cfg.num_envs)]
-    except (LookupError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise Refused(f"the checkpoint's tensors are not those of this run: {reason}") from None
-    run.obs = run.env.set_state([states[i] for i in run.env_indices])
-    run.epoch, run.timer.total = meta["epoch"], float(meta["seconds"])
+        missing = [i for i in range(run.cfg.num_envs) if f"env/{i}" not in arrays]
+        if missing:
+            raise LookupError(f"env/{missing[0]}")
+    except (LookupError, ValueError, TypeError, RuntimeError) as error:
+        raise Refused(f"the checkpoint's tensors are not those of this run: {printable(error, 300)}") from None
+    run.epoch = meta["epoch"]
     run.best = -math.inf if meta["best"] is None else float(meta["best"])
     run.recent = meta.get("recent", [])
+
+
+def _table(value: Any) -> dict[str, Any]:
+    """Return a JSON object from a file, or an empty one where something else is in its place."""
+    return value if isinstance(value, dict) else {}
 
 
 def _short(value: Any) -> str:

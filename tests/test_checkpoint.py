@@ -1,7 +1,10 @@
 """A checkpoint is complete and verified, or invisible: killed at any line, on a full disk, from a stranger."""
 
+import hashlib
 import json
 import os
+import random
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -9,12 +12,16 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from ppo import config
+from ppo import config, recorder
+from ppo import policy as module
+from ppo.networks import ActorCritic
+from ppo.policy import load_policy, previous, save_policy
+from ppo.recorder import Recorder
 from ppo.run import train
 from tests.conftest import finish, run, start
 from tests.test_faults import FLAGS, assert_sound, folder, wait_for_rows
 from tests.test_train import ECHO, assert_same, rows
-from utils import checkpoint
+from utils import checkpoint, files, logger
 
 TENSORS = {"a": torch.arange(1000.0), "b": torch.ones(7, dtype=torch.uint8)}
 
@@ -31,7 +38,7 @@ def save_until_line(root, step, line):
 
         def trace(frame, event, argument):
             nonlocal left
-            if frame.f_code.co_filename != checkpoint.__file__:
+            if frame.f_code.co_filename not in (checkpoint.__file__, files.__file__):
                 return None
             left -= event == "line"
             if left < 0:
@@ -110,7 +117,7 @@ def fill(path, leave):
     "leave", [pytest.param(200_000, id="checkpoint"), pytest.param(0, id="log", marks=pytest.mark.slow)]
 )
 def test_a_full_disk_ends_the_run_in_the_end_and_loses_nothing(tmp_path, leave):
-    """Three checkpoints fail loudly, or one row of the log does; the run ends, and continues exactly with more room."""
+    """Three checkpoints fail loudly, or three rows of the log; the run ends, and continues exactly with more room."""
     with small_disk(tmp_path / "disk") as disk:
         flags = [*FLAGS, "--epochs", "400", "--save-every", "2", "--no-anneal-lr", "--no-anneal-clip"]
         process, mark = start(["-m", "ppo.run", *flags, "--data-dir", str(disk)])
@@ -119,8 +126,10 @@ def test_a_full_disk_ends_the_run_in_the_end_and_loses_nothing(tmp_path, leave):
         done = finish(process, mark)
         assert done.code == 1, done.err
         if leave:
-            assert done.out.count("WARNING: checkpoint not saved") == 3 and "MiB free" in done.out
+            assert done.out.count("WARNING: checkpoint not saved") == 3
+            assert "KiB free" in done.out or "No space left on device" in done.out
         else:
+            assert "WARNING: row of the log not saved" in done.out and "(3 in a row)" in done.out
             assert "No space left on device" in done.err
         newest, rejected = checkpoint.newest(folder(disk) / "checkpoints")
         assert newest is not None and rejected == []
@@ -196,3 +205,309 @@ def test_a_hostile_config_is_only_compared(tmp_path, change, capsys):
         train(config.build(**ECHO, epochs=3, data_dir=str(tmp_path)), resume=True)
     err = capsys.readouterr().err
     assert refused.value.code == 2 and next(iter(change)) in err and len(err) < 500
+
+
+# A run folder is never harmed -----------------------------------------------------------------------------------------
+
+
+def contents(root):
+    """Every file below a folder with its bytes, links as what they point to."""
+    return {p: os.readlink(p) if p.is_symlink() else p.read_bytes() for p in root.rglob("*") if not p.is_dir()}
+
+
+def refused(cfg, **how):
+    with pytest.raises(SystemExit) as end:
+        train(cfg, **how)
+    assert end.value.code == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"gamma": 0.5}, {"num_envs": 8}, {"pi_lr": 0.5}, {"anneal_lr": False}, {"max_episode_steps": 20},
+     {"init_from": "SuperMarioBros-1-1-v0"}, {"v_loss": "huber"}],
+)  # fmt: skip
+def test_a_refused_resume_changes_no_file(tmp_path, changes):
+    """Not exit.json, not config.json, not a log: whoever resumes with other settings finds everything as it was."""
+    path = train(config.build(**ECHO, epochs=2, data_dir=str(tmp_path)))
+    before = contents(tmp_path)
+    refused(config.build(**ECHO | changes, epochs=3, data_dir=str(tmp_path)), resume=True)
+    after = contents(tmp_path)
+    assert {p: b for p, b in after.items() if path in p.parents} == {
+        p: b for p, b in before.items() if path in p.parents
+    }
+    assert json.loads((path / "exit.json").read_text())["reason"] == "finished"
+
+
+def test_a_refused_checkpoint_changes_no_file(tmp_path):
+    """It verifies and belongs to another run: nothing is written, and putting the right one back continues."""
+    path = train(config.build(**ECHO, epochs=2, data_dir=str(tmp_path)))
+    newest = max((path / "checkpoints").iterdir())
+    kept = {p.name: p.read_bytes() for p in newest.iterdir()}
+    rewrite(newest, checkpoint.load_checkpoint(newest)[0] | {"env/1": torch.zeros(5, dtype=torch.uint8)})
+    before = contents(path)
+    refused(config.build(**ECHO, epochs=3, data_dir=str(tmp_path)), resume=True)
+    assert contents(path) == before
+    for name, data in kept.items():
+        (newest / name).write_bytes(data)
+    train(config.build(**ECHO, epochs=3, data_dir=str(tmp_path)), resume=True)
+
+
+def test_a_refused_start_leaves_nothing(tmp_path, capsys):
+    """A policy of other shapes is refused before a file or a folder is made: the corrected command starts."""
+    info = {"env": "Echo-v0", "spec": {"options": {}}, "network": "mlp", "obs_shape": [5], "num_actions": 4}
+    save_policy(tmp_path / "other", ActorCritic("mlp", (5,), 4, "xavier", 0), info)
+    wrong = config.build(**ECHO, epochs=1, init_from=str(tmp_path / "other"), data_dir=str(tmp_path / "data"))
+    refused(wrong)
+    assert "(64, 5) there and (64, 4) here" in capsys.readouterr().err and not (tmp_path / "data").exists()
+    train(config.build(**ECHO, epochs=1, data_dir=str(tmp_path / "data")))
+
+
+def test_an_overwrite_that_is_refused_moves_nothing(tmp_path):
+    """The old run stays where it is until the new one can start."""
+    path = train(config.build(**ECHO, epochs=1, data_dir=str(tmp_path)))
+    before = contents(path)
+    policy = tmp_path / "nothing"
+    policy.mkdir()
+    (policy / "policy.json").write_text("{}")
+    refused(config.build(**ECHO, epochs=1, init_from=str(policy), data_dir=str(tmp_path)), overwrite=True)
+    assert contents(path) == before and not [p for p in path.parent.iterdir() if ".old-" in p.name]
+
+
+def test_environments_that_became_others_begin_fresh_episodes(tmp_path, capsys):
+    """Allowed to differ, the run goes on with its weights, in new episodes with new numbers, and says so."""
+    path = train(config.build(**ECHO, epochs=2, data_dir=str(tmp_path)))
+    capsys.readouterr()
+    other = config.build(**ECHO, epochs=4, max_episode_steps=20, data_dir=str(tmp_path))
+    train(other, resume=True, allow_mismatch=True)
+    assert "fresh episodes begin in all environments" in capsys.readouterr().out
+    facts = json.loads((path / "config.json").read_text())
+    assert facts["fresh_episodes_at_epochs"] == [2] and "spec" in facts["mismatch"] and len(rows(path)) == 4
+    lines = [line.split(",") for line in (path / "episodes.csv").read_text().splitlines()]
+    names, episodes = lines[0], lines[1:]
+    numbers = [(e[names.index("env")], e[names.index("episode")]) for e in episodes]
+    assert len(set(numbers)) == len(numbers) and episodes[-1][names.index("ep_len")] == "20"
+    train(config.build(**ECHO, epochs=5, max_episode_steps=20, data_dir=str(tmp_path)), resume=True)
+    assert "mismatch" in json.loads((path / "config.json").read_text())  # the mark stays
+
+
+def damage(folder):
+    data = bytearray((folder / "state.safetensors").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "state.safetensors").write_bytes(data)
+
+
+def test_damaged_checkpoints_do_not_count(tmp_path):
+    """However many there are, what was just written stays, with `keep` that verify; the damaged are set aside."""
+    for step in (7, 8, 9):
+        save_step(tmp_path, step)
+        shutil.copytree(tmp_path / f"step_{step:010d}", tmp_path / f"kept_{step}")
+    for step in (7, 8, 9):
+        shutil.rmtree(tmp_path / f"step_{step:010d}", ignore_errors=True)
+        (tmp_path / f"kept_{step}").rename(tmp_path / f"step_{step:010d}")
+        damage(tmp_path / f"step_{step:010d}")
+    for step in (1, 2, 3):
+        save_step(tmp_path, step)
+        newest, _ = checkpoint.newest(tmp_path)
+        assert newest == tmp_path / f"step_{step:010d}"
+    assert sorted(p.name for p in tmp_path.glob("step_*")) == ["step_0000000002", "step_0000000003"]
+    assert len(list(tmp_path.glob("damaged-step_*"))) == 3
+
+
+def test_a_run_all_of_whose_checkpoints_are_damaged_starts_again_and_keeps_new_ones(tmp_path, capsys):
+    """They are named and set aside; the new ones stay."""
+    settings = ECHO | {"save_every": 1}
+    path = train(config.build(**settings, epochs=4, data_dir=str(tmp_path)))
+    for folder_ in sorted((path / "checkpoints").iterdir()):
+        damage(folder_)
+    train(config.build(**settings, epochs=4, data_dir=str(tmp_path)), resume=True)
+    assert capsys.readouterr().out.count("set aside") == 3
+    assert checkpoint.newest(path / "checkpoints")[0] == path / "checkpoints" / "step_0000001024"
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 50, b"\xff" * 8])
+def test_tensors_that_do_not_parse_are_passed_over(tmp_path, content, capsys):
+    """A manifest that fits does not make a file of tensors: the checkpoint before is used."""
+    path = train(config.build(**ECHO | {"save_every": 1}, epochs=3, data_dir=str(tmp_path)))
+    newest = max((path / "checkpoints").iterdir())
+    forge(newest, "state.safetensors", content)
+    train(config.build(**ECHO | {"save_every": 1}, epochs=4, data_dir=str(tmp_path)), resume=True)
+    out = capsys.readouterr().out
+    assert "checkpoint rejected" in out and "at epoch 2" in out
+
+
+def forge(folder, name, data):
+    """Replace a file of a checkpoint, with a manifest that fits."""
+    (folder / name).write_bytes(data)
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+
+
+def test_a_kill_between_checkpoint_and_policy_leaves_no_stale_policy(tmp_path, monkeypatch):
+    """The last policy is written again at the next start, also where nothing is left to train."""
+    path = train(config.build(**ECHO | {"save_every": 1}, epochs=2, data_dir=str(tmp_path)))
+    monkeypatch.setattr(Recorder, "_save_policy", lambda *args: None)
+    train(config.build(**ECHO | {"save_every": 1}, epochs=3, data_dir=str(tmp_path)), resume=True)
+    assert load_policy(path / "policy" / "last").info["epoch"] == 2
+    monkeypatch.undo()
+    train(config.build(**ECHO | {"save_every": 1}, epochs=3, data_dir=str(tmp_path)), resume=True)
+    policy = load_policy(path / "policy" / "last")
+    weights = checkpoint.load_checkpoint(max((path / "checkpoints").iterdir()))[0]
+    assert policy.info["epoch"] == 3
+    assert all(torch.equal(p, weights[f"ac/{name}"]) for name, p in policy.ac.state_dict().items())
+
+
+def test_a_checkpoint_is_a_policy_without_any_other_file(tmp_path):
+    """Killed before the first policy was written, the run's checkpoints can still be played."""
+    path = train(config.build(**ECHO, epochs=2, data_dir=str(tmp_path)))
+    shutil.rmtree(path / "policy")
+    assert load_policy(max((path / "checkpoints").iterdir())).info["env"] == "Echo-v0"
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_there_is_never_an_instant_without_a_policy(tmp_path, exchange, monkeypatch):
+    """Killed at any line of replacing one, the old or the new policy loads; without RENAME_EXCHANGE too."""
+    if not exchange:
+        monkeypatch.setattr(module, "exchange", lambda *args: False)
+    info = {"env": "Echo-v0", "spec": {"options": {}}, "network": "mlp", "obs_shape": [4], "num_actions": 4}
+    ac, line, found = ActorCritic("mlp", (4,), 4, "xavier", 0), 0, set()
+    save_policy(tmp_path / "last", ac, info | {"epoch": 0})
+    while die_at_line(
+        lambda n=line: save_policy(tmp_path / "last", ac, info | {"epoch": n + 1}), line, module.__file__
+    ):
+        epoch = load_policy(tmp_path / "last").info["epoch"]
+        found.add(epoch == line + 1)
+        line += 1
+    assert line > 20 and found == {True, False}
+    assert not previous(tmp_path / "last").exists()
+
+
+def die_at_line(action, line, path):
+    """Do something in a child process that dies at the given line that it executes of a file; whether it died."""
+    child = os.fork()
+    if child == 0:
+        left = line
+
+        def trace(frame, event, argument):
+            nonlocal left
+            if frame.f_code.co_filename != path:
+                return None
+            left -= event == "line"
+            if left < 0:
+                os._exit(9)
+            return trace
+
+        sys.settrace(trace)
+        action()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def test_every_row_that_is_cut_off_is_kept(tmp_path):
+    """A second and a third cut add to what the first kept."""
+    text = {"progress.txt": "Epoch\tTime\n", "episodes.csv": "epoch,steps\n"}
+    for name, heading in text.items():
+        (tmp_path / name).write_text(heading)
+    for i in range(3):
+        sizes = {name: (tmp_path / name).stat().st_size for name in text}
+        for name in text:
+            with (tmp_path / name).open("a") as file:
+                file.write(f"{i}\n")
+        assert logger.cut_back(tmp_path, sizes) == 1
+    for name, heading in text.items():
+        assert (tmp_path / name).read_text() == heading
+        assert (tmp_path / f"{name}.bak").read_text() == heading + "0\n1\n2\n"
+
+
+def test_rows_wait_in_memory_while_the_disk_is_full(tmp_path):
+    """A row that cannot be written leaves no part of itself and is there when there is room again."""
+    with small_disk(tmp_path / "disk") as disk:
+        log = logger.EpochLogger(disk, ("env",))
+        log.log("Epoch", 0)
+        log.log_episodes(0, 1, [{"env": 5}])
+        log.dump()
+        before, sizes = contents(disk), log.positions()
+        fill(disk, 0)
+        for epoch in (1, 2):
+            log.log("Epoch", epoch)
+            log.log_episodes(epoch, 1, [{"env": "x" * 5000}])
+            with pytest.raises(OSError, match="No space"):
+                log.dump()
+            assert {p: b for p, b in contents(disk).items() if p.name == "episodes.csv"}.items() <= before.items()
+            assert log.positions()["episodes.csv"] == sizes["episodes.csv"]
+        (disk / "filler").unlink()
+        log.flush()
+        assert (disk / "progress.txt").read_text() == "Epoch\n0\n1\n2\n"
+        assert (disk / "episodes.csv").read_text().count("\n") == 4
+        log.close()
+
+
+def test_a_full_disk_for_a_moment_loses_nothing(tmp_path, monkeypatch):
+    """Row, best policy and checkpoint fail once or twice, the run goes on, and its files are those of any other."""
+    settings = ECHO | {"save_every": 1, "steps_per_epoch": 1024, "minibatch_size": 64}
+    whole = train(config.build(**settings, epochs=8, data_dir=str(tmp_path / "whole")))
+    rng, failed = random.Random(2), []
+
+    def sometimes(action):
+        def maybe(*args):
+            if rng.random() < 0.2:
+                failed.append(action)
+                raise OSError(28, "No space left on device")
+            return action(*args)
+
+        return maybe
+
+    monkeypatch.setattr(recorder, "write_policy", sometimes(recorder.write_policy))
+    monkeypatch.setattr(logger.Appended, "flush", sometimes(logger.Appended.flush))
+    path = train(config.build(**settings, epochs=8, data_dir=str(tmp_path / "full")))
+    monkeypatch.undo()
+    train(config.build(**settings, epochs=8, data_dir=str(tmp_path / "full")), resume=True)
+    assert_same(whole, path)
+    assert len(set(failed)) == 2
+
+
+def test_a_longer_run_says_how_its_schedules_go_on(tmp_path, capsys):
+    """What falls to zero does so over the new length: said on the console, with numbers, and noted in config.json."""
+    path = train(config.build(**ECHO, epochs=4, pi_lr=8e-4, v_lr=4e-4, anneal_lr=True, anneal_clip=False,
+                              data_dir=str(tmp_path)))  # fmt: skip
+    capsys.readouterr()
+    train(config.build(**ECHO, epochs=8, pi_lr=8e-4, v_lr=4e-4, anneal_lr=True, anneal_clip=False,
+                       data_dir=str(tmp_path)), resume=True)  # fmt: skip
+    out = capsys.readouterr().out
+    assert "4 epochs long, now 8" in out and "pi_lr 0 -> 0.0004" in out and "v_lr 0 -> 0.0002" in out
+    assert json.loads((path / "config.json").read_text())["lengths"] == [[0, 4], [4, 8]]
+    assert float(rows(path)[4]["LearningRate"]) == pytest.approx(4e-4)
+
+
+@pytest.mark.parametrize(("name", "was"), [("resolved_precision", "bfloat16"), ("resolved_device", "cuda")])
+def test_another_precision_or_device_is_another_experiment(tmp_path, name, was, capsys):
+    """What "auto" meant is recorded, and a change is refused like one of a setting."""
+    path = train(config.build(**ECHO, epochs=2, data_dir=str(tmp_path)))
+    facts = json.loads((path / "config.json").read_text())
+    assert (facts["resolved_precision"], facts["resolved_device"]) == ("float32", "cpu")
+    (path / "config.json").write_text(json.dumps(facts | {name: was}))
+    refused(config.build(**ECHO, epochs=3, data_dir=str(tmp_path)), resume=True)
+    assert f"{name} was '{was}', now" in capsys.readouterr().err
+    del facts[name]  # an older version's folder does not say
+    (path / "config.json").write_text(json.dumps(facts))
+    train(config.build(**ECHO, epochs=3, data_dir=str(tmp_path)), resume=True)
+
+
+def test_other_software_and_another_processor_are_mentioned(tmp_path, capsys):
+    """Commit, MPI library, scipy, OpenCV, processor: they may change the last bits, and the console says so."""
+    path = train(config.build(**ECHO, epochs=2, data_dir=str(tmp_path)))
+    facts = json.loads((path / "config.json").read_text())
+    versions = facts["versions"] | {"scipy": "0.1", "opencv-python-headless": "0.2"}
+    changed = facts | {"commit": "abc", "mpi": "Other MPI", "processor": "i386\x1b[2J", "versions": versions}
+    (path / "config.json").write_text(json.dumps(changed))
+    capsys.readouterr()
+    train(config.build(**ECHO, epochs=3, data_dir=str(tmp_path)), resume=True)
+    out = capsys.readouterr().out
+    for text in (
+        "the code was 'abc'",
+        "the MPI library was 'Other MPI'",
+        "scipy was '0.1'",
+        "opencv-python-headless was",
+    ):
+        assert text in out
+    assert "the processor was" in out and "\x1b" not in out

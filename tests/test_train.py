@@ -28,7 +28,8 @@ ECHO = {
     "train_pi_iters": 4,
     "train_v_iters": 4,
 }
-TIMES = {"StepsPerSecond", "Time", "TimeCollect", "TimeUpdate", "TimeWait", "TimeWaitUpdate", "MemoryMB"}
+TIMES = {"StepsPerSecond", "Time", "TimeCollect", "TimeUpdate", "TimeWait", "TimeWaitUpdate", "TimeLog", "TimeEvaluate",
+         "TimeSave", "MemoryMB"}  # fmt: skip
 
 
 def rows(folder):

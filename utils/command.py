@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,6 +22,7 @@ class Parser(argparse.ArgumentParser):
 
 def run(prog: str, action: Callable[[], int | None]) -> int:
     """Return the exit code of `action`; a ValueError or an unreachable file becomes one line and code 2."""
+    any_character(sys.stdout)
     try:
         return action() or 0
     except BrokenPipeError:  # the reader of our output has gone (`| head`)
@@ -31,6 +33,12 @@ def run(prog: str, action: Callable[[], int | None]) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def any_character(stream: TextIO) -> None:
+    """Let a stream that cannot encode a character write its number, `\\xe9`, instead of failing."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
 
 
 def printable(text: object, limit: int = 120) -> str:

@@ -7,6 +7,7 @@ Only rank 0 touches it. `data/README.md` describes every file.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -16,8 +17,18 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from utils.checkpoint import write_atomically
+from utils.files import read_file, remove, write_atomically, write_synced
 
+FOLDERS = ("checkpoints", "policy", "videos")  # of a run
+FILES = (
+    "config.json",
+    "system.json",
+    "progress.txt",
+    "episodes.csv",
+    "progress.txt.bak",
+    "episodes.csv.bak",
+    "exit.json",
+)
 CONFIG_BYTES = 1 << 20  # a config is a page of text; anything larger is not one
 
 
@@ -26,10 +37,10 @@ class Refused(ValueError):
 
 
 class RunFolder:
-    """A run's folder, held by this process until `close` or its death."""
+    """A run's folder, held by this process until `close` or its death. Nothing is written in it before `begin`."""
 
     def __init__(self, path: Path, resume: bool, overwrite: bool) -> None:
-        """Take the folder.
+        """Hold the folder.
 
         Args:
             path: the folder; missing parents are created.
@@ -37,9 +48,11 @@ class RunFolder:
             overwrite: move an old run aside, to `<name>.old-<time>`, and start.
 
         Raises:
-            Refused: a run is there and neither was asked for; another process writes it; it cannot be written.
+            Refused: a run is there and neither was asked for; another process writes it; it cannot be written; there
+                are links in it.
         """
-        self.path = path
+        self.path, self.begun = path, False
+        self._made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -48,37 +61,64 @@ class RunFolder:
             raise Refused(f"{path} is a file, not a run folder")
         if not os.access(path if path.exists() else path.parent, os.W_OK):
             raise Refused(f"{path} cannot be written")
-        self._lock = FileLock(path.parent / f".{path.name}.lock")
+        self._lock_file = path.parent / f".{path.name}.lock"
+        self._owner_file = path.parent / f".{path.name}.owner"
+        self._lock = FileLock(self._lock_file)
         self._take_lock()
         try:
-            self.fresh = not (path / "config.json").exists()
-            if not self.fresh and overwrite:
-                self._move_aside()
-            elif not self.fresh and not resume:
+            there = (path / "config.json").exists()
+            self.fresh = not there or overwrite
+            self._aside = there and overwrite
+            if there and not (resume or overwrite):
                 raise Refused(f"{path} holds a run: use --resume to continue it or --overwrite to move it aside")
-            for name in ("checkpoints", "policy", "videos"):
-                (path / name).mkdir(parents=True, exist_ok=True)
+            if not self._aside:
+                self._refuse_links()
         except BaseException:
             self.close()
             raise
 
+    def begin(self) -> None:
+        """Move an old run aside if that was asked for, and make the folders: from here on, files are written."""
+        self.begun = True
+        if self._aside:
+            self._move_aside()
+        for name in FOLDERS:
+            (self.path / name).mkdir(parents=True, exist_ok=True)
+
+    def _refuse_links(self) -> None:
+        for name in (*FOLDERS, *FILES):
+            if (self.path / name).is_symlink():
+                raise Refused(f"{self.path / name} is a link: what is written there would land elsewhere")
+            if (self.path / name).exists() and (self.path / name).is_dir() != (name in FOLDERS):
+                raise Refused(f"{self.path / name} is not a {'folder' if name in FOLDERS else 'file'}")
+
     def _take_lock(self) -> None:
-        owner_file = self.path.parent / f".{self.path.name}.owner"
+        if self._lock_file.is_symlink():
+            raise Refused(f"{self._lock_file} is a link")
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            owner = owner_file.read_text().strip() if owner_file.exists() else "another process"
-            raise Refused(f"{self.path} is being written by {owner}") from None
+            raise Refused(f"{self.path} is being written by {self._owner()}") from None
         except OSError as error:
             raise Refused(f"cannot lock {self.path}: {error.strerror}") from None
-        owner_file.write_text(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}\n")
+        owner = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}\n"
+        try:
+            write_synced(self._owner_file, owner.encode())
+        except OSError as error:
+            self._lock.release()
+            raise Refused(f"cannot write {self._owner_file}: {error.strerror}") from None
+
+    def _owner(self) -> str:
+        try:
+            return read_file(self._owner_file, CONFIG_BYTES).decode(errors="replace").strip()
+        except OSError:
+            return "another process"
 
     def _move_aside(self) -> None:
         aside = self.path.with_name(f"{self.path.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
         while aside.exists():
             aside = aside.with_name(aside.name + "+")
         self.path.rename(aside)
-        self.fresh = True
 
     def read_config(self) -> dict[str, Any]:
         """Return config.json of the run that is here.
@@ -93,9 +133,15 @@ class RunFolder:
         write_atomically(self.path / name, (json.dumps(value, indent=1) + "\n").encode())
 
     def close(self) -> None:
-        """Let others have the folder."""
-        (self.path.parent / f".{self.path.name}.owner").unlink(missing_ok=True)
+        """Let others have the folder; where nothing was begun, nothing of this start stays."""
+        remove(self._owner_file)
+        if not self.begun and self._made:  # the lock's folder is ours: nobody else can have waited for it for long
+            remove(self._lock_file)
         self._lock.release()
+        if not self.begun:
+            for folder in self._made:
+                with contextlib.suppress(OSError):  # somebody else has put something there
+                    folder.rmdir()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -105,14 +151,14 @@ def read_json(path: Path) -> dict[str, Any]:
         Refused: missing, too large, or not a JSON object.
     """
     try:
-        if not path.is_file():  # a pipe or a device would never end
+        if not path.is_file():
             raise Refused(f"{path}: no such file")
-        if path.stat().st_size > CONFIG_BYTES:
-            raise Refused(f"{path}: larger than {CONFIG_BYTES} bytes, not a file of ours")
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_file(path.resolve(), CONFIG_BYTES))
     except Refused:
         raise
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise Refused(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise Refused(f"{path}: {error}") from None
     if not isinstance(value, dict):
         raise Refused(f"{path}: not a JSON object")

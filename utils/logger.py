@@ -14,31 +14,69 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from utils.command import any_character, printable
+from utils.files import open_file
+
 FILES = ("progress.txt", "episodes.csv")
+
+
+class Appended:
+    """A file that grows by whole lines; those for which there was no room wait in memory."""
+
+    def __init__(self, path: Path) -> None:
+        """Open it, or make it."""
+        self._handle = open_file(path, os.O_RDWR | os.O_CREAT)
+        self.size = os.fstat(self._handle).st_size
+        self._waiting = b""
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was ever added."""
+        return self.size == 0 and not self._waiting
+
+    def first_line(self) -> str:
+        """Return the first line of what is in the file."""
+        return os.pread(self._handle, 1 << 20, 0).split(b"\n")[0].decode()
+
+    def add(self, text: str) -> None:
+        """Take lines that `flush` writes."""
+        self._waiting += text.encode()
+
+    def flush(self) -> None:
+        """Write all that waits and see it on the disk; after an OSError it waits still, and the file is as before."""
+        try:
+            done = 0
+            while done < len(self._waiting):
+                done += os.pwrite(self._handle, self._waiting[done:], self.size + done)
+            os.fsync(self._handle)
+        except OSError:
+            os.ftruncate(self._handle, self.size)
+            raise
+        self.size, self._waiting = self.size + len(self._waiting), b""
+
+    def close(self) -> None:
+        """Close the file; what still waits is lost."""
+        os.close(self._handle)
 
 
 class EpochLogger:
     """Collects the numbers of an epoch and writes them when it ends."""
 
     def __init__(self, folder: Path, episode_fields: tuple[str, ...], tensorboard: bool = False) -> None:
-        """Open the files in `folder`, adding to those that are there."""
-        self._progress = _open(folder / "progress.txt")
-        self._episodes = _open(folder / "episodes.csv")
+        """Open the files in `folder`, adding to those that are there. Raises OSError if one is a link or a pipe."""
+        self._progress, self._episodes = Appended(folder / "progress.txt"), Appended(folder / "episodes.csv")
         self._episode_fields = ("epoch", "steps", *episode_fields)
-        self._columns: list[str] | None = None
-        self._continued = bool(self._progress.tell())
+        self._continued = not self._progress.empty
+        self._columns = self._progress.first_line().split("\t") if self._continued else None
         self._row: dict[str, Any] = {}
         self._writer = _tensorboard_writer(folder) if tensorboard else None
-        if self._continued:
-            with (folder / "progress.txt").open() as file:
-                self._columns = file.readline().rstrip("\n").split("\t")
-        if not self._episodes.tell():
-            self._episodes.write(",".join(self._episode_fields) + "\n")
+        if self._episodes.empty:
+            self._episodes.add(",".join(self._episode_fields) + "\n")
 
     def log(self, name: str, value: Any) -> None:
         """Set one column of this epoch's row; None and NaN become an empty cell."""
@@ -52,9 +90,11 @@ class EpochLogger:
 
     def log_episodes(self, epoch: int, steps: int, episodes: list[dict[str, Any]]) -> None:
         """Add one line per finished episode to episodes.csv."""
-        out = csv.writer(self._episodes, lineterminator="\n")
+        text = io.StringIO()
+        out = csv.writer(text, lineterminator="\n")
         for episode in episodes:
             out.writerow([epoch, steps, *(_cell(episode.get(name)) for name in self._episode_fields[2:])])
+        self._episodes.add(text.getvalue())
 
     def dump(self) -> dict[str, Any]:
         """Write the row, put both files on disk, and return the row.
@@ -63,65 +103,73 @@ class EpochLogger:
 
         Raises:
             ValueError: the columns differ from those of the first row.
-            OSError: disk full, ...; no part of the row is left behind.
+            OSError: disk full, ...; the row waits in memory for the next `dump` or `flush`, and no part of it is
+                left in a file.
         """
         row, self._row = self._row, {}
         if self._columns is None:
             self._columns = list(row)
-            self._progress.write("\t".join(self._columns) + "\n")
+            self._progress.add("\t".join(self._columns) + "\n")
         if self._continued:
             row = {name: value for name, value in row.items() if name in self._columns}
         if list(row) != self._columns:
             raise ValueError(f"columns of a row must stay the same: {sorted(set(row) ^ set(self._columns))} differ")
-        for file, text in (
-            (self._progress, "\t".join(_cell(value) for value in row.values()) + "\n"),
-            (self._episodes, ""),
-        ):
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        self._progress.add("\t".join(_cell(value) for value in row.values()) + "\n")
         if self._writer is not None:
             for name, value in row.items():
                 if isinstance(value, int | float) and math.isfinite(value):
                     self._writer.add_scalar(name, value, row["TotalEnvInteracts"])
             self._writer.flush()
+        self.flush()
         return row
+
+    def flush(self) -> None:
+        """Write the rows that wait for room, if any do. Raises OSError."""
+        self._progress.flush()
+        self._episodes.flush()
 
     def positions(self) -> dict[str, int]:
         """Return how many bytes of each file belong to the epochs written so far; a checkpoint keeps them."""
-        return {"progress.txt": self._progress.tell(), "episodes.csv": self._episodes.tell()}
+        return {"progress.txt": self._progress.size, "episodes.csv": self._episodes.size}
 
     def close(self) -> None:
-        """Close the files."""
+        """Write what waits, if there is room by now, and close the files."""
+        with contextlib.suppress(OSError):
+            self.flush()
         for file in (self._progress, self._episodes, self._writer):
             if file is not None:
                 file.close()
 
 
 def cut_back(folder: Path, positions: dict[str, int]) -> int:
-    """Cut the logs to what a checkpoint knew; what is cut off is kept in `<name>.bak`.
+    """Cut the logs to what a checkpoint knew; what is cut off is added to `<name>.bak`, which begins with the heading.
 
     Returns:
         how many rows of progress.txt were cut off.
+
+    Raises:
+        OSError: a file is a link or a pipe, disk full, ...; no row is lost then.
     """
     lost = 0
     for name in FILES:
-        path, size = folder / name, positions[name]
-        data = path.read_bytes() if path.exists() else b""
-        if len(data) > size:
-            path.with_name(name + ".bak").write_bytes(data)
-            temp = path.with_name(f".tmp-{name}")
-            temp.write_bytes(data[:size])
-            temp.replace(path)
-            if name == "progress.txt":
-                lost = data[size:].count(b"\n")
+        if not (folder / name).exists():
+            continue
+        handle = open_file(folder / name, os.O_RDWR)
+        try:
+            size, end = positions[name], os.fstat(handle).st_size
+            rest = os.pread(handle, end - size, size) if end > size else b""
+            if rest:
+                kept = Appended(folder / f"{name}.bak")
+                heading = os.pread(handle, min(size, 1 << 20), 0).split(b"\n")[0] if kept.empty else b""
+                kept.add((heading + b"\n" if heading else b"").decode() + rest.decode(errors="replace"))
+                kept.flush()
+                kept.close()
+                os.ftruncate(handle, size)
+                os.fsync(handle)
+            lost += rest.count(b"\n") if name == "progress.txt" else 0
+        finally:
+            os.close(handle)
     return lost
-
-
-def _open(path: Path) -> TextIO:
-    file = path.open("a", newline="", buffering=1 << 20)
-    file.seek(0, io.SEEK_END)
-    return file
 
 
 def _tensorboard_writer(folder: Path) -> Any:
@@ -146,6 +194,7 @@ class Console:
 
     def __init__(self, total_steps: int, first_step: int = 0, show: bool = True) -> None:
         """Start at `first_step` of `total_steps`."""
+        any_character(sys.stdout)
         self._show = show
         self._terminal = show and sys.stderr.isatty()
         self._bar = tqdm(total=total_steps, initial=first_step, unit="step", unit_scale=True, dynamic_ncols=True,
@@ -153,9 +202,10 @@ class Console:
         self._rows, self._last_row = 0, -math.inf
 
     def say(self, text: str) -> None:
-        """Print one or more lines."""
+        """Print one or more lines; what may come from a file, and so from a stranger, cannot drive the terminal."""
         if not self._show:
             return
+        text = "\n".join(printable(line, 1000) for line in text.split("\n"))
         try:
             with self._bar.external_write_mode(file=sys.stdout) if self._terminal else contextlib.nullcontext():
                 print(text, flush=True)

@@ -52,7 +52,7 @@ BUILT: dict = {}
 
 def strike_in_save(save):
     """Return `save`, but in the middle of its STEPth call this rank is killed or the launcher gets a SIGTERM."""
-    count, write = 0, checkpoint._write_synced
+    count, write = 0, checkpoint.write_synced
 
     def writing(path, data):
         if count == STEP and path.name == "meta.json":
@@ -67,7 +67,7 @@ def strike_in_save(save):
         count += 1
         return save(*args, **kwargs)
 
-    checkpoint._write_synced = writing
+    checkpoint.write_synced = writing
     return saving
 
 
