@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete, Space, flatdim, flatten
 
 from envs.family import MAX_EPISODE_STEPS, Family, Option, Preset
-from envs.vector import VecEnv, pack
+from envs.vector import VecEnv, check_arrays, pack
 from utils.seeding import episode_seed
 
 STATE_VERSION = 1
@@ -152,10 +152,22 @@ class ClassicVec(VecEnv):
             self._replay(i, header, arrays)
         return self._obs
 
+    def _check_state(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        space, obs = self.single_action_space, self.single_observation_space
+        check_arrays(arrays, actions=(space.dtype, (None, *(space.shape or ()))), obs=(obs.dtype, obs.shape or ()))
+        actions = arrays["actions"]
+        if isinstance(space, Discrete) and not np.isin(actions, range(int(space.n))).all():
+            raise ValueError(f"state: its actions are not all in 0..{int(space.n) - 1}")
+        if not np.isfinite(actions).all() or header["ep_len"] != len(actions):
+            raise ValueError(f"state: {len(actions)} actions of {header['ep_len']} steps, or some that are not finite")
+
     def _replay(self, i: int, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         self._begin(i, header["episode"])
         for action in arrays["actions"]:
-            self._act(i, action)
+            self.alive()
+            _, terminated, truncated = self._act(i, action)
+            if terminated or truncated:
+                raise ValueError(f"state: playing {self.env_id}'s episode again ended it")
         if not np.array_equal(self._obs[i], arrays["obs"], equal_nan=self._obs.dtype.kind == "f"):
             raise ValueError(f"state: playing {self.env_id}'s episode again did not lead to the saved observation")
         self.episodes.load(i, header)

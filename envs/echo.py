@@ -13,7 +13,7 @@ from gymnasium.spaces import Box, Discrete
 
 from envs.classic import CLASSIC
 from envs.family import MAX_EPISODE_STEPS, Family, Option
-from envs.vector import VecEnv, pack
+from envs.vector import VecEnv, check_arrays, check_count, pack
 from utils.seeding import Purpose, generator
 
 DIGITS = 4
@@ -93,3 +93,9 @@ class EchoVec(VecEnv):
             self.episodes.load(i, header)
             self._digits[i] = arrays["digits"]
         return self._observe()
+
+    def _check_state(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        check_arrays(arrays, digits=(np.int64, (LENGTH + 1,)))
+        if not np.isin(arrays["digits"], range(DIGITS)).all():
+            raise ValueError("state: its digits are not digits")
+        check_count(header, "ep_len", LENGTH - 1)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
+import tokenize
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -25,6 +27,13 @@ from envs.family import Family
 
 MAGIC = b"VECENV\x00\x01"
 _DIGEST = hashlib.sha256().digest_size
+STATE_BYTES = 1 << 26  # of a state's arrays, at most: a compressed state may not fill the memory
+HEADER_BYTES = 1 << 20
+COUNT = 2**53  # above every count of episodes, steps or seconds
+_UNREADABLE = (
+    ValueError, LookupError, TypeError, ArithmeticError, AttributeError, RecursionError, MemoryError, SyntaxError,
+    zlib.error, tokenize.TokenError,
+)  # fmt: skip
 _SIZES = 16  # two little-endian 64-bit numbers: bytes of the JSON header, bytes of the arrays before compression
 
 
@@ -47,8 +56,15 @@ def pack(kind: str, version: int, header: dict[str, Any], arrays: dict[str, np.n
     return MAGIC + hashlib.sha256(body).digest() + body
 
 
-def unpack(kind: str, version: int, state: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def unpack(
+    kind: str, version: int, state: bytes, most: int = STATE_BYTES
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return the header and the arrays that `pack` was given.
+
+    Args:
+        kind, version: which family and version of it must have written it.
+        state: what `pack` returned.
+        most: bytes that its arrays can have together; nothing larger is allocated.
 
     Raises:
         ValueError: the bytes are not a state, are damaged, or come from another family or version.
@@ -60,23 +76,74 @@ def unpack(kind: str, version: int, state: bytes) -> tuple[dict[str, Any], dict[
     if hashlib.sha256(body).digest() != state[len(MAGIC) : start]:
         raise ValueError("state: damaged, its checksum does not agree with its contents")
     try:
-        return _decode(kind, version, body)
-    except (KeyError, TypeError, zlib.error) as error:
-        raise ValueError(f"state: its contents are not those of a state ({error!r})") from error
+        return _decode(kind, version, body, most)
+    except _UNREADABLE as error:
+        if isinstance(error, ValueError) and str(error).startswith("state: "):
+            raise
+        raise ValueError(f"state: its contents are not those of a state ({error!r:.200})") from None
 
 
-def _decode(kind: str, version: int, body: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _decode(kind: str, version: int, body: bytes, most: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     text_size, raw_size = int.from_bytes(body[:8], "little"), int.from_bytes(body[8:_SIZES], "little")
+    if text_size > HEADER_BYTES:
+        raise ValueError(f"state: its header takes {text_size} bytes, at most {HEADER_BYTES} are possible")
     fields = json.loads(body[_SIZES : _SIZES + text_size])
     found = (fields["kind"], fields["version"])
     if found != (kind, version):
         raise ValueError(f"state: written by {found[0]} version {found[1]}, expected {kind} version {version}")
+    if raw_size > most:
+        raise ValueError(f"state: its arrays take {raw_size} bytes, at most {most} are possible")
     raw = zlib.decompressobj().decompress(body[_SIZES + text_size :], raw_size + 1)
     if len(raw) != raw_size:
         raise ValueError(f"state: its arrays take {len(raw)} bytes, expected {raw_size}")
+    header, names = fields["header"], fields["arrays"]
+    if not isinstance(header, dict) or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise ValueError("state: its header is not that of a state")
     buffer = io.BytesIO(raw)
-    arrays = {name: np.lib.format.read_array(buffer, allow_pickle=False) for name in fields["arrays"]}
-    return fields["header"], arrays
+    return header, {name: _read_array(buffer) for name in names}
+
+
+def _read_array(buffer: io.BytesIO) -> np.ndarray:
+    """Return the next npy array; what its header claims is checked before anything is allocated."""
+    if np.lib.format.read_magic(buffer) != (1, 0):
+        raise ValueError("state: an array of another version of npy")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(buffer, max_header_size=1024)
+    size = math.prod(shape) * dtype.itemsize
+    if dtype.kind not in "biuf" or fortran or min(shape, default=0) < 0 or len(shape) > 8:
+        raise ValueError(f"state: an array of {dtype} and shape {shape}")
+    data = buffer.read(size if size <= STATE_BYTES else -1)
+    if len(data) != size:
+        raise ValueError(f"state: an array of {size} bytes, there are {len(data)}")
+    return np.frombuffer(data, dtype).reshape(shape).copy()
+
+
+def check_arrays(arrays: dict[str, np.ndarray], **wanted: tuple[Any, tuple[int | None, ...]]) -> None:
+    """Raise ValueError unless a state has arrays of these names, each (dtype, shape); None is any length."""
+    if set(arrays) != set(wanted):
+        raise ValueError(f"state: arrays {sorted(arrays)}, expected {sorted(wanted)}")
+    for name, (dtype, shape) in wanted.items():
+        found = arrays[name]
+        fits = len(found.shape) == len(shape) and all(b in (None, a) for a, b in zip(found.shape, shape, strict=True))
+        if found.dtype != dtype or not fits:
+            raise ValueError(
+                f"state: {name} is {found.dtype} of shape {found.shape}, expected {np.dtype(dtype)} of {shape}"
+            )
+
+
+def check_count(header: dict[str, Any], name: str, high: int = COUNT) -> int:
+    """Return a whole number of a state's header, or raise ValueError unless it is in 0..high."""
+    value = header.get(name)
+    if type(value) is not int or not 0 <= value <= high:
+        raise ValueError(f"state: {name} is {value!r:.50}, expected a whole number in 0..{high}")
+    return value
+
+
+def check_number(header: dict[str, Any], name: str) -> float:
+    """Return a finite number of a state's header, or raise ValueError."""
+    value = header.get(name)
+    if type(value) not in (int, float) or not abs(value) < 1e300:
+        raise ValueError(f"state: {name} is {value!r:.50}, expected a finite number")
+    return float(value)
 
 
 def episode_of(state: bytes) -> int:
@@ -140,8 +207,16 @@ class Episodes:
             "episode": int(self.number[i]),
         }
 
+    @staticmethod
+    def check(saved: dict[str, Any]) -> None:
+        """Raise ValueError unless `saved` holds what `save` returns."""
+        for name in ("ep_ret", "train_ret"):
+            check_number(saved, name)
+        for name in ("ep_len", "episode"):
+            check_count(saved, name)
+
     def load(self, i: int, saved: dict[str, Any]) -> None:
-        """Put back what `save` returned."""
+        """Put back what `save` returned, which `check` has let pass."""
         self.ep_ret[i], self.train_ret[i] = saved["ep_ret"], saved["train_ret"]
         self.ep_len[i], self.number[i] = saved["ep_len"], saved["episode"]
 
@@ -278,28 +353,41 @@ class VecEnv(VectorEnv, ABC):
         spec["options"].pop("threads", None)
         return spec
 
-    def _open(self, kind: str, version: int, states: list[bytes]) -> list[tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    def _open(
+        self, kind: str, version: int, states: list[bytes], most: int = STATE_BYTES
+    ) -> list[tuple[dict[str, Any], dict[str, np.ndarray]]]:
         """Unpack one state per environment, check that they belong here, and take over their seed.
+
+        What `_check_state` of the family does not let pass is refused too.
 
         Raises:
             ValueError: see `set_state`. Nothing has changed then.
         """
         if len(states) != self.num_envs:
             raise ValueError(f"states: {len(states)} given, expected one for each of {self.num_envs} environments")
-        parts = [unpack(kind, version, state) for state in states]
-        identity = self.identity()
-        for i, (header, _) in enumerate(parts):
-            for name in identity | header["identity"]:
-                saved, wanted = header["identity"].get(name), identity.get(name)
-                if saved != wanted:
-                    raise ValueError(f"state: its {name} is {saved!r}, expected {wanted!r}")
-            if header["index"] != self.first_index + i:
+        parts = [unpack(kind, version, state, most) for state in states]
+        for i, (header, arrays) in enumerate(parts):
+            self._check_identity(header.get("identity"))
+            if check_count(header, "index") != self.first_index + i:
                 raise ValueError(f"state: of environment {header['index']}, expected {self.first_index + i}")
-            if header["seed"] != parts[0][0]["seed"]:
+            if check_count(header, "seed", 2**63) != parts[0][0]["seed"]:
                 raise ValueError(f"state: seeds {parts[0][0]['seed']} and {header['seed']}, expected one seed for all")
+            Episodes.check(header)
+            self._check_state(header, arrays)
         self.seed = parts[0][0]["seed"]
         self._started = True
         return parts
+
+    def _check_identity(self, saved: Any) -> None:
+        identity = self.identity()
+        if not isinstance(saved, dict):
+            raise ValueError("state: it does not say what it is of")
+        for name in identity | saved:
+            if saved.get(name) != identity.get(name):
+                raise ValueError(f"state: its {name} is {saved.get(name)!r:.300}, expected {identity.get(name)!r:.300}")
+
+    def _check_state(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Raise ValueError unless the family's own part of a state has the names, types and sizes that it writes."""
 
 
 def check_integer(name: str, value: Any, low: int, high: int | None = None) -> int:

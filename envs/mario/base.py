@@ -20,6 +20,7 @@ from envs.mario.preprocess import PREPROCESS_VERSION, SIZE, Preprocess
 from envs.vector import Episodes, VecEnv
 from utils.seeding import Purpose, generator
 
+MAX_FRAMES = 1 << 21  # of an episode in a state, at most: nine hours and a half of the game
 CAUSES = ("", "flag", "game_over", "timeout", "pit", "enemy", "rule")  # of an episode's end; the order is native code's
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,20 @@ from typing import Any
 import numpy as np
 
 from envs.mario import native, stages
-from envs.mario.base import MarioVecBase, draw_start, draw_target
+from envs.mario.base import MAX_FRAMES, MarioVecBase, draw_start, draw_target
 from envs.mario.emulator import HEIGHT, RAM_SIZE, WIDTH, Cartridge
 from envs.mario.native_game import target_numbers
 from envs.mario.preprocess import HUD_ROWS
-from envs.vector import pack, unpack
+from envs.vector import check_arrays, check_count, check_number, pack, unpack
+from utils.files import read_file
 from utils.seeding import Purpose, generator
 
 STATE_VERSION = 1
 KIND = "mario:native"
 REWARDS = ("env", "score", "score-rules")
 FILE_MAGIC = b"MARIOST\x01"
+MAX_STACK = 16  # pictures in an observation, as `envs.mario` allows
+FILE_BYTES = 1 << 30  # of a file of states
 
 _REPORT = np.dtype(
     [("env_reward", "f8"), ("reward", "f8"), ("frames", "i8")]
@@ -57,15 +61,15 @@ def read_states(path: str | Path) -> list[bytes]:
         ValueError: the file cannot be read, or is no such file, or is damaged.
     """
     try:
-        data = Path(path).read_bytes()
-    except (OSError, TypeError) as error:
+        data = read_file(Path(path).resolve(), FILE_BYTES)
+    except (OSError, TypeError, ValueError) as error:
         raise ValueError(f"start_states: cannot read {path!r} ({error})") from None
     start = len(FILE_MAGIC) + 8
     count = int.from_bytes(data[start - 8 : start], "little")
     if not data.startswith(FILE_MAGIC) or not 0 < count <= len(data) // 8:
         raise ValueError(f"start_states: {path} is not a file of states")
     sizes = np.frombuffer(data[start : start + 8 * count].ljust(8 * count, b"\0"), "<u8").tolist()
-    bounds = np.cumsum([start + 8 * count, *sizes]).tolist()
+    bounds = list(itertools.accumulate([start + 8 * count, *sizes]))  # Python's numbers: no sum overflows
     if bounds[-1] != len(data):
         raise ValueError(f"start_states: {path} is damaged, {len(data)} bytes of {bounds[-1]}")
     states = [data[begin:end] for begin, end in zip(bounds[:-1], bounds[1:], strict=True)]
@@ -111,12 +115,40 @@ class NativeMarioVec(MarioVecBase):
 
     def _start_of(self, state: bytes) -> tuple[Any, bytes]:
         """Return the stage and the console of a state. Raises ValueError if it is another ROM's or not a state."""
-        header, arrays = unpack(KIND, STATE_VERSION, state)
-        mine, other = self.spec_dict["rom_sha256"], header["identity"]["rom_sha256"]
+        header, arrays = unpack(KIND, STATE_VERSION, state, self._most())
+        check_arrays(arrays, console=(np.uint8, (None,)), stack=(np.uint8, (None, None, None)))
+        identity = header.get("identity")
+        mine, other = self.spec_dict["rom_sha256"], identity.get("rom_sha256") if isinstance(identity, dict) else None
         if mine != other:
-            raise ValueError(f"state: made with the ROM {other[:12]}, expected {mine[:12]}")
-        target = header["target"]
-        return (None if target is None else (target[0], target[1])), arrays["console"].tobytes()
+            raise ValueError(f"state: made with the ROM {str(other)[:12]}, expected {mine[:12]}")
+        return self._target_of(header), arrays["console"].tobytes()
+
+    def _most(self) -> int:
+        """Return how many bytes a state's arrays can have: a console, a stack of pictures, and their npy headers."""
+        return self._core.vector_snapshot_size() + MAX_STACK * self._obs[0, 0].nbytes + 1024
+
+    def _target_of(self, header: dict[str, Any]) -> tuple[int, int] | None:
+        """Return the stage of a state, None for the whole game. Raises ValueError if there is no such stage."""
+        target = header.get("target")
+        if target is None:
+            return None
+        if not isinstance(target, list) or len(target) != 2 or not all(type(n) is int and 0 < n < 14 for n in target):
+            raise ValueError(f"state: target is {target!r:.50}, expected world and stage")
+        return target[0], target[1]
+
+    def _check_state(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        size = self._core.vector_snapshot_size()
+        check_arrays(arrays, console=(np.uint8, (size,)), stack=(np.uint8, self._obs.shape[1:]))
+        self._target_of(header)
+        report = header.get("report")
+        if not isinstance(report, dict):
+            raise ValueError("state: it has no report")
+        for name in _REPORT.names or ():
+            if _REPORT[name].kind == "f":
+                check_number(report, name)
+            elif type(report.get(name)) is not int or not -(2**31) <= report[name] < 2**31:
+                raise ValueError(f"state: {name} is {report.get(name)!r:.50}, expected a whole number of 32 bits")
+        check_count(report, "frames", MAX_FRAMES)
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
         """Start a new episode everywhere; see `VecEnv.reset`.
@@ -196,9 +228,8 @@ class NativeMarioVec(MarioVecBase):
 
     def set_state(self, states: list[bytes]) -> np.ndarray:
         """Restore the states; see `VecEnv.set_state`."""
-        for i, (header, arrays) in enumerate(self._open(KIND, STATE_VERSION, states)):
-            target = header["target"]
-            self._targets[i] = None if target is None else (target[0], target[1])
+        for i, (header, arrays) in enumerate(self._open(KIND, STATE_VERSION, states, self._most())):
+            self._targets[i] = self._target_of(header)
             console = arrays["console"].tobytes()
             numbers = target_numbers(self._shared.game, self._targets[i])
             native.checked("vector_load", self._address, i, *numbers, console, len(console))

@@ -16,8 +16,8 @@ import numpy as np
 
 from envs.mario import rules
 from envs.mario.backends import Backend, Consoles
-from envs.mario.base import CAUSES, MarioVecBase, Setup, draw_start, draw_target
-from envs.vector import pack
+from envs.mario.base import CAUSES, MAX_FRAMES, MarioVecBase, Setup, draw_start, draw_target
+from envs.vector import check_arrays, check_count, pack
 from utils.seeding import Purpose, generator
 
 STATE_VERSION = 1
@@ -139,8 +139,10 @@ class MarioEnv:
         }
         return header, {"pressed": np.frombuffer(bytes(self.pressed), np.uint8), "stack": self.stack}
 
-    def load(self, seed: int, episode: int, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        """Play a saved episode again.
+    def load(
+        self, seed: int, episode: int, header: dict[str, Any], arrays: dict[str, np.ndarray], alive: Callable[[], None]
+    ) -> None:
+        """Play a saved episode again; `alive` is called at every frame.
 
         Raises:
             ValueError: the console's memory or screen is not what it was.
@@ -149,6 +151,7 @@ class MarioEnv:
         self.pressed = bytearray(arrays["pressed"].tobytes())
         self.start_count = header["start_count"]
         for byte in self.pressed:
+            alive()
             self.backend.step(byte)
         if self._check() != header["check"]:
             raise ValueError(f"state: playing environment {self.index}'s episode again led to another memory or screen")
@@ -197,9 +200,21 @@ class MarioVec(MarioVecBase):
     def set_state(self, states: list[bytes]) -> np.ndarray:
         """Restore the states, playing the running episodes again; see `VecEnv.set_state`."""
         for i, (header, arrays) in enumerate(self._open(self._kind(), STATE_VERSION, states)):
-            self.envs[i].load(self.seed, header["episode"], header, arrays)
+            self.envs[i].load(self.seed, header["episode"], header, arrays, self.alive)
             self.episodes.load(i, header)
         return self._obs
+
+    def _check_state(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        check_arrays(arrays, pressed=(np.uint8, (None,)), stack=(np.uint8, self._obs.shape[1:]))
+        frames = len(arrays["pressed"])
+        if frames > MAX_FRAMES or check_count(header, "start_count") > frames:
+            raise ValueError(f"state: an episode of {frames} frames, at most {MAX_FRAMES} can be played again")
+        for name in ("x_max", "cleared"):
+            check_count(header, name, 2**31 - 1)
+        for name, count in (("cleared_stage", 2), ("check", 2)):
+            numbers = header.get(name)
+            if not isinstance(numbers, list) or len(numbers) != count or not all(type(n) is int for n in numbers):
+                raise ValueError(f"state: {name} is {numbers!r:.100}, expected {count} whole numbers")
 
     def render(self) -> tuple[np.ndarray, ...]:
         """Return the screen of every console as (240, 256, 3) uint8 RGB, the caller's own copies."""

@@ -1,0 +1,342 @@
+"""Files that come from a stranger: whatever is changed in one, a command answers with one line, or it works."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import resource
+import shutil
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from envs import make_vec
+from envs.mario.native_vector import read_states, write_states
+from envs.vector import MAGIC, pack, unpack
+from ppo import config
+from ppo.networks import ActorCritic
+from ppo.policy import load_policy, save_policy
+from ppo.run import train
+from tests.test_policy import INFO
+from tests.test_train import ECHO
+from utils import checkpoint
+from utils.command import printable
+from utils.folder import Refused, read_json
+
+TRIES = 200
+ODD = (None, True, -1, 2**31, 2**63, 2**70, 0.5, float("nan"), float("inf"), "", "x" * 500, "\x1b[2J", [], {},
+       [[]] * 40, {"a": {}}, "1", 10**15)  # fmt: skip
+SOME = [TRIES // 10, pytest.param(TRIES, marks=pytest.mark.slow)]
+DEEP = "[" * 100_000
+
+
+def mutate_bytes(data: bytes, rng: random.Random) -> bytes:
+    """Return data with some bytes changed, cut off, doubled or inserted."""
+    out = bytearray(data)
+    for _ in range(rng.choice((1, 1, 3, 20))):
+        place = rng.randrange(len(out) + 1)
+        kind = rng.randrange(5)
+        if kind == 0 and place < len(out):
+            out[place] = rng.randrange(256)
+        elif kind == 1:
+            del out[place:]
+        elif kind == 2:
+            out[place:place] = rng.randbytes(rng.choice((1, 8, 100)))
+        elif kind == 3:
+            del out[place : place + rng.choice((1, 8, 100))]
+        else:
+            out[place : place + 8] = struct.pack("<Q", rng.choice((0, 1, 2**31, 2**40, 2**63, 2**64 - 1)))
+    return bytes(out)
+
+
+def mutate_json(value, rng: random.Random):
+    """Return a JSON value with something in it replaced, removed or added, at any depth."""
+    if isinstance(value, dict) and value and rng.random() < 0.9:
+        name = rng.choice(sorted(value))
+        what = rng.randrange(8)
+        if what == 0:
+            return {n: v for n, v in value.items() if n != name}
+        if what == 1:
+            return value | {rng.choice(("x", "\x1b[31m", "")): rng.choice(ODD)}
+        return value | {name: mutate_json(value[name], rng)}
+    if isinstance(value, list) and value and rng.random() < 0.9:
+        place = rng.randrange(len(value))
+        return [*value[:place], mutate_json(value[place], rng), *value[place + 1 :]]
+    return rng.choice(ODD)
+
+
+def seal(body: bytes) -> bytes:
+    return MAGIC + hashlib.sha256(body).digest() + body
+
+
+def mutate_state(state: bytes, rng: random.Random) -> bytes:
+    """Return a state with a checksum that fits, and something wrong in its header, its arrays or its sizes."""
+    body = state[len(MAGIC) + 32 :]
+    size, raw_size = struct.unpack("<QQ", body[:16])
+    fields, raw = json.loads(body[16 : 16 + size]), zlib.decompress(body[16 + size :])
+    kind = rng.randrange(6)
+    if kind < 3:
+        fields = mutate_json(fields, rng)
+    elif kind == 3:
+        raw = mutate_bytes(raw[:400], rng) + raw[400:]
+    elif kind == 4:
+        raw_size = rng.choice((0, raw_size + 1, 2**40, 2**64 - 1))
+    else:
+        return seal(mutate_bytes(body[: 16 + size], rng) + body[16 + size :])
+    text = json.dumps(fields).encode()
+    raw_size = len(raw) if kind != 4 else raw_size
+    return seal(struct.pack("<QQ", len(text), raw_size) + text + zlib.compress(raw, 1))
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@pytest.mark.parametrize(
+    ("env_id", "options", "steps"),
+    [("Echo-v0", {}, 5), ("CartPole-v1", {}, 8), ("SuperMarioBros-1-1-v0", {}, 3),
+     ("SuperMarioBros-1-1-v0", {"emulator": "nes-py"}, 2)],
+    ids=["echo", "classic", "mario", "mario-nes-py"],
+)  # fmt: skip
+def test_mutated_states_are_refused_or_work(env_id, options, steps):
+    """Two hundred states of every family, each with a checksum that fits: a ValueError on one line, or it goes on."""
+    env = make_vec(env_id, 1, 0, **options)
+    env.reset()
+    for _ in range(steps):
+        env.step(np.array([0]))
+    (good,) = env.get_state()
+    rng, refused, before = random.Random(1), 0, peak_mb()
+    for _ in range(TRIES if "nes-py" not in str(options) else TRIES // 4):
+        try:
+            env.set_state([mutate_state(good, rng)])
+            env.step(np.array([0]))
+        except ValueError as error:
+            refused += 1
+            assert len(str(error)) < 1500, error
+    env.set_state([good])
+    assert refused > TRIES // 8 and peak_mb() - before < 200
+    env.close()
+
+
+def test_a_state_cannot_fill_the_memory():
+    """A few kilobytes that claim hundreds of megabytes are refused before anything is allocated."""
+    env = make_vec("SuperMarioBros-1-1-v0", 1, 0)
+    env.reset()
+    (good,) = env.get_state()
+    header, arrays = unpack("mario:native", 1, good)
+    before = peak_mb()
+    bomb = pack("mario:native", 1, header, arrays | {"stack": np.zeros((1 << 20, 4, 84), np.uint8)})
+    grown = peak_mb()
+    assert len(bomb) < 4 << 20
+    with pytest.raises(ValueError, match="are possible"):
+        env.set_state([bomb])
+    assert peak_mb() - grown < 20 and grown > before
+    for stack in (np.zeros((1,), np.uint8), np.zeros((4, 84, 84), np.float64), np.zeros((1, 1, 1), np.uint8)):
+        with pytest.raises(ValueError, match="state: stack is|are possible"):
+            env.set_state([pack("mario:native", 1, header, arrays | {"stack": stack})])
+    env.close()
+
+
+def test_mutated_files_of_states_are_refused_or_work(tmp_path):
+    """Two hundred files for --start-states: one line, or states that episodes start from."""
+    env = make_vec("SuperMarioBros-1-1-v0", 2, 0)
+    env.reset()
+    states, path, rng, refused = env.get_state(), tmp_path / "states", random.Random(2), 0
+    write_states(path, states)
+    good = path.read_bytes()
+    for i in range(TRIES):
+        if i % 2:
+            data = mutate_bytes(good[:200], rng) + good[200:]
+            path.write_bytes(data)
+        else:
+            parts = [mutate_state(states[0], rng), states[1]]
+            sizes = b"".join(len(part).to_bytes(8, "little") for part in parts)
+            path.write_bytes(good[:8] + (2).to_bytes(8, "little") + sizes + b"".join(parts))
+        try:
+            read_states(path)
+            made = make_vec("SuperMarioBros-1-1-v0", 1, 0, start_states=str(path), start_share=1.0)
+            made.reset()
+            made.close()
+        except ValueError as error:
+            refused += 1
+            assert len(str(error)) < 1500
+    assert refused > TRIES // 2
+    env.close()
+
+
+@pytest.mark.parametrize("name", ["pipe", "device", "folder"])
+def test_a_file_of_states_that_never_ends_is_refused(tmp_path, name):
+    """A pipe does not hang, a device does not fill the memory."""
+    path = tmp_path / name
+    if name == "pipe":
+        os.mkfifo(path)
+    elif name == "device":
+        path = Path("/dev/zero")
+    else:
+        path.mkdir()
+    with pytest.raises(ValueError, match="start_states"):
+        read_states(path)
+
+
+def test_mutated_policies_are_refused_or_work(tmp_path):
+    """Two hundred policies, texts and tensors: one line, or a policy that acts."""
+    good, rng, refused = tmp_path / "good", random.Random(3), 0
+    save_policy(good, ActorCritic("mlp", (4,), 4, "xavier", 0), INFO)
+    info, data = json.loads((good / "policy.json").read_text()), (good / "policy.safetensors").read_bytes()
+    for i in range(TRIES):
+        tensors = mutate_bytes(data[:900], rng) + data[900:] if i % 2 else data
+        changed = info | {"sha256": hashlib.sha256(tensors).hexdigest()}
+        (good / "policy.safetensors").write_bytes(tensors)
+        text = json.dumps(changed if i % 2 else mutate_json(changed, rng))
+        (good / "policy.json").write_text(DEEP if i == 0 else text)
+        try:
+            load_policy(good).act(np.zeros((1, 4), np.float32))
+        except Refused as error:
+            refused += 1
+            assert len(printable(error, 1000)) <= 1000 and "\x1b" not in str(error)
+    assert refused > TRIES // 2
+
+
+@pytest.mark.parametrize("tries", SOME)
+def test_mutated_checkpoints_are_refused_or_work(tmp_path, tries, capsys):
+    """Two hundred checkpoints with manifests that fit: one line and code 2, an older one, or a run that goes on."""
+    path = train(
+        config.build(**ECHO | {"train_pi_iters": 1, "train_v_iters": 1}, epochs=2, data_dir=str(tmp_path / "a"))
+    )
+    newest, rng, refused = max((path / "checkpoints").iterdir()), random.Random(4), 0
+    kept = {p.name: p.read_bytes() for p in newest.iterdir()}
+    meta = json.loads(kept["meta.json"])
+    cfg = config.build(**ECHO | {"train_pi_iters": 1, "train_v_iters": 1}, epochs=2, data_dir=str(tmp_path / "b"))
+    for i in range(tries):
+        shutil.rmtree(tmp_path / "b", ignore_errors=True)
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+        there = tmp_path / "b" / newest.relative_to(tmp_path / "a")
+        if i % 4 == 3:
+            (there / "MANIFEST.json").write_bytes(mutate_bytes(kept["MANIFEST.json"], rng))
+        else:
+            name = "meta.json" if i % 4 < 2 else "state.safetensors"
+            head = kept[name][:1500]
+            data = (
+                json.dumps(mutate_json(meta, rng)).encode()
+                if i % 4 < 2
+                else mutate_bytes(head, rng) + kept[name][1500:]
+            )
+            data = DEEP.encode() if i == 0 else data
+            (there / name).write_bytes(data)
+            manifest = json.loads(kept["MANIFEST.json"])
+            manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            (there / "MANIFEST.json").write_text(json.dumps(manifest))
+        try:
+            train(cfg, resume=True)
+        except SystemExit as end:
+            refused += 1
+            assert end.code == 2
+            err = capsys.readouterr().err
+            assert err.count("\n") == 1 and "\x1b" not in err, err
+        assert "\x1b" not in capsys.readouterr().out
+    assert refused > tries // 8
+
+
+@pytest.mark.parametrize("tries", SOME)
+def test_mutated_settings_and_endings_are_refused_or_work(tmp_path, tries, capsys):
+    """Two hundred of config.json and exit.json each: one line and code 2, or a run that goes on; no raw text."""
+    path = train(config.build(**ECHO, epochs=1, data_dir=str(tmp_path)))
+    rng = random.Random(5)
+    kept = {name: (path / name).read_bytes() for name in ("config.json", "exit.json")}
+    cfg = config.build(**ECHO, epochs=1, data_dir=str(tmp_path))
+    for i in range(tries):
+        name = "exit.json" if i % 2 else "config.json"
+        for other, data in kept.items():
+            (path / other).write_bytes(data)
+        text = json.dumps(mutate_json(json.loads(kept[name]), rng)).encode()
+        (path / name).write_bytes(DEEP.encode() if i < 2 else mutate_bytes(kept[name], rng) if i % 3 == 0 else text)
+        capsys.readouterr()
+        try:
+            train(cfg, resume=True)
+        except SystemExit as end:
+            assert end.code == 2
+            err = capsys.readouterr().err
+            assert err.count("\n") == 1 and "\x1b" not in err
+        assert "\x1b" not in capsys.readouterr().out
+
+
+# Links, pipes and words -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["progress.txt", "episodes.csv", "progress.txt.bak", "episodes.csv.bak", "config.json", "exit.json",
+             "checkpoints", "policy"]
+)  # fmt: skip
+def test_links_in_a_run_folder_are_refused(tmp_path, name, capsys):
+    """What would be written through them is not: one line, code 2, and the victim is as it was."""
+    path = train(config.build(**ECHO | {"save_every": 1}, epochs=2, data_dir=str(tmp_path / "data")))
+    if "." in name:
+        victim = tmp_path / "victim"
+        victim.write_bytes((path / name).read_bytes() if (path / name).exists() else b"precious")
+        (path / name).unlink(missing_ok=True)
+    else:
+        victim = tmp_path / "victims"
+        shutil.move(path / name, victim)
+    (path / name).symlink_to(victim)
+    before = {p: p.read_bytes() for p in [victim, *victim.rglob("*")] if p.is_file()}
+    with pytest.raises(SystemExit) as end:
+        train(config.build(**ECHO | {"save_every": 1}, epochs=9, data_dir=str(tmp_path / "data")), resume=True)
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and err.count("\n") == 1 and name in err and "link" in err
+    assert {p: p.read_bytes() for p in [victim, *victim.rglob("*")] if p.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_a_link_in_the_place_of_a_policy_is_replaced(tmp_path, name):
+    """Not what it points to."""
+    victim = tmp_path / "victim"
+    save_policy(victim, ActorCritic("mlp", (4,), 4, "xavier", 0), INFO)
+    before = (victim / "policy.json").read_bytes()
+    (tmp_path / name).symlink_to(victim)
+    save_policy(tmp_path / name, ActorCritic("mlp", (4,), 4, "xavier", 1), INFO | {"epoch": 3})
+    assert (victim / "policy.json").read_bytes() == before and len(list(victim.iterdir())) == 2
+    assert load_policy(tmp_path / name).info["epoch"] == 3 and not (tmp_path / name).is_symlink()
+
+
+def test_checkpoints_that_are_links_are_not_followed(tmp_path):
+    """Retention removes the link, not what it points to."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "precious").write_text("x")
+    root = tmp_path / "checkpoints"
+    root.mkdir()
+    (root / "step_0000000001").symlink_to(victim)
+    (root / ".tmp-1").symlink_to(victim)
+    for step in (2, 3, 4):
+        checkpoint.save_checkpoint(root, step, {"a": torch.zeros(2)}, {}, 2)
+    assert (victim / "precious").exists() and not (root / ".tmp-1").is_symlink()
+    assert checkpoint.newest(root)[0] == root / "step_0000000004"
+
+
+@pytest.mark.parametrize("name", ["exit.json", "config.json"])
+def test_a_pipe_in_a_run_folder_does_not_hang(tmp_path, name, capsys):
+    """Nobody writes into it: it is refused, or passed over."""
+    path = train(config.build(**ECHO, epochs=1, data_dir=str(tmp_path)))
+    (path / name).unlink()
+    os.mkfifo(path / name)
+    with pytest.raises(Refused):
+        read_json(path / name)
+    if name == "exit.json":
+        train(config.build(**ECHO, epochs=2, data_dir=str(tmp_path)), resume=True)
+        assert "it had been killed" in capsys.readouterr().out
+
+
+def test_words_from_a_file_cannot_drive_the_terminal(tmp_path, capsys):
+    """Escape sequences in how a run ended are shown as blanks."""
+    path = train(config.build(**ECHO, epochs=1, data_dir=str(tmp_path)))
+    (path / "exit.json").write_text(json.dumps({"reason": "\x1b]0;evil\x07\nline two"}))
+    capsys.readouterr()
+    train(config.build(**ECHO, epochs=2, data_dir=str(tmp_path)), resume=True)
+    out = capsys.readouterr().out
+    assert "evil" in out and "\x1b" not in out and "\x07" not in out and "\nline two" not in out
