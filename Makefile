@@ -17,7 +17,7 @@ NATIVE := $(wildcard envs/mario/native/*.cpp envs/mario/native/*.hpp ppo/compute
 .PHONY: help setup train test check test-slow test-faults kills identity scoreboard fuzz clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -8
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 train: setup
 	$(BIN)/python -m ppo.run --cpu $(NP) --resume $(ARGS)

@@ -107,7 +107,7 @@ def _read_array(buffer: io.BytesIO) -> np.ndarray:
     """Return the next npy array; what its header claims is checked before anything is allocated."""
     if np.lib.format.read_magic(buffer) != (1, 0):
         raise ValueError("state: an array of another version of npy")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(buffer, max_header_size=1024)
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(buffer, max_header_size=1024)  # type: ignore[call-arg]
     size = math.prod(shape) * dtype.itemsize
     if dtype.kind not in "biuf" or fortran or min(shape, default=0) < 0 or len(shape) > 8:
         raise ValueError(f"state: an array of {dtype} and shape {shape}")
@@ -140,7 +140,7 @@ def check_count(header: dict[str, Any], name: str, high: int = COUNT) -> int:
 
 def check_number(header: dict[str, Any], name: str) -> float:
     """Return a finite number of a state's header, or raise ValueError."""
-    value = header.get(name)
+    value: Any = header.get(name)
     if type(value) not in (int, float) or not abs(value) < 1e300:
         raise ValueError(f"state: {name} is {value!r:.50}, expected a finite number")
     return float(value)

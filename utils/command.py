@@ -42,9 +42,18 @@ def any_character(stream: TextIO) -> None:
 
 
 def printable(text: object, limit: int = 120) -> str:
-    """Return text on one line without control characters, so that a shared run folder cannot drive a terminal."""
-    line = "".join(c if c.isprintable() else " " for c in str(text))
+    """Return text on one line without control characters, so that a shared run folder cannot drive a terminal.
+
+    Bytes of a path that are not text, which Python keeps as surrogates, are shown by their numbers.
+    """
+    line = "".join(map(_printable, str(text)))
     return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def _printable(c: str) -> str:
+    if "\udc80" <= c <= "\udcff":
+        return f"\\x{ord(c) - 0xDC00:02x}"
+    return c if c.isprintable() else " "
 
 
 def check_writable(name: str, path: Path) -> None:

@@ -11,11 +11,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import stat
 import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,6 +88,12 @@ class Comm:
         None where the ranks have none in common. What a rank writes there, the others see after a collective call.
         """
         return np.zeros(count, np.int16)
+
+    def free_buffers(self) -> None:
+        """Free the memory of all `buffer`s and `host_buffer`s: all ranks call this, and use none of them afterwards.
+
+        Not where one rank has failed: the others would wait for it; the memory goes when the job ends.
+        """
 
     def part(self, count: int) -> slice:
         """Return this rank's part of `count` numbers, as the next two share them out."""
@@ -163,6 +171,8 @@ class MpiComm(Comm):
         host = self._world.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = host.rank, host.size
         host.Free()
+        if self.local_rank == 0:
+            remove_leftovers()
         self._checks, self._calls = os.environ.get("PPO_CHECK_COLLECTIVES", "0") != "0", 0
         self._windows: list[Any] = []
         self._shared: dict[int, list[np.ndarray]] = {}  # by the address of this rank's buffer: the buffers of all ranks
@@ -206,6 +216,14 @@ class MpiComm(Comm):
             array[:] = 0
         self._meet()
         return array
+
+    def free_buffers(self) -> None:
+        self._shared.clear()
+        with self._timed("free_buffers"):
+            while self._windows:
+                window = self._windows.pop()
+                window.Unlock_all()
+                window.Free()
 
     def _window(self, size: int) -> Any:
         """Return memory of all ranks, `size` bytes of it this rank's; None where there is none for all of them."""
@@ -329,10 +347,40 @@ def exit_together(comm: Comm | None, error: BaseException) -> None:
         try:
             comm = MpiComm()
         except Exception:  # no MPI library on this rank: the launcher is all that is left to tell the others
-            os.kill(_parent_of(os.getppid()), signal.SIGTERM)
+            parent = _parent_of(os.getppid())
+            if parent is not None:
+                os.kill(parent, signal.SIGTERM)
             os._exit(code or 1)
     (comm or Comm()).abort(code or 1)
     os._exit(code or 1)
+
+
+def remove_leftovers(folder: Path = Path(SHARED_MEMORY), age: float = 600.0) -> list[Path]:
+    """Remove the memory that MPICH's jobs left when their launcher was killed; return what it was.
+
+    Only what belongs to this user, is older than `age` seconds, by when each rank of a job has long opened it, and is
+    in use by no process that can be seen: a name that is removed all the same takes no memory from who uses it.
+    """
+    old = {path for path in folder.glob("mpich_shm_*") if _is_old(path, age)}
+    if not old:
+        return []
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        try:
+            text = maps.read_text()
+        except OSError:  # somebody else's process, or one that has just ended
+            continue
+        old = {path for path in old if str(path) not in text}
+    for path in old:
+        path.unlink(missing_ok=True)
+    return sorted(old)
+
+
+def _is_old(path: Path, age: float) -> bool:
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid() and time.time() - found.st_mtime > age
 
 
 def let_launcher_forward() -> None:
@@ -341,6 +389,9 @@ def let_launcher_forward() -> None:
     time.sleep(0.5)
 
 
-def _parent_of(pid: int) -> int:
-    with open(f"/proc/{pid}/stat") as file:
-        return int(file.read().rsplit(")", 1)[1].split()[1])
+def _parent_of(pid: int) -> int | None:
+    """Return the process that started another; None where the system has no /proc to say."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    except OSError:
+        return None

