@@ -1,5 +1,6 @@
 """A checkpoint is complete and verified, or invisible: killed at any line, on a full disk, from a stranger."""
 
+import csv
 import hashlib
 import json
 import os
@@ -7,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -18,11 +20,13 @@ from ppo.networks import ActorCritic
 from ppo.policy import load_policy, previous, save_policy
 from ppo.recorder import Recorder
 from ppo.run import train
+from ppo.training import NotFinite
 from tests.conftest import finish, run, start
 from tests.test_faults import FLAGS, assert_sound, folder, wait_for_rows
 from tests.test_train import ECHO, assert_same, rows
 from utils import checkpoint, files, logger
 from utils.folder import Refused
+from utils.watchdog import Watchdog
 
 TENSORS = {"a": torch.arange(1000.0), "b": torch.ones(7, dtype=torch.uint8)}
 
@@ -510,3 +514,94 @@ def test_other_software_and_another_processor_are_mentioned(tmp_path, capsys):
     ):
         assert text in out
     assert "the processor was" in out and "\x1b" not in out
+
+
+# What a row says ------------------------------------------------------------------------------------------------------
+
+
+def test_the_parts_of_the_time_add_up(tmp_path, monkeypatch):
+    """Time is wall time: from row to row it grows by the row's parts, slow saving and evaluation included."""
+    save, evaluate = checkpoint.save_checkpoint, recorder.evaluate_together
+    monkeypatch.setattr(checkpoint, "save_checkpoint", lambda *args: (time.sleep(0.3), save(*args))[1])
+    monkeypatch.setattr(recorder, "evaluate_together", lambda *args: (time.sleep(0.2), evaluate(*args))[1])
+    settings = ECHO | {"save_every": 1, "eval_every": 1, "eval_episodes": 4}
+    begun = time.monotonic()
+    path = train(config.build(**settings, epochs=3, data_dir=str(tmp_path)))
+    wall = time.monotonic() - begun
+    time.sleep(1.0)
+    begun = time.monotonic()
+    train(config.build(**settings, epochs=5, data_dir=str(tmp_path)), resume=True)
+    wall += time.monotonic() - begun
+    table = [{name: float(row[name] or "nan") for name in row} for row in rows(path)]
+    before = 0.0
+    for row in table:
+        parts = [row[f"Time{name}"] for name in ("Collect", "Update", "Evaluate", "Save", "Log")]
+        assert sum(parts) == pytest.approx(row["Time"] - before, abs=1e-6) and min(parts) >= -1e-6
+        assert row["TimeEvaluate"] >= 0.2
+        before = row["Time"]
+    assert [row["TimeSave"] >= 0.3 for row in table] == [False, True, True, False, True]
+    assert 5 * 0.2 + 3 * 0.3 < before < wall
+
+
+def test_means_over_the_last_hundred_episodes(tmp_path):
+    """Counted by hand from episodes.csv; never empty once an episode has ended; the same after a stop."""
+    settings = ECHO | {"steps_per_epoch": 64, "train_pi_iters": 1, "train_v_iters": 1}
+    whole = train(config.build(**settings, epochs=60, anneal_lr=False, anneal_clip=False, data_dir=str(tmp_path / "w")))
+    for epochs in (31, 60):
+        cut = train(config.build(**settings, epochs=epochs, anneal_lr=False, anneal_clip=False,
+                                 data_dir=str(tmp_path / "c")), resume=True)  # fmt: skip
+    assert_same(whole, cut)
+    with (whole / "episodes.csv").open() as file:
+        episodes = list(csv.DictReader(file))
+    for row in rows(whole):
+        last = [e for e in episodes if int(e["epoch"]) <= int(row["Epoch"])][-100:]
+        for column, field in (("EpRet100", "ep_ret"), ("EpLen100", "ep_len")):
+            mean = sum(float(e[field]) for e in last) / len(last) if last else None
+            assert (float(row[column]) if row[column] else None) == (pytest.approx(mean) if last else None)
+    assert rows(whole)[0]["EpRet100"] == "" and rows(whole)[2]["AverageEpRet"] == "" and rows(whole)[2]["EpRet100"]
+    assert len(episodes) > 100
+
+
+@pytest.mark.parametrize(("what", "where"), [("weight", "save"), ("moment", "save"), ("weight", "best")])
+def test_nothing_that_is_not_finite_is_saved(tmp_path, what, where, monkeypatch):
+    """A NaN in a weight or a moment stops the run before a file is written; the checkpoint before is untouched."""
+    path = train(config.build(**ECHO | {"save_every": 1}, epochs=2, data_dir=str(tmp_path)))
+    before = contents(path / "checkpoints") | contents(path / "policy")
+    log, save = Recorder.log, Recorder.save
+
+    def poisoned(action, when):
+        def act(self, run, *args):
+            if where == when and run.epoch == 3:
+                optimiser = run.learners[0].optimiser
+                tensor = run.ac.pi[0].weight.data if what == "weight" else optimiser.moments["exp_avg"]
+                tensor.view(-1)[7] = float("nan")
+                run.best, run.recent = -1.0, [[0.0, 1.0]] * 100
+            return action(self, run, *args)
+
+        return act
+
+    monkeypatch.setattr(Recorder, "log", poisoned(log, "best"))
+    monkeypatch.setattr(Recorder, "save", poisoned(save, "save"))
+    with pytest.raises(NotFinite, match="not finite after epoch 2: nothing was saved"):
+        train(config.build(**ECHO | {"save_every": 1}, epochs=4, data_dir=str(tmp_path)), resume=True)
+    after = contents(path / "checkpoints") | contents(path / "policy")
+    assert {p for p in after if "best" not in str(p)} == {p for p in before if "best" not in str(p)}
+    assert all(after[p] == before[p] for p in before if "best" not in str(p) and p.suffix != ".json")
+    assert "NotFinite" in json.loads((path / "exit.json").read_text())["reason"]
+
+
+@pytest.mark.parametrize("env", [{"env": "CartPole-v1"}, {"emulator": "nes-py", "num_envs": 2, "network": "small"}])
+def test_a_long_episode_that_is_played_again_is_progress(tmp_path, env, monkeypatch):
+    """The watchdog hears of every step of it, so that a resume of long episodes is not taken for a stall."""
+    settings = {
+        "num_envs": 4,
+        "steps_per_epoch": 64,
+        "minibatch_size": 64,
+        "train_pi_iters": 1,
+        "train_v_iters": 1,
+    } | env
+    train(config.build(**settings, epochs=1, data_dir=str(tmp_path)))
+    touched = []
+    monkeypatch.setattr(Watchdog, "touch", lambda self, phase: touched.append(phase))
+    train(config.build(**settings, epochs=1, data_dir=str(tmp_path)), resume=True)
+    assert touched.count("restore the environments") > 20
