@@ -42,7 +42,7 @@ def epoch_row(
     row |= learned
     row["ExplainedVariance"] = explained
     row["StepsPerSecond"] = cfg.steps_per_epoch / (times["TimeCollect"] + times["TimeUpdate"])
-    return row | times | {"MemoryMB": memory, "Time": training.timer.total}, done
+    return row | times | {"MemoryMB": memory}, done
 
 
 def take_times(training: Training) -> dict[str, float]:

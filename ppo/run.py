@@ -180,25 +180,22 @@ def _train(
     import torch
 
     from ppo import ppo
-    from ppo.evaluate import find_policy
-    from ppo.recorder import Recorder, init_from
+    from ppo.recorder import Recorder
     from utils.folder import Refused
 
     resume, overwrite, allow_mismatch = how
     system.keep_freed_memory()
-    start_policy = find_policy(cfg.init_from) if cfg.init_from is not None and not resume else None
     training = build_training(cfg, comm)
     if not training.env.shows_images:
         torch.set_num_threads(1)  # a small network is done before a second thread has begun
-    own = StopSignals() if signals is None and threading.current_thread() is threading.main_thread() else None
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    own = StopSignals(ends_process=False) if signals is None and in_main_thread else None
     recorder, reason, code = None, "error", 1
     try:
         training.signals = signals or own
         recorder = Recorder(cfg, comm, resume, overwrite)
         recorder.begin(training, allow_mismatch)
         recorder.say(describe_start(training))
-        if start_policy is not None and training.epoch == 0:
-            recorder.say(init_from(training, start_policy))
         if training.signals is not None:
             training.signals.armed = True
         if recorder.reached is None:
@@ -221,6 +218,8 @@ def _train(
         if recorder is not None:
             recorder.close(reason, code, training.epoch)
         training.close()
+        if code != 1:  # all ranks came here
+            comm.free_buffers()
         if own is not None:
             own.close()
     return cfg.run_dir

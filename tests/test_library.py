@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 import threading
 import warnings
 
@@ -89,3 +90,11 @@ def test_a_network_of_ones_own(tmp_path):
     assert rows[0]["LossPi"] == rows[1]["LossPi"] and "tests.test_library:my_network" not in NETWORKS
     with pytest.raises(Refused, match="network 'tests.test_library:nothing' cannot be loaded"):
         train(config.build(**TINY, network="tests.test_library:nothing", data_dir=str(tmp_path / "no")))
+
+
+def test_ctrl_c_before_the_first_epoch_is_an_exception(tmp_path):
+    """As a notebook needs it: KeyboardInterrupt, and not the end of the process."""
+    from utils.watchdog import StopSignals
+
+    with StopSignals(ends_process=False), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)

@@ -19,6 +19,7 @@ from ppo.recorder import init_from
 from ppo.run import train
 from scripts import evaluate, export, play
 from utils import checkpoint
+from utils.folder import Refused
 
 INFO = {"env": "Echo-v0", "spec": {"options": {}}, "network": "mlp", "obs_shape": [4], "num_actions": 4}
 MARIO = {"env": "SuperMarioBros-1-1-v0", "spec": {"options": {"actions": "simple"}, "preprocess_version": 1},
@@ -134,7 +135,7 @@ def test_a_run_says_what_it_started_from(echo, tmp_path, capsys):
     assert f"starting from the weights of {echo}" in capsys.readouterr().out
     train(build(**settings, epochs=1, exp_name="two", init_from=str(run)))
     assert "starting from the weights of" in capsys.readouterr().out
-    with pytest.raises(BadPolicy, match="no policy found at SuperMarioBros-9-9-v0"):
+    with pytest.raises(Refused, match="no policy found at SuperMarioBros-9-9-v0"):
         train(build(**settings, epochs=1, exp_name="three", init_from="SuperMarioBros-9-9-v0"))
     assert not (tmp_path / "three").exists()
 

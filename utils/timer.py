@@ -15,7 +15,6 @@ class Timer:
     Attributes:
         seconds: by phase, since the last `restart`.
         waited: the same of what `waiting` counts.
-        total: of all phases, over the whole training.
     """
 
     def __init__(self, waiting: Callable[[], float] = lambda: 0.0) -> None:
@@ -23,7 +22,6 @@ class Timer:
         self._waiting = waiting
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.waited: defaultdict[str, float] = defaultdict(float)
-        self.total = 0.0
         self._inner = [0.0]  # seconds of the phases inside each open one
 
     @contextmanager
@@ -39,10 +37,9 @@ class Timer:
             self._inner[-1] += spent
             self.seconds[phase] += own
             self.waited[phase] += self._waiting() - waited
-            self.total += own
 
     def restart(self, *phases: str) -> None:
-        """Forget the seconds of these phases, but not the total."""
+        """Forget the seconds of these phases."""
         for phase in phases:
             self.seconds.pop(phase, None)
             self.waited.pop(phase, None)

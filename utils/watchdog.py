@@ -97,8 +97,14 @@ class StopSignals:
     nothing to save: SIGINT and SIGTERM end the process at once, SIGUSR1 is kept for the first safe point.
     """
 
-    def __init__(self) -> None:
-        """Take over the three signals; only the main thread may do this."""
+    def __init__(self, ends_process: bool = True) -> None:
+        """Take over the three signals; only the main thread may do this.
+
+        Args:
+            ends_process: whether an early SIGINT ends the process, without a word; otherwise, as for a notebook's
+                kernel, it raises KeyboardInterrupt.
+        """
+        self._ends_process = ends_process
         self.received: int = 0
         self.armed = False
         self._old = {
@@ -106,6 +112,8 @@ class StopSignals:
         }
 
     def _on_signal(self, number: int, frame: object) -> None:
+        if not self.armed and number == signal.SIGINT and not self._ends_process:
+            raise KeyboardInterrupt
         if not self.armed and number != signal.SIGUSR1:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
