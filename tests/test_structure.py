@@ -90,6 +90,14 @@ def test_no_file_imports_one_that_imports_it():
     assert circle(graph) == []
 
 
+def test_settings_know_no_framework():
+    """What describes settings and families imports neither torch nor a simulator nor the procedure."""
+    for name in ("utils/settings.py", "envs/family.py", "ppo/config.py", "ppo/arguments.py"):
+        used = set(imports(ROOT / name))
+        assert not {word.split(".")[0] for word in used} & {"torch", "gymnasium", "mpi4py", "gym"}
+        assert not used & {"ppo.run", "ppo.ppo", "ppo.networks"} and not any(w.startswith("envs.mario") for w in used)
+
+
 def test_the_maths_and_the_buffer_know_no_mpi_and_no_config():
     """ppo/core.py imports nothing of the project; the buffer only the maths."""
     assert not any(name.split(".")[0] in ROOMS for name in imports(ROOT / "ppo" / "core.py"))
