@@ -62,7 +62,8 @@ def test_its_flags_its_help_and_its_preset(capsys):
 def test_it_starts_from_the_command_line(tmp_path):
     """As a stranger would start it, in a process of its own."""
     done = run(["-m", "ppo.run", "--env", COIN, "--epochs", "1", "--exp-name", "c", "--data-dir", str(tmp_path)])
-    assert done.code == 0 and (tmp_path / "c" / "c_s0" / "progress.txt").read_text().count("Heads") == 1, done.err
+    assert done.code == 0, done.err
+    assert "Heads" in (tmp_path / "c" / "c_s0" / "progress.txt").read_text().splitlines()[0].split("\t")
 
 
 @pytest.mark.parametrize(
