@@ -29,8 +29,9 @@ LENGTHS = ("epochs", "total_steps")  # one replaces the other
 SCHEDULES = ("anneal_lr", "anneal_clip", "anneal_ent")  # what falls over the length of the run
 # Keys of a run's config.json that are not settings.
 FACTS = frozenset((
-    "world_size", "spec", "commit", "versions", "torch_threads", "resumed_at_epochs", "mismatch", "free_settings",
-    "columns",
+    "world_size", "spec", "commit", "versions", "processor", "mpi", "torch_threads", "resolved_device",
+    "resolved_precision", "num_epochs", "lengths", "resumed_at_epochs", "fresh_episodes_at_epochs", "mismatch",
+    "free_settings", "columns",
 ))  # fmt: skip
 
 

@@ -85,6 +85,19 @@ def test_configs_of_earlier_runs_are_taken(path):
     assert differing <= {"total_steps", "epochs"} and cfg.num_epochs > 0
 
 
+def test_a_run_is_started_again_from_its_own_config(tmp_path):
+    """Every key that a run writes is a setting or known to be none, after a resume with other settings too."""
+    cfg = build(**ECHO, epochs=1, data_dir=str(tmp_path))
+    folder = train(cfg)
+    again, _ = parse(["--config", str(folder / "config.json")])
+    assert again.to_dict() | {"exp_name": None} == cfg.to_dict()
+    facts = json.loads((folder / "config.json").read_text())
+    assert facts["free_settings"] == config.free_settings(cfg)
+    train(build(**ECHO | {"gamma": 0.5}, epochs=2, data_dir=str(tmp_path)), resume=True, allow_mismatch=True)
+    facts = json.loads((folder / "config.json").read_text())
+    assert "mismatch" in facts and parse(["--config", str(folder / "config.json")])[0].gamma == 0.5
+
+
 def test_another_environment_gets_another_name(tmp_path):
     """A name that was made from the file's environment does not stick to another one; a chosen name does."""
     for name, expected in (("ppo_cartpole-v1", "ppo_acrobot-v1"), ("mine", "mine")):
@@ -155,7 +168,7 @@ def test_a_folder_of_an_earlier_version_is_resumed(tmp_path):
     """Its config.json held every family's options and not yet the ones that came later."""
     folder = train(build(**ECHO, epochs=1, data_dir=str(tmp_path)))
     facts = json.loads((folder / "config.json").read_text())
-    for name in ("truncate", "free_settings", "columns"):
+    for name in ("truncate", *(config.FACTS & set(facts) - {"world_size", "spec", "versions"})):
         del facts[name]
     facts |= {"actions": "simple", "reward": "env", "skip": 4, "emulator": None, "threads": 1}
     (folder / "config.json").write_text(json.dumps(facts))
