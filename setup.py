@@ -18,7 +18,7 @@ setup(
     description="PPO on Super Mario Bros over MPI: a research codebase in the manner of Spinning Up",
     license="MIT",
     python_requires=">=3.11,<3.13",
-    packages=["ppo", "ppo.compute", "envs", "envs.mario", "envs.mario.native", "utils", "scripts"],
+    packages=["ppo", "ppo.compute", "envs", "envs.mario", "envs.mario.native", "utils", "utils.analysis", "scripts"],
     install_requires=[
         "torch>=2.10",
         "numpy<2",

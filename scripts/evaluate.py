@@ -15,7 +15,8 @@ import numpy as np
 import envs
 from ppo.evaluate import evaluate, find_policy
 from ppo.policy import load_policy
-from utils import command, mpi, stats, system
+from utils import command, mpi, system
+from utils.analysis import stats
 from utils.columns import Column
 
 LABELS = {"ep_ret": "return", "ep_len": "length", "x_max": "furthest x", "stages_cleared": "stages"}

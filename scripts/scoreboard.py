@@ -15,7 +15,8 @@ from ppo.evaluate import PRETRAINED, evaluate
 from ppo.policy import load_policy
 from scripts import play
 from scripts.evaluate import summarise
-from utils import command, stats, system
+from utils import command, system
+from utils.analysis import stats
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- scoreboard: written by scripts.scoreboard -->", "<!-- end of scoreboard -->"

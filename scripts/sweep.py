@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from utils import runs, system
+from utils import columns, system
+from utils.analysis import files, runs
 from utils.command import Parser, printable
 from utils.command import run as run_command
 
@@ -163,9 +164,9 @@ def arguments(flags: dict[str, str]) -> list[str]:
 
 def complete(job: Job) -> bool:
     """Return whether the run has finished with the values that are asked for now."""
-    if runs.read_json(job.folder / "exit.json").get("reason") != "finished":
+    if files.read_json(job.folder / "exit.json").get("reason") != "finished":
         return False
-    config = runs.read_json(job.folder / "config.json")
+    config = files.read_json(job.folder / "config.json")
     named = {name.replace("-", "_"): value for name, value in job.flags.items() if value}
     return all(_same(config[name], value) for name, value in named.items() if name in config)
 
@@ -195,9 +196,9 @@ def progress(job: Job) -> Progress:
     run = runs.read_run(job.folder, ["AverageEpRet"]) if (job.folder / "progress.txt").exists() else None
     if run is None:
         return Progress(float(job.state == "finished"), 0.0, math.nan)
-    xs = run.columns.get(runs.STEPS)
+    xs = run.columns.get(columns.STEPS)
     steps = float(xs[-1]) if xs is not None and len(xs) else 0.0
-    rets = run.series(runs.STEPS, "AverageEpRet")[1]
+    rets = run.series(columns.STEPS, "AverageEpRet")[1]
     total = _length(run.config)
     share = 1.0 if job.state == "finished" else min(1.0, steps / total) if total else 0.0
     return Progress(share, steps, float(rets[-1]) if len(rets) else math.nan)

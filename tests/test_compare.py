@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 
 from tests.run_folders import write_monitor, write_run
-from utils import compare, figures, plot, runs
+from utils import compare
+from utils.analysis import comparison, comparison_figure, comparison_text, figures, runs
+from utils.analysis.arguments import load_groups
+from utils.analysis.experiments import Group
 
 
-def load(*paths: Path) -> list[runs.Group]:
-    return plot.load([str(path) for path in paths], compare.wanted_columns(runs.PERFORMANCE))[0]
+def load(*paths: Path) -> list[Group]:
+    return load_groups([str(path) for path in paths], comparison.wanted_columns(runs.PERFORMANCE))[0]
 
 
 def write_log(
@@ -36,14 +39,14 @@ def two(tmp_path) -> Path:
 def test_final_performance_weighs_the_last_tenth_by_episodes(tmp_path):
     folder = write_run(tmp_path, "a", 0)
     write_log(folder, [(0, 0, 1, 0), (50, 90, 9, 90), (10, 95, 1, 95), (20, 100, 3, 100)])
-    assert compare.final_performance(runs.read_run(folder), "AverageEpRet", 0, 100) == pytest.approx((10 + 60) / 4)
+    assert comparison.final_performance(runs.read_run(folder), "AverageEpRet", 0, 100) == pytest.approx((10 + 60) / 4)
 
 
 def test_every_number_of_a_small_example_by_hand(tmp_path):
     for seed, last in enumerate((10.0, 20.0, 40.0)):
         folder = write_run(tmp_path, "a", seed)
         write_log(folder, [(0, 0, 1, 0), (10, 50, 1, 3600), (last, 100, 1, 7200)])
-    result = compare.compare(load(tmp_path), threshold=15, target=30)
+    result = comparison.compare(load(tmp_path), threshold=15, target=30)
     one = result.summaries[0]
     assert one.final.tolist() == [10, 20, 40] and one.area.tolist() == [7.5, 10, 15]
     assert one.aggregates["mean"].value == pytest.approx(70 / 3) and one.aggregates["median"].value == 20
@@ -51,11 +54,11 @@ def test_every_number_of_a_small_example_by_hand(tmp_path):
     speed = one.speeds["steps first"]
     assert (speed.reached, speed.median.value, speed.median.low, speed.median.high) == (2, 100, 100, math.inf)
     assert one.speeds["hours sustained"].median.value == pytest.approx(2.0) and speed.coverage == pytest.approx(0.75)
-    assert ["h:mm:ss to 15, sustained", "2:00:00 [2:00:00, never], 2/3 seeds"] in compare.rows(result)
+    assert ["h:mm:ss to 15, sustained", "2:00:00 [2:00:00, never], 2/3 seeds"] in comparison_text.rows(result)
 
 
 def test_a_clear_winner_is_named_with_both_intervals_agreeing(two):
-    result = compare.compare(load(two))
+    result = comparison.compare(load(two))
     pair = result.pairs[0]
     assert (pair.a, pair.b, pair.probability.value) == ("high", "low", 1.0) and pair.probability.low > 0.5
     assert pair.difference.low > 0 and pair.verdict.startswith("high is better than low")
@@ -65,7 +68,7 @@ def test_three_seeds_against_three_conclude_nothing(tmp_path):
     for seed in range(3):
         write_run(tmp_path, "low", seed, level=200, lr=1e-4)
         write_run(tmp_path, "high", seed, level=400, lr=3e-4)
-    result = compare.compare(load(tmp_path))
+    result = comparison.compare(load(tmp_path))
     assert "nothing can be concluded: 3 against 3 seeds give p >= 0.1 even without overlap" in result.pairs[0].verdict
     assert sum("3 seeds: intervals are wide" in note for note in result.notes) == 2
 
@@ -73,17 +76,17 @@ def test_three_seeds_against_three_conclude_nothing(tmp_path):
 def test_one_seed_has_no_interval_and_says_so(tmp_path):
     write_run(tmp_path, "a", 0)
     write_run(tmp_path, "b", 0, lr=1e-4)
-    result = compare.compare(load(tmp_path))
+    result = comparison.compare(load(tmp_path))
     assert "one seed does not show its spread" in result.pairs[0].verdict
-    assert "[no interval]" in compare.console(result)
-    figures.encode(compare.draw(result), "png")
+    assert "[no interval]" in comparison_text.console(result)
+    figures.encode(comparison_figure.draw(result), "png")
 
 
 def test_seeds_that_all_score_the_same_are_no_proof(tmp_path):
     for seed in range(5):
         folder = write_run(tmp_path, "a", seed)
         write_log(folder, [(0, 0, 1, 0), (500, 50, 1, 1), (500, 100, 1, 2)])
-    result = compare.compare(load(tmp_path))
+    result = comparison.compare(load(tmp_path))
     assert result.notes == ["a: all 5 seeds scored the same: an interval of width 0 proves nothing"]
 
 
@@ -91,7 +94,7 @@ def test_experiments_that_cannot_be_told_apart_are_not_ranked(tmp_path):
     for seed in range(6):
         write_run(tmp_path, "a", seed, noise=60)
         write_run(tmp_path, "bb", seed, noise=60, lr=1e-4)
-    verdict = compare.compare(load(tmp_path)).pairs[0].verdict
+    verdict = comparison.compare(load(tmp_path)).pairs[0].verdict
     assert re.search(r"no difference shown: it may be anything from -[\d.]+ to [\d.]+", verdict)
 
 
@@ -120,10 +123,10 @@ def test_mixtures_are_refused_or_labelled(tmp_path, capsys, spec, named):
 def test_training_rewards_may_differ_where_the_environments_own_return_is_compared(tmp_path):
     write_run(tmp_path, "a", 0)
     write_run(tmp_path, "b", 0, spec={"reward": "score"})
-    assert any("trained on different rewards" in note for note in compare.compare(load(tmp_path)).notes)
-    groups = plot.load([str(tmp_path)], compare.wanted_columns("AverageTrainRet"))[0]
+    assert any("trained on different rewards" in note for note in comparison.compare(load(tmp_path)).notes)
+    groups = load_groups([str(tmp_path)], comparison.wanted_columns("AverageTrainRet"))[0]
     with pytest.raises(ValueError, match="differ in training reward .a: env, b: score."):
-        compare.compare(groups, "AverageTrainRet")
+        comparison.compare(groups, "AverageTrainRet")
 
 
 def test_unequal_and_unfinished_runs_are_compared_over_common_steps_and_named(tmp_path, capsys):
@@ -139,12 +142,12 @@ def test_unequal_and_unfinished_runs_are_compared_over_common_steps_and_named(tm
 def test_stable_baselines_folders_compare_with_ours_and_the_difference_is_named(tmp_path):
     write_run(tmp_path, "a", 0, epochs=20, steps=200)
     write_monitor(tmp_path / "sb3" / "ppo_1")
-    notes = compare.compare(load(tmp_path)).notes
+    notes = comparison.compare(load(tmp_path)).notes
     assert any("log every episode (monitor.csv)" in note for note in notes)
 
 
 def test_a_clear_rate_comes_with_interval_and_episodes(two):
-    one = compare.compare(load(two)).summaries[0]
+    one = comparison.compare(load(two)).summaries[0]
     assert one.clear is not None and 0 <= one.clear.low <= one.clear.value <= one.clear.high <= 1
     assert one.clear_episodes == 6 * 4 * 12  # seeds, rows of the last tenth, episodes in each
 
@@ -167,7 +170,7 @@ def test_json_markdown_and_figure_are_written_and_repeat(two, tmp_path):
 
 def test_numbers_agree_with_rliable_on_the_same_folders(two):
     metrics = pytest.importorskip("rliable.metrics")
-    result = compare.compare(load(two), target=300)
+    result = comparison.compare(load(two), target=300)
     high, low = (one.final[:, None] for one in result.summaries)
     for one, scores in zip(result.summaries, (high, low), strict=True):
         assert one.aggregates["mean"].value == pytest.approx(metrics.aggregate_mean(scores), abs=1e-9)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.run_folders import write_monitor, write_run
-from utils import figures, plot, runs
-from utils.tables import parse_table
+from utils import columns, plot
+from utils.analysis import experiments, figures, grids, learning_curves, runs
+from utils.analysis.arguments import load_groups
+from utils.analysis.tables import parse_table
 
 
 def draw(argv: list[str]) -> int:
@@ -107,12 +108,12 @@ def test_spinning_ups_folders_are_read(tmp_path):
         (folder / "config.json").write_text(json.dumps(config))
         rows = "".join(f"{e}\t{20 * e}\t{4000 * (e + 1)}\t{e}\n" for e in range(5))
         (folder / "progress.txt").write_text("Epoch\tAverageEpRet\tTotalEnvInteracts\tTime\n" + rows)
-    groups, said = plot.load([str(tmp_path)], ["Performance"])
+    groups, said = load_groups([str(tmp_path)], ["Performance"])
     assert [(g.label, len(g.runs), [r.seed for r in g.runs]) for g in groups] == [
         ("ppo", 2, ["0", "10"])
     ] and said == []
     assert groups[0].runs[0].state == "", "Spinning Up does not say how a run ended, so nothing is claimed"
-    joined = runs.join(groups[0], runs.STEPS, "Performance")
+    joined = grids.join(groups[0], columns.STEPS, "Performance")
     assert joined.values[0].tolist() == [0, 20, 40, 60, 80] and joined.x[-1] == 20000
 
 
@@ -123,7 +124,7 @@ def test_monitor_files_become_episodes_in_the_order_of_time(tmp_path):
     (folder / "1.monitor.csv").write_text('#{"t_start": 101.0, "env_id": "X-v0"}\nr,l,t\n2.5,20,4.0\n')
     run = runs.read_run(folder)
     assert run.columns["AverageEpRet"].tolist() == [1.5, 2.5, 3.5]
-    assert run.columns[runs.STEPS].tolist() == [10, 30, 60] and run.columns["Time"].tolist() == [0, 3, 7]
+    assert run.columns[columns.STEPS].tolist() == [10, 30, 60] and run.columns["Time"].tolist() == [0, 3, 7]
     assert (run.name, run.seed) == ("ppo", "7") and run.notes == ["0.monitor.csv: last line incomplete"]
 
 
@@ -137,7 +138,7 @@ def test_prefixes_folders_select_and_exclude_choose_runs(tmp_path):
     assert names(runs.find(str(tmp_path / "data" / "alpha"))) == ["alpha_s0"]
     assert names(runs.find(str(tmp_path / "data" / "alp"))) == ["alpha_big_s0", "alpha_s0"]
     assert names(runs.find("alp", str(tmp_path / "data"))) == ["alpha_big_s0", "alpha_s0"]
-    groups, _ = plot.load([str(tmp_path)], None, select=["alpha"], exclude=["big"])
+    groups, _ = load_groups([str(tmp_path)], None, select=["alpha"], exclude=["big"])
     assert [group.label for group in groups] == ["alpha"]
     with pytest.raises(ValueError, match="no run folder"):
         runs.find(str(tmp_path / "gamma"))
@@ -147,7 +148,7 @@ def test_runs_with_other_settings_are_shown_apart_and_said(tmp_path):
     write_run(tmp_path, "a", 0)
     write_run(tmp_path, "a", 1, spec={"reward": "score"})
     write_run(tmp_path, "a", 2, spec={"versions": {"gymnasium": "1.0.0"}})
-    groups, said = plot.load([str(tmp_path)], None)
+    groups, said = load_groups([str(tmp_path)], None)
     assert [group.label for group in groups] == [
         "a [reward=env, gymnasium=1.4.0]", "a [reward=score, gymnasium=1.4.0]", "a [reward=env, gymnasium=1.0.0]"
     ]  # fmt: skip
@@ -157,15 +158,15 @@ def test_runs_with_other_settings_are_shown_apart_and_said(tmp_path):
 def test_length_seed_machine_and_speed_do_not_divide_an_experiment(tmp_path):
     write_run(tmp_path, "a", 0, epochs=10)
     write_run(tmp_path, "a", 1, epochs=20, save_every=3, chunk_size=64)
-    groups, said = plot.load([str(tmp_path)], None)
+    groups, said = load_groups([str(tmp_path)], None)
     assert [len(group.runs) for group in groups] == [2] and said == []
 
 
 def test_unequal_lengths_are_cut_to_what_all_cover_and_said(tmp_path):
     write_run(tmp_path, "a", 0, epochs=40)
     write_run(tmp_path, "a", 1, epochs=10, reason=None)
-    groups, _ = plot.load([str(tmp_path)], None)
-    joined = runs.join(groups[0], runs.STEPS, "Performance")
+    groups, _ = load_groups([str(tmp_path)], None)
+    joined = grids.join(groups[0], columns.STEPS, "Performance")
     assert joined.x[-1] == 10_000
     note = "a: unequal lengths: TotalEnvInteracts cut to 1k..10k (where the rows of a_s1 end; longest 40k)"
     assert joined.notes == [note] and groups[0].notes() == ["a: not finished: a_s1 (unfinished)"]
@@ -175,13 +176,13 @@ def test_every_row_counts_when_there_are_more_rows_than_points(tmp_path):
     folder = write_run(tmp_path, "a", 0, epochs=2)
     rows = "".join(f"{e}\t{e % 2}\t{e + 1}\n" for e in range(10_000))
     (folder / "progress.txt").write_text("Epoch\tAverageEpRet\tTotalEnvInteracts\n" + rows)
-    joined = runs.join(runs.Group("a", [runs.read_run(folder)]), runs.STEPS, "Performance")
+    joined = grids.join(experiments.Group("a", [runs.read_run(folder)]), columns.STEPS, "Performance")
     assert np.abs(joined.values - 0.5).max() < 0.03, "means of cells, not single rows of 0 or 1"
 
 
 def test_smoothing_is_a_centred_mean_that_shortens_at_the_ends():
-    assert runs.smoothed(np.array([0.0, 3.0, 6.0, 0.0]), 3).tolist() == [1.5, 3.0, 3.0, 3.0]
-    assert runs.smoothed(np.array([1.0, 2.0]), 1).tolist() == [1.0, 2.0]
+    assert grids.smoothed(np.array([0.0, 3.0, 6.0, 0.0]), 3).tolist() == [1.5, 3.0, 3.0, 3.0]
+    assert grids.smoothed(np.array([1.0, 2.0]), 1).tolist() == [1.0, 2.0]
 
 
 def test_hostile_folders_are_read_as_words_and_numbers_only(tmp_path):
@@ -193,7 +194,7 @@ def test_hostile_folders_are_read_as_words_and_numbers_only(tmp_path):
     (other / "config.json").write_text("[" * 100_000)
     (other / "progress.txt").unlink()
     (other / "progress.txt").mkdir()
-    groups, _ = plot.load([str(tmp_path)], None)
+    groups, _ = load_groups([str(tmp_path)], None)
     assert groups[0].label == " [2J$x_{$<b>"
     assert draw([folder, "--out", tmp_path / "x.png"]) == 0 and not Path("marker").exists()
 
@@ -220,9 +221,9 @@ def test_plotting_twice_gives_the_same_bytes(folders, tmp_path, kind):
 
 
 def test_the_figure_names_axes_seeds_and_band(folders):
-    groups, _ = plot.load([str(folders)], None)
+    groups, _ = load_groups([str(folders)], None)
     with figures.style():
-        figure, _ = plot.draw(groups, plot.Options(y=("Performance", "ClearRate")))
+        figure, _ = learning_curves.draw(groups, learning_curves.Options(y=("Performance", "ClearRate")))
     axes = figure.axes[:2]
     assert axes[0].get_xlabel() == "Environment steps (agent decisions)"
     assert [a.get_ylabel() for a in axes] == ["Episode return (environment's reward)", "Clear rate (share of episodes)"]
@@ -240,17 +241,17 @@ def test_the_figure_names_axes_seeds_and_band(folders):
 
 
 def test_each_seed_its_own_line(folders):
-    groups, _ = plot.load([str(folders / "slow"), str(folders / "fast")], None)
-    figure, _ = plot.draw(groups, plot.Options(each_seed=True))
+    groups, _ = load_groups([str(folders / "slow"), str(folders / "fast")], None)
+    figure, _ = learning_curves.draw(groups, learning_curves.Options(each_seed=True))
     assert len(figure.axes[0].lines) == 6
-    figure, _ = plot.draw(groups[:1], plot.Options(each_seed=True))
+    figure, _ = learning_curves.draw(groups[:1], learning_curves.Options(each_seed=True))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["slow_s0", "slow_s1", "slow_s2"]
 
 
 def test_a_legend_joins_all_that_one_argument_names(folders, capsys, tmp_path):
     assert draw([folders / "slow", folders / "fast", "--legend", "A", "--out", tmp_path / "x.svg"]) == 2
     assert "--legend needs one name for each of the 2 folders, got 1" in capsys.readouterr().err
-    groups, _ = plot.load([str(folders / "slow"), str(folders / "fast")], None, legend=["A", "B"])
+    groups, _ = load_groups([str(folders / "slow"), str(folders / "fast")], None, legend=["A", "B"])
     assert [group.label for group in groups] == ["A", "B"]
 
 
@@ -279,26 +280,16 @@ def test_without_a_display_a_file_is_asked_for(folders, capsys, monkeypatch):
 
 
 def test_plotting_while_a_run_writes_its_log(tmp_path):
+    """Whatever part of the file is on disk, its whole lines are read and nothing counts as damage."""
     folder = write_run(tmp_path, "live", 0, epochs=30, reason=None)
-    text = (folder / "progress.txt").read_text()
-    stop = threading.Event()
-
-    def write() -> None:
-        with (folder / "progress.txt").open("w") as file:
-            for character in text:
-                file.write(character)
-                file.flush()
-            stop.set()
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    seen = set()
-    while not stop.is_set():
-        run = runs.read_run(folder)
-        seen.add(len(run.columns.get("Epoch", ())))
-        assert not [note for note in run.notes if "unreadable" in note], run.notes
-    writer.join()
-    assert len(runs.read_run(folder).columns["Epoch"]) == 30 and len(seen) > 1
+    text = (folder / "progress.txt").read_bytes()
+    with (folder / "progress.txt").open("wb", buffering=0) as file:
+        for start in range(0, len(text), 29):
+            file.write(text[start : start + 29])
+            run = runs.read_run(folder)
+            assert len(run.columns.get("Epoch", ())) == max(0, text[: start + 29].count(b"\n") - 1)
+            assert not [note for note in run.notes if "unreadable" in note], run.notes
+    assert len(runs.read_run(folder).columns["Epoch"]) == 30
 
 
 @pytest.mark.slow

@@ -13,7 +13,9 @@ from PIL import Image
 
 from tests.browser import chromium
 from tests.run_folders import write_monitor, write_run
-from utils import plot, report
+from utils import report
+from utils.analysis import videos
+from utils.analysis.arguments import load_groups
 
 
 def write_gif(path: Path) -> None:
@@ -80,10 +82,10 @@ def test_only_real_videos_inside_the_folder_are_embedded(tmp_path):
     (folder / "videos").mkdir()
     (folder / "videos" / "page.webm").write_text("<script>alert(1)</script>")
     (folder / "videos" / "link.gif").symlink_to(tmp_path / "outside.gif")
-    shown, notes = report.videos(plot.load([str(tmp_path)], [])[0])
+    shown, notes = videos.videos(load_groups([str(tmp_path)], [])[0])
     assert shown == "" and notes == ["video a_s0/page.webm left out: not a WebM, MP4 or GIF file"]
     write_gif(folder / "videos" / "real.gif")
-    assert "data:image/gif" in report.videos(plot.load([str(tmp_path)], [])[0])[0]
+    assert "data:image/gif" in videos.videos(load_groups([str(tmp_path)], [])[0])[0]
 
 
 def test_what_cannot_be_compared_is_said_and_the_rest_is_shown(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from utils import stats
+from utils.analysis import stats
 
 RNG = np.random.default_rng(0)
 SHAPES = [(3, 1), (4, 1), (5, 1), (10, 1), (7, 3), (5, 26)]

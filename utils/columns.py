@@ -1,12 +1,14 @@
 """What every column of a run's files means: one table, from which plots, reports and `data/README.md` are made.
 
-A family of environments declares the columns of its episodes with the same class; `config.json` keeps them, so that a
-plot knows them without knowing the family.
+A family of environments declares the columns of its own with the same class; `config.json` keeps them, so that a plot
+knows them without knowing the family. Two names follow from others and need no row: `Eval<X>` is the mean over an
+evaluation's episodes, and `<X>100` the mean over the last 100 finished episodes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Column:
         look_for: what a healthy run shows there, and what should worry; "" where there is nothing to say.
         low, high: bounds that no value can leave; None where there is none.
         field: of a family's column of `progress.txt`: the key of an episode's record of which it is the mean.
+        label: a few words for an axis or a heading; "" for the name itself.
     """
 
     name: str
@@ -29,3 +32,231 @@ class Column:
     low: float | None = None
     high: float | None = None
     field: str | None = None
+    label: str = ""
+
+    @property
+    def axis(self) -> str:
+        """Return the words for an axis: what, and the unit in brackets (percent are shown by the numbers)."""
+        what = self.label or self.name
+        return f"{what} ({self.unit})" if self.unit not in ("", "%") else what
+
+
+STEPS = "TotalEnvInteracts"
+RECENT = 100  # episodes of the columns whose names end in 100
+_RETURN = "environment's reward"
+_SECONDS = "seconds"
+
+_PROGRESS = (
+    # how far
+    Column("Epoch", "number of the epoch, from 0", low=0, label="Epoch"),
+    Column(
+        STEPS,
+        "steps so far, over all ranks (a step is one decision of the agent; Mario: four emulator frames)",
+        unit="agent decisions",
+        low=0,
+        label="Environment steps",
+    ),
+    # episodes
+    Column(
+        "AverageEpRet",
+        "mean of the environment's own undiscounted return over the episodes that ended in this epoch, over all ranks",
+        unit=_RETURN,
+        look_for="It should rise. Compare seeds before settings: one seed says little.",
+        label="Episode return",
+    ),
+    Column("StdEpRet", "standard deviation of these returns", _RETURN, low=0, label="Std. of episode return"),
+    Column("MaxEpRet", "largest of these returns", _RETURN, label="Best episode return"),
+    Column("MinEpRet", "smallest of these returns", _RETURN, label="Worst episode return"),
+    Column(
+        "EpRet100",
+        "mean return of the last 100 finished episodes, fewer at the start; never empty once an episode has ended",
+        _RETURN,
+        label="Episode return, last 100",
+    ),
+    Column(
+        "AverageTrainRet",
+        "mean return in the rewards that PPO is shown, which may be shaped, scaled or clipped",
+        "reward shown to PPO",
+        label="Training return",
+    ),
+    Column("EpLen", "mean length of the episodes that ended in this epoch", "steps", low=0, label="Episode length"),
+    Column(
+        "EpLen100",
+        "mean length of the last 100 finished episodes",
+        "steps",
+        low=0,
+        label="Episode length, last 100",
+    ),
+    Column("EpCount", "episodes that ended in this epoch", "per epoch", low=0, label="Finished episodes"),
+    # the critic's values
+    Column(
+        "AverageVVals",
+        "mean of the critic's values while collecting",
+        "discounted training reward",
+        label="Value estimate",
+    ),
+    Column("StdVVals", "standard deviation of these values", low=0, label="Std. of value estimate"),
+    Column("MaxVVals", "largest of these values", label="Largest value estimate"),
+    Column("MinVVals", "smallest of these values", label="Smallest value estimate"),
+    # the update
+    Column(
+        "LossPi",
+        "the actor's loss in the first pass over the epoch's data (before the update, where the full batch is used)",
+        "advantage units",
+        label="Policy loss",
+    ),
+    Column(
+        "LossV",
+        "the critic's loss in the first pass",
+        "squared or Huber units",
+        "It grows with the returns, so it may rise while the policy improves: read it with the explained variance.",
+        low=0,
+        label="Value loss",
+    ),
+    Column("DeltaLossPi", "the actor's loss: last pass minus first", "advantage units", label="Change of policy loss"),
+    Column(
+        "DeltaLossV", "the critic's loss: last pass minus first", "squared or Huber units", label="Change of value loss"
+    ),
+    Column(
+        "Entropy",
+        "entropy of the policy, first pass",
+        "nats",
+        "How undecided the policy is. It starts near ln(number of actions) and should fall slowly. A fall to nearly "
+        "zero early on is a policy that has stopped exploring; no fall at all, one that has not begun to learn.",
+        low=0,
+        label="Policy entropy",
+    ),
+    Column(
+        "KL",
+        "estimate of KL(old, new) in the actor's last pass: mean of (r - 1) - log r",
+        "nats",
+        "How far an update moves the policy. A few thousandths to a few hundredths is usual; a steady climb or spikes "
+        "above 0.05 mean steps too large (learning rate, passes, clip ratio); next to nothing, hardly any learning.",
+        low=0,
+        label="KL(old, new) per update",
+    ),
+    Column(
+        "ClipFrac",
+        "share of the samples whose probability ratio is outside the clip range, in the actor's last pass",
+        "%",
+        "5% to 25% is usual; far more says that the passes go on where the clipped objective has no gradient left.",
+        low=0,
+        high=1,
+        label="Clipped ratios (share of samples)",
+    ),
+    Column(
+        "StopIter",
+        "optimiser steps of the actor in this epoch",
+        "per epoch",
+        "Passes times minibatches, unless `target_kl` stopped the passes early: then fewer.",
+        low=0,
+        label="Optimiser steps of the actor",
+    ),
+    Column(
+        "GradNormPi",
+        "mean norm of the actor's gradient before clipping, first pass",
+        "before clipping",
+        "Single spikes are harmless with clipping; growth is not.",
+        low=0,
+        label="Policy gradient norm",
+    ),
+    Column(
+        "GradNormV",
+        "mean norm of the critic's gradient before clipping, first pass",
+        "before clipping",
+        low=0,
+        label="Value gradient norm",
+    ),
+    Column("LearningRate", "the actor's step size", "per step", low=0, label="Learning rate"),
+    Column(
+        "ExplainedVariance",
+        "1 - Var(return - value) / Var(return)",
+        "1 is perfect",
+        "How much of the returns' variance the critic predicts: 1 is all, 0 no better than a constant, below 0 worse "
+        "than one. A critic that stays near 0 gives noisy advantages.",
+        high=1,
+        label="Explained variance",
+    ),
+    # time and memory
+    Column(
+        "StepsPerSecond",
+        "steps of this epoch, over all ranks, per second of collecting and updating",
+        "steps/s",
+        "A slow drift or sudden steps point at the machine (heat, memory, other jobs), not at the algorithm.",
+        low=0,
+        label="Speed",
+    ),
+    Column("TimeCollect", "collecting, in this epoch, on rank 0", _SECONDS, low=0, label="Collecting"),
+    Column("TimeUpdate", "updating, in this epoch, on rank 0", _SECONDS, low=0, label="Updating"),
+    Column("TimeLog", "logging the epoch before", _SECONDS, low=0, label="Logging"),
+    Column("TimeEvaluate", "evaluating after the epoch before (`--eval-every`)", _SECONDS, low=0, label="Evaluating"),
+    Column("TimeSave", "saving after the epoch before", _SECONDS, low=0, label="Saving"),
+    Column(
+        "TimeWait",
+        "the part of this epoch that rank 0 spent in MPI calls, waiting for slower ranks included",
+        _SECONDS,
+        low=0,
+        label="Waiting for other ranks",
+    ),
+    Column("TimeWaitUpdate", "the part of `TimeWait` in the update", _SECONDS, low=0, label="Waiting in the update"),
+    Column("MemoryMB", "resident memory of the largest rank", "MiB", low=0, label="Memory"),
+    Column(
+        "Time",
+        "wall-clock time since training began, all its parts included, without the time between a stop and a resume: "
+        "the sum so far of `TimeCollect`, `TimeUpdate`, `TimeLog`, `TimeEvaluate` and `TimeSave` (files without "
+        "`TimeSave`: of collecting, updating and evaluating only)",
+        _SECONDS,
+        low=0,
+        label="Wall-clock time",
+    ),
+)
+
+_EPISODES = (
+    Column("epoch", "number of the epoch in which it ended", low=0),
+    Column("steps", f"`{STEPS}` at the end of that epoch", low=0),
+    Column("env", "global index of its environment", low=0),
+    Column("episode", "number of the episode in that environment, from 0", low=0),
+    Column("ep_ret", "sum of the environment's own rewards", _RETURN),
+    Column("train_ret", "sum of the rewards that PPO is shown", "reward shown to PPO"),
+    Column("ep_len", "length", "steps", low=0),
+    Column("terminated", "1 where it came to its end, 0 where it was cut (truncated)", low=0, high=1),
+)
+
+PROGRESS: Mapping[str, Column] = {column.name: column for column in _PROGRESS}
+EPISODES: Mapping[str, Column] = {column.name: column for column in _EPISODES}
+FOREIGN: Mapping[str, Column] = {  # of Spinning Up's logs, and names that stand for a column
+    "Performance": replace(PROGRESS["AverageEpRet"], name="Performance"),
+    "AverageTestEpRet": Column(
+        "AverageTestEpRet", "mean return of test episodes", _RETURN, label="Test episode return"
+    ),
+}
+
+
+def find(name: str, own: Mapping[str, Column] | None = None) -> Column:
+    """Return the column of `progress.txt` with this name; one that says nothing but its name where none is known.
+
+    Args:
+        name: as in the file; `Eval<X>` and `<X>100` follow from `<X>`.
+        own: the columns that a family declares, by name.
+    """
+    known = {**FOREIGN, **(own or {}), **PROGRESS}
+    if name in known:
+        return known[name]
+    plain, episodes = name.removeprefix("Eval"), "the episodes of an evaluation (`--eval-every`)"
+    words = "evaluation"
+    if plain == name:
+        plain, episodes, words = name.removesuffix(str(RECENT)), f"the last {RECENT} finished episodes", "last 100"
+    origin = known.get(plain) or known.get("Average" + plain)
+    if plain == name or origin is None:
+        return Column(name, "")
+    label = f"{origin.label}, {words}" if origin.label else name
+    return replace(origin, name=name, meaning=f"`{origin.name}`: the mean over {episodes}", label=label)
+
+
+def markdown(columns: Iterable[Column]) -> str:
+    """Return a table of columns for a page of documentation."""
+    rows = ["| Column | Meaning | Unit | What to look for |", "|---|---|---|---|"]
+    for column in columns:
+        unit = "share, 0 to 1" if column.unit == "%" else column.unit
+        rows.append(f"| `{column.name}` | {column.meaning} | {unit} | {column.look_for} |")
+    return "\n".join(rows) + "\n"

@@ -30,7 +30,7 @@ from scripts.benchmark import peers
 from scripts.benchmark.allreduce import OURS
 from scripts.benchmark.measure import Figure, apart, figures, in_turn, rate
 from utils import mpi, system
-from utils.tables import read_table
+from utils.analysis.tables import read_table
 
 ENV = "SuperMarioBros-1-1-v0"
 NETWORKS = ("mario", "nature", "small", "impala")

@@ -1,4 +1,4 @@
-"""How every figure looks: colours that the colour-blind tell apart, names and units of columns, files that repeat.
+"""How every figure looks: colours that the colour-blind tell apart, labels and units of axes, files that repeat.
 
 Palette: Okabe and Ito, "Color Universal Design" (2008), black left for references. After seven curves the line style
 changes, so that 28 can be told apart. Nothing in a file depends on the clock, a random id or the version of the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,55 +21,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
+from utils.columns import STEPS, Column
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DARK_COLOURS = (
-    "#56A9E0",
-    "#F0803C",
-    "#2FC79B",
-    "#E29BC4",
-    "#F2B632",
-    "#8FD0F5",
-    "#FFFFFF",
-)
+DARK_COLOURS = ("#56A9E0", "#F0803C", "#2FC79B", "#E29BC4", "#F2B632", "#8FD0F5", "#FFFFFF")
 INK, PAPER = "#1c1f23", "#ffffff"
 DARK_INK, DARK_PAPER = "#e6e6e6", "#15181c"
 LINES = ("-", "--", "-.", ":")
 FORMATS = ("png", "svg", "pdf")
-
-# name in progress.txt -> (what it is, unit); "" has no unit
-COLUMNS = {
-    "TotalEnvInteracts": ("Environment steps", "agent decisions"),
-    "Epoch": ("Epoch", ""),
-    "Time": ("Wall-clock time", "seconds"),
-    "Performance": ("Episode return", "environment's reward"),
-    "AverageEpRet": ("Episode return", "environment's reward"),
-    "AverageTestEpRet": ("Test episode return", "environment's reward"),
-    "StdEpRet": ("Std. of episode return", "environment's reward"),
-    "MaxEpRet": ("Best episode return", "environment's reward"),
-    "MinEpRet": ("Worst episode return", "environment's reward"),
-    "AverageTrainRet": ("Training return", "reward shown to PPO"),
-    "EpLen": ("Episode length", "steps"),
-    "EpCount": ("Finished episodes", "per epoch"),
-    "ClearRate": ("Clear rate", "share of episodes"),
-    "XMax": ("Furthest x", "pixels"),
-    "Score": ("Score", "points"),
-    "AverageVVals": ("Value estimate", "discounted training reward"),
-    "LossPi": ("Policy loss", "advantage units"),
-    "LossV": ("Value loss", "squared or Huber units"),
-    "DeltaLossPi": ("Change of policy loss", "advantage units"),
-    "DeltaLossV": ("Change of value loss", "squared or Huber units"),
-    "Entropy": ("Policy entropy", "nats"),
-    "KL": ("KL(old, new) per update", "nats"),
-    "ClipFrac": ("Clipped ratios", "share of samples"),
-    "StopIter": ("Passes before the KL stop", "passes"),
-    "ExplainedVariance": ("Explained variance", "1 is perfect"),
-    "GradNormPi": ("Policy gradient norm", "before clipping"),
-    "GradNormV": ("Value gradient norm", "before clipping"),
-    "LearningRate": ("Learning rate", "per step"),
-    "StepsPerSecond": ("Speed", "steps/s"),
+METADATA = {  # what a file says about its making, left out
+    "png": ("Software",),
+    "svg": ("Date", "Creator"),
+    "pdf": ("CreationDate", "ModDate", "Creator", "Producer"),
 }
-SHARES = {"ClearRate", "ClipFrac"}
-NOT_NEGATIVE = {"StdEpRet", "EpLen", "EpCount", "XMax", "Score", "Entropy", "GradNormPi", "GradNormV", "StepsPerSecond"}
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -133,33 +98,20 @@ def look(number: int) -> dict[str, Any]:
     return {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number // len(COLOURS) % len(LINES)]}
 
 
-def axis_label(column: str) -> str:
-    """Return the words for an axis: what, and the unit in brackets; an unknown column keeps its own name."""
-    what, unit = COLUMNS.get(column, (column, ""))
-    return f"{what} ({unit})" if unit else what
-
-
-def bounds(column: str) -> tuple[float, float]:
-    """Return the values that a column, and so a band around it, cannot leave."""
-    return (0.0, 1.0) if column in SHARES else (0.0 if column in NOT_NEGATIVE else -np.inf, np.inf)
-
-
-def set_axis(axes: Axes, which: str, column: str) -> None:
+def set_axis(axes: Axes, which: str, column: Column) -> None:
     """Label the x or y axis and choose its numbers: 40k rather than 40000, shares in percent, hours for long times."""
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_label_text(axis_label(column))
-    if column == "Time":
-        longest = (axes.get_xlim() if which == "x" else axes.get_ylim())[1]
-        unit, seconds = next(
-            ((u, s) for u, s in (("hours", 3600), ("minutes", 60)) if longest > 2 * s),
-            ("seconds", 1),
-        )
-        axis.set_label_text(f"{COLUMNS['Time'][0]} ({unit})")
+    limits = axes.get_xlim() if which == "x" else axes.get_ylim()
+    axis.set_label_text(column.axis)
+    if column.name == "Time":
+        units = (("hours", 3600), ("minutes", 60))
+        unit, seconds = next(((unit, size) for unit, size in units if limits[1] > 2 * size), ("seconds", 1))
+        axis.set_label_text(f"{column.label} ({unit})")
         axis.set_major_locator(_Multiples(seconds))
         axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v / seconds:.4g}"))
-    elif column in SHARES:
+    elif column.unit == "%":
         axis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.3g}%"))
-    elif column in ("TotalEnvInteracts", "Epoch", "Score", "StepsPerSecond"):
+    elif column.name in (STEPS, "Epoch") or max(np.abs(limits)) >= 10_000:
         axis.set_major_formatter(EngFormatter(sep=""))
 
 
@@ -178,18 +130,10 @@ def encode(figure: Figure, kind: str) -> bytes:
     """Return the figure as the bytes of a PNG, SVG or PDF file, the same bytes every time."""
     if kind not in FORMATS:
         raise ValueError(f"figure format must be one of {', '.join(FORMATS)}, got {kind!r}")
-    fixed: dict[str, dict[str, Any]] = {
-        "png": {"Software": None},
-        "svg": {"Date": None, "Creator": None},
-        "pdf": {
-            "CreationDate": None,
-            "ModDate": None,
-            "Creator": None,
-            "Producer": None,
-        },
-    }
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, metadata=fixed[kind])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a name in a script that the font lacks
+        figure.savefig(buffer, format=kind, metadata=dict.fromkeys(METADATA[kind]))
     return buffer.getvalue()
 
 

@@ -178,16 +178,11 @@ def bootstrap_interval(
     if runs < 2:
         return Interval(math.nan, math.nan)
     estimate = float(statistic(array))
-    low, high = np.quantile(
-        statistic(resample(array, replications, seed)),
-        [0.5 - level / 2, 0.5 + level / 2],
-    )
+    samples = statistic(resample(array, replications, seed))
+    low, high = np.quantile(samples, [0.5 - level / 2, 0.5 + level / 2])
     if scaled:
         factor = small_sample_scale(runs, tasks, level=level, linear=statistic is not median)
-        low, high = (
-            estimate + factor * (low - estimate),
-            estimate + factor * (high - estimate),
-        )
+        low, high = estimate + factor * (low - estimate), estimate + factor * (high - estimate)
     return Interval(float(np.clip(low, *bounds)), float(np.clip(high, *bounds)))
 
 
@@ -301,6 +296,7 @@ def bootstrap_band(
     *,
     level: float = LEVEL,
     replications: int = 1000,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
     seed: int = 0,
 ) -> tuple[Array, Array]:
     """Return the pointwise scaled bootstrap band (low, high), each (G,), of curves (R, G).
@@ -309,6 +305,9 @@ def bootstrap_band(
     Each replication is kept as the count of each run, from which any trimmed mean follows without copying the curves:
     with counts in the order of the values, the kept share of each value is the part of its cumulated count inside
     [cut, R - cut]. NaN for a single run.
+
+    The scaled band may be wider than its seeds, as an interval for a mean has to be; it ends at `bounds`, the values
+    that the quantity itself cannot leave, and nowhere else.
     """
     array = np.asarray(values, dtype=np.float64)
     runs, points = array.shape
@@ -324,7 +323,8 @@ def bootstrap_band(
     low, high = np.quantile(samples, [0.5 - level / 2, 0.5 + level / 2], axis=0)
     centre = curve(array, estimator)
     factor = small_sample_scale(runs, level=level, linear=estimator != "median")
-    return centre + factor * (low - centre), centre + factor * (high - centre)
+    low, high = np.clip([centre + factor * (low - centre), centre + factor * (high - centre)], *bounds)
+    return low, high
 
 
 def _cut(estimator: str, runs: int) -> int:
@@ -361,10 +361,7 @@ def steps_to_threshold(x: ArrayLike, y: ArrayLike, threshold: float) -> tuple[fl
 
     Infinity where there is none. A threshold held by the last row alone counts as sustained there: look at the curve.
     """
-    xs, above = (
-        np.asarray(x, dtype=np.float64),
-        np.asarray(y, dtype=np.float64) >= threshold,
-    )
+    xs, above = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64) >= threshold
     if not above.any():
         return math.inf, math.inf
     first = float(xs[np.argmax(above)])

@@ -1,4 +1,4 @@
-"""Read log tables that a running, killed or foreign program wrote: what cannot be read is skipped, counted and said.
+"""Read log tables that a running, killed or foreign program wrote: what cannot be read is skipped and counted.
 
 A table is lines of fields between tabs (progress.txt) or commas (monitor.csv) under a header line. The whole file is
 parsed with array operations on its bytes, about 10 ms for 10,000 rows of 35 columns, because plotting a thousand runs
@@ -9,7 +9,8 @@ Rules, in place of guesses:
     a line with a NUL or non-ASCII byte, another number of fields than its header, or text where a wanted column
     has a number, is unreadable;
     a line of names that shares a column with the first header is a header: the rows below it follow it;
-    an empty field is a missing value (NaN), not an error.
+    an empty field is a missing value (NaN), not an error;
+    at most 10,000 columns and 1,000 header lines are looked at: a file with more is no log.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ Places = NDArray[np.int64]
 
 TAB, COMMA, NEWLINE, RETURN = 9, 44, 10, 13
 WIDEST_NUMBER = 48  # characters; a longer field is not a number
+MOST_COLUMNS = 10_000
+MOST_HEADERS = 1000
 
 
 @dataclass
@@ -42,16 +45,16 @@ class Table:
 
     def notes(self) -> list[str]:
         """Return what a reader of the table should be told, one short sentence each."""
-        said = []
+        notes = []
         if not self.names:
-            said.append("no header line: nothing read")
+            notes.append("no header line: nothing read")
         if self.unreadable:
-            said.append(f"{self.unreadable} of {self.rows} rows unreadable")
+            notes.append(f"{self.unreadable} of {self.rows} rows unreadable")
         if self.headers:
-            said.append(f"{self.headers} repeated header{'s' if self.headers > 1 else ''}")
+            notes.append(f"{self.headers} repeated header{'s' if self.headers > 1 else ''}")
         if self.incomplete:
-            said.append("last line incomplete")
-        return said
+            notes.append("last line incomplete")
+        return notes
 
 
 def read_table(path: Path | str, wanted: Iterable[str] | None = None, delimiter: int = TAB) -> Table:
@@ -70,19 +73,18 @@ def parse_table(data: bytes, wanted: Iterable[str] | None = None, delimiter: int
     table.incomplete = whole < len(data)
     buffer = np.frombuffer(data, dtype=np.uint8, count=whole)
     starts, ends = _lines(buffer)
-    sound = _sound(data, buffer, starts)
-    headers = _headers(data, buffer, starts, ends, sound, chr(delimiter))
+    readable = _readable(data, buffer, starts)
+    headers = _headers(data, buffer, starts, ends, readable, chr(delimiter))
     table.rows = len(starts) - len(headers)
     table.headers = max(0, len(headers) - 1)
-    for _, names in headers:
-        table.names += [name for name in names if name not in table.names]
-    keep = table.names if wanted is None else [name for name in wanted if name in table.names]
+    table.names = list(dict.fromkeys(name for _, names in headers for name in names))
+    keep = table.names if wanted is None else [name for name in wanted if name in set(table.names)]
     parts: list[dict[str, Array]] = []
     places = np.flatnonzero(buffer == delimiter)
     for number, (line, names) in enumerate(headers):
         until = headers[number + 1][0] if number + 1 < len(headers) else len(starts)
         block = slice(line + 1, until)
-        good = sound[block]
+        good = readable[block]
         parts.append(_block(buffer, starts[block][good], ends[block][good], places, names, keep))
     table.columns = {name: np.concatenate([part[name] for part in parts]) for name in keep}
     table.unreadable = table.rows - sum(len(part[""]) for part in parts)
@@ -99,13 +101,13 @@ def _lines(buffer: Bytes) -> tuple[Places, Places]:
     return starts[filled], ends[filled]
 
 
-def _sound(data: bytes, buffer: Bytes, starts: Places) -> NDArray[np.bool_]:
+def _readable(data: bytes, buffer: Bytes, starts: Places) -> NDArray[np.bool_]:
     """Return for each line whether it is free of NUL and non-ASCII bytes."""
-    sound = np.ones(len(starts), dtype=bool)
+    readable = np.ones(len(starts), dtype=bool)
     if len(starts) and not (data.isascii() and b"\0" not in data):
         line = np.searchsorted(starts, np.flatnonzero((buffer == 0) | (buffer >= 127)), side="right") - 1
-        sound[line[line >= 0]] = False
-    return sound
+        readable[line[line >= 0]] = False
+    return readable
 
 
 def _headers(
@@ -113,18 +115,23 @@ def _headers(
     buffer: Bytes,
     starts: Places,
     ends: Places,
-    sound: NDArray[np.bool_],
+    readable: NDArray[np.bool_],
     delimiter: str,
 ) -> list[tuple[int, list[str]]]:
     """Return (line number, names) of the first header and of each later one that shares a column with it."""
     first = buffer[starts] if len(starts) else buffer[:0]
     letters = ((first >= 65) & (first <= 90)) | ((first >= 97) & (first <= 122)) | (first == 95)
     found: list[tuple[int, list[str]]] = []
-    for line in np.flatnonzero(letters & sound):
+    expected: set[str] = set()
+    for line in np.flatnonzero(letters & readable):
         names = [name.strip() for name in data[starts[line] : ends[line]].decode("ascii").split(delimiter)]
-        proper = 1 < len(names) == len(set(names)) and all(names) and not any(_is_number(name) for name in names)
-        if proper and (not found or set(names) & set(found[0][1])):
+        proper = 1 < len(names) == len(set(names)) <= MOST_COLUMNS and all(name.isprintable() for name in names)
+        proper = proper and all(names) and not any(_is_number(name) for name in names)
+        if proper and (not found or expected.intersection(names)):
             found.append((int(line), names))
+            expected = expected or set(names)
+        if len(found) == MOST_HEADERS:
+            break
     return found
 
 
@@ -150,34 +157,35 @@ def _block(
     starts, ends, low = starts[whole], ends[whole], low[whole]
     readable = np.ones(len(starts), dtype=bool)
     values: dict[str, Array] = {}
+    position = {name: i for i, name in enumerate(names)}
     for name in keep:
-        if name not in names:
+        if name not in position:
             values[name] = np.full(len(starts), np.nan)
             continue
-        at = names.index(name)
+        at = position[name]
         left = starts if at == 0 else places[low + at - 1] + 1
         right = ends if at == len(names) - 1 else places[low + at]
-        values[name], fine = _numbers(buffer, left, right)
-        readable &= fine
+        values[name], valid = _numbers(buffer, left, right)
+        readable &= valid
     return {name: column[readable] for name, column in values.items()} | {"": np.ones(int(readable.sum()))}
 
 
 def _numbers(buffer: Bytes, left: Places, right: Places) -> tuple[Array, NDArray[np.bool_]]:
     """Return the number in each span of bytes, NaN for an empty one, and whether the span was one or the other."""
     length = right - left
-    fine = length <= WIDEST_NUMBER
+    valid = length <= WIDEST_NUMBER
     if len(left) == 0:
-        return np.zeros(0), fine
-    width = max(3, int(length[fine].max(initial=0)))
+        return np.zeros(0), valid
+    width = max(3, int(length[valid].max(initial=0)))
     offsets = np.arange(width)
     spans = buffer.take(left[:, None] + offsets, mode="clip")  # (rows, width)
     spans *= offsets < length[:, None]
     text = spans.view(f"S{width}")[:, 0]
-    text[(length == 0) | ~fine] = b"nan"
+    text[(length == 0) | ~valid] = b"nan"
     try:
-        return text.astype(np.float64), fine
+        return text.astype(np.float64), valid
     except ValueError:
         for i, piece in enumerate(text):
             if not _is_number(piece.decode("ascii", "replace")):
-                text[i], fine[i] = b"nan", False
-        return text.astype(np.float64), fine
+                text[i], valid[i] = b"nan", False
+        return text.astype(np.float64), valid

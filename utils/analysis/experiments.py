@@ -1,0 +1,163 @@
+"""Which runs belong to one experiment: they differ in their seed only, and runs that do not are never averaged."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.analysis import older_runs
+from utils.analysis.runs import LoggedRun, shortened
+from utils.command import printable
+
+# What config.json says beside the settings, and the seed.
+NOT_SETTINGS = frozenset(
+    ["seed", "world_size", "commit", "versions", "spec", "resumed_at_epochs", "mismatch", "columns", "free_settings"]
+)
+NOT_SETTINGS_OF_SPEC = frozenset(("threads", "num_envs", "first_index", "seed"))
+LENGTHS = frozenset(("epochs", "total_steps"))  # free, unless a schedule runs over them
+SCHEDULES = ("anneal_lr", "anneal_clip", "anneal_ent")
+MOST_SETTINGS = 2000  # a config has about 70
+
+
+@dataclass
+class Group:
+    """Runs that differ in their seed only, to be averaged, under the name a legend shows."""
+
+    label: str
+    runs: list[LoggedRun]
+
+    def notes(self) -> list[str]:
+        """Return what must be said about the group: unreadable rows, unfinished runs, repeated seeds."""
+        notes = [f"{run.label}: {note}" for run in self.runs for note in run.notes]
+        unfinished = [f"{run.label} ({run.state})" for run in self.runs if run.state not in ("", "finished")]
+        if unfinished:
+            notes.append(f"{self.label}: not finished: {shortened(unfinished)}")
+        seeds = [run.seed for run in self.runs if run.seed]
+        repeated = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+        if repeated:
+            notes.append(f"{self.label}: seed {shortened(repeated)} more than once: these runs are not independent")
+        return notes
+
+
+# ---------------------------------------------------------------------------------------------- settings
+
+
+def free_settings(run: LoggedRun) -> frozenset[str]:
+    """Return the settings in which runs of one experiment may differ.
+
+    config.json lists them under "free_settings"; for a folder without the list they are those of `older_runs`. The
+    length of a run is not among them where a schedule runs over it.
+    """
+    listed = run.config.get("free_settings")
+    if isinstance(listed, list):
+        free = frozenset(name for name in listed if isinstance(name, str)) | {"exp_name"}
+    else:
+        free = older_runs.FREE
+    return free - LENGTHS if any(run.config.get(name) for name in SCHEDULES) else free
+
+
+def settings(run: LoggedRun) -> dict[str, str]:
+    """Return what makes runs different experiments, flat: "spec.reward" -> "score"."""
+    free = free_settings(run)
+    return {name: value for name, value in _recorded(run).items() if not _is_free(name, free)}
+
+
+def differences(runs: Sequence[LoggedRun]) -> list[str]:
+    """Return the names of the settings in which the runs differ, a missing one counting as a value of its own.
+
+    A setting is free only where all runs agree that it is. Of several settings with the same last name, such as
+    reward and spec.reward, the outermost stands for all.
+    """
+    every = [_recorded(run) for run in runs]
+    names = sorted({name for run in runs for name in settings(run)})
+    differing = [name for name in names if len({one.get(name) for one in every}) > 1]
+    shown = {name.removeprefix("spec.") for name in differing if not name.startswith("spec.")}
+    return [n for n in differing if not (n.startswith("spec.") and n.removeprefix("spec.") in shown)]
+
+
+def _is_free(name: str, free: frozenset[str]) -> bool:
+    """Return whether a dotted name is that of a free setting or of a part of one."""
+    parts = name.split(".")
+    return parts[1] in free if parts[0] == "spec" and len(parts) > 1 else not free.isdisjoint(parts)
+
+
+def _recorded(run: LoggedRun) -> dict[str, str]:
+    """Return every setting that the folder tells, free ones included, flat and safe to print.
+
+    Objects that a foreign config can only name by an address in memory are left out: they differ from run to run.
+    """
+    flat: dict[str, str] = {}
+    for branch, skip, prefix in ((run.config, NOT_SETTINGS, ""), (run.spec, NOT_SETTINGS_OF_SPEC, "spec.")):
+        for name, value in _leaves(branch, skip, prefix):
+            if len(flat) < MOST_SETTINGS and not (isinstance(value, str) and re.search(r" at 0x[0-9a-f]+", value)):
+                flat[printable(name, 60)] = printable(json.dumps(value, sort_keys=True), 60).strip('"')
+    return flat
+
+
+def _leaves(branch: dict[str, Any], skip: frozenset[str], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, value) of the leaves of nested objects; names in `skip` are left out on every level."""
+    for key, value in branch.items():
+        if key in skip:
+            continue
+        if isinstance(value, dict):
+            yield from _leaves(value, skip, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+# ---------------------------------------------------------------------------------------------- groups
+
+
+def group(runs: Sequence[LoggedRun], names: Sequence[str] | None = None) -> tuple[list[Group], list[str]]:
+    """Return the experiments in order of appearance, and notes on how they were divided.
+
+    Args:
+        runs: what was read.
+        names: a label for each run; by default that of its experiment, with the folder above it where two places
+            hold experiments of the same name.
+
+    Runs under one label that differ in any setting but the seed are divided, and the label says by what.
+    """
+    labels = list(names) if names is not None else _labels(runs)
+    by_label: dict[str, list[LoggedRun]] = {}
+    for label, run in zip(labels, runs, strict=True):
+        by_label.setdefault(label, []).append(run)
+    groups: list[Group] = []
+    notes: list[str] = []
+    for label, members in by_label.items():
+        differing = differences(members)
+        parts: dict[str, list[LoggedRun]] = {}
+        for run in members:
+            parts.setdefault(_distinction(run, differing), []).append(run)
+        if differing:
+            notes.append(f"{label}: its runs differ in {shortened(differing)}: shown apart, not averaged")
+        groups += [Group(f"{label} [{key}]" if key else label, part) for key, part in parts.items()]
+    return groups, notes
+
+
+def _distinction(run: LoggedRun, differing: Sequence[str]) -> str:
+    """Return the values of the settings by which a run differs from its neighbours, in the words of a legend."""
+    own = _recorded(run)
+    words = ", ".join(f"{name.rsplit('.', 1)[-1]}={own.get(name, 'not given')}" for name in differing[:4])
+    if len(differing) <= 4:
+        return words
+    return f"{words}, ... {zlib.crc32(repr([own.get(name) for name in differing]).encode()) & 0xFFFF:04x}"
+
+
+def _labels(runs: Sequence[LoggedRun]) -> list[str]:
+    """Return the experiment's name for each run, made unique by the folder that holds it."""
+    homes: dict[str, set[Path]] = {}
+    for run in runs:
+        homes.setdefault(run.name, set()).add(_home(run))
+    return [run.name if len(homes[run.name]) == 1 else f"{run.name} ({printable(_home(run))})" for run in runs]
+
+
+def _home(run: LoggedRun) -> Path:
+    """Return the folder that holds the experiment's folder: data/ of data/<exp_name>/<exp_name>_s<seed>."""
+    parent = run.path.parent
+    return parent.parent if parent.name == run.name else parent
