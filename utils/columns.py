@@ -240,23 +240,25 @@ def find(name: str, own: Mapping[str, Column] | None = None) -> Column:
         own: the columns that a family declares, by name.
     """
     known = {**FOREIGN, **(own or {}), **PROGRESS}
-    if name in known:
-        return known[name]
-    plain, episodes = name.removeprefix("Eval"), "the episodes of an evaluation (`--eval-every`)"
-    words = "evaluation"
+    column = known.get(name)
+    if column is not None and column.label:
+        return column
+    plain, episodes, words = name.removeprefix("Eval"), "the episodes of an evaluation (`--eval-every`)", "evaluation"
     if plain == name:
         plain, episodes, words = name.removesuffix(str(RECENT)), f"the last {RECENT} finished episodes", "last 100"
     origin = known.get(plain) or known.get("Average" + plain)
-    if plain == name or origin is None:
-        return Column(name, "")
-    label = f"{origin.label}, {words}" if origin.label else name
-    return replace(origin, name=name, meaning=f"`{origin.name}`: the mean over {episodes}", label=label)
+    if plain == name or origin is None or not origin.label:
+        return column or Column(name, "")
+    derived = replace(origin, name=name, meaning=f"`{origin.name}`: the mean over {episodes}")
+    return replace(column or derived, label=f"{origin.label}, {words}")
 
 
 def markdown(columns: Iterable[Column]) -> str:
-    """Return a table of columns for a page of documentation."""
-    rows = ["| Column | Meaning | Unit | What to look for |", "|---|---|---|---|"]
+    """Return a table of columns for a page of documentation; a heading under which nothing would stand is left out."""
+    table = [("Column", "Meaning", "Unit", "What to look for")]
     for column in columns:
         unit = "share, 0 to 1" if column.unit == "%" else column.unit
-        rows.append(f"| `{column.name}` | {column.meaning} | {unit} | {column.look_for} |")
-    return "\n".join(rows) + "\n"
+        table.append((f"`{column.name}`", column.meaning, unit, column.look_for))
+    used = [i for i in range(4) if any(row[i] for row in table[1:])]
+    rows = ["| " + " | ".join(row[i] for i in used) + " |" for row in table]
+    return "\n".join([rows[0], "|---" * len(used) + "|", *rows[1:]]) + "\n"

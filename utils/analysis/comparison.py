@@ -203,8 +203,8 @@ def _range(members: Sequence[LoggedRun], y: str, notes: list[str]) -> tuple[floa
             cut = f"compared up to {runs.compact(high)} steps, where the rows of {shortest.label} end"
             notes.append(f"unequal lengths: {cut} (the longest run has {runs.compact(longest)})")
         else:
-            cut = f"no {shortest.column(y)} in the last rows of {shortest.label}"
-            notes.append(f"{cut}: compared up to {runs.compact(high)} steps")
+            end = f"{shortest.label} has no {shortest.column(y)} after {runs.compact(high)} steps (empty cells)"
+            notes.append(f"{end}: compared up to there")
     return low, high
 
 

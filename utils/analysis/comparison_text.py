@@ -113,7 +113,8 @@ def time_words(members: Sequence[LoggedRun]) -> str:
         words += "; since training began, without the time between a stop and a resume"
     older = [run.label for run in ours if "TimeSave" not in run.names]
     if older:
-        words += f"; collecting, updating and evaluating only, without saving, in {runs.shortened(older, 3)}"
+        where = "" if len(older) == len(members) else f" in {runs.shortened(older, 3)}"
+        words += f"; collecting, updating and evaluating only, without saving{where}"
     return words
 
 

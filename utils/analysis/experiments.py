@@ -15,9 +15,8 @@ from utils.analysis.runs import LoggedRun, shortened
 from utils.command import printable
 
 # What config.json says beside the settings, and the seed.
-NOT_SETTINGS = frozenset(
-    ["seed", "world_size", "commit", "versions", "spec", "resumed_at_epochs", "mismatch", "columns", "free_settings"]
-)
+FACTS = {"world_size", "commit", "versions", "spec", "torch_threads", "resumed_at_epochs", "mismatch"}
+NOT_SETTINGS = frozenset(FACTS | {"seed", "columns", "free_settings"})
 NOT_SETTINGS_OF_SPEC = frozenset(("threads", "num_envs", "first_index", "seed"))
 LENGTHS = frozenset(("epochs", "total_steps"))  # free, unless a schedule runs over them
 SCHEDULES = ("anneal_lr", "anneal_clip", "anneal_ent")

@@ -118,11 +118,13 @@ def cut_words(ends: Sequence[tuple[LoggedRun, Array]], x: str, y: str) -> str:
     rows = run.rows(x)
     edge = float(rows.max()) if late else float(rows.min())
     gap = abs((longest if late else first) - edge) <= allowed
-    where = f"{compact(low)}..{compact(high)}{unit}"
+    if gap and late:
+        return f"{run.label} has no {run.column(y)} after {compact(high)}{unit} (empty cells): the curve ends there"
     if gap:
-        return f"no {run.column(y)} in the {'last' if late else 'first'} rows of {run.label}: shown for {x} {where}"
+        return f"{run.label} has no {run.column(y)} before {compact(low)}{unit} (empty cells): the curve begins there"
     why = f"where the rows of {run.label} end" if late else "the common range of its runs"
-    return f"unequal lengths: {x} cut to {where} ({why}; longest {compact(longest)}{unit})"
+    span = f"{compact(low)}..{compact(high)}{unit}"
+    return f"unequal lengths: {x} cut to {span} ({why}; longest {compact(longest)}{unit})"
 
 
 # ---------------------------------------------------------------------------------------------- range of y

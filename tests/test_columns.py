@@ -1,0 +1,84 @@
+"""The one table of columns, and the page that is made from it: `python -m tests.test_columns` writes the page anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.run_folders import write_run
+from utils import columns
+from utils.analysis import runs
+from utils.analysis.older_runs import MARIO
+from utils.columns import Column
+
+PAGE = Path(__file__).resolve().parents[1] / "data" / "README.md"
+MARK = "<!-- generated: do not edit below this line -->\n"
+MARIO_EPISODES = (
+    Column("flag", "1 where the episode reached the flag"),
+    Column("cause", "why it ended: flag, pit, enemy, timeout, rule, step_limit or game_over"),
+    Column("x_max", "furthest x", "pixels"),
+    Column("score", "the game's score", "points"),
+    Column("time_left", "what the game's clock showed at the end", "units of the game's clock"),
+    Column("coins", "coins that the game showed at the end"),
+    Column("world", "world of the last stage"),
+    Column("stage", "stage of the last stage"),
+    Column("stages_cleared", "stages cleared in this episode"),
+    Column("start_frames", "frames played before the agent's first decision"),
+)
+
+
+def generated() -> str:
+    """Return the part of data/README.md that is made from the tables."""
+    parts = {
+        "### `progress.txt`": columns.PROGRESS.values(),
+        "### `progress.txt`, Super Mario Bros": MARIO.values(),
+        "### `episodes.csv`": columns.EPISODES.values(),
+        "### `episodes.csv`, Super Mario Bros": MARIO_EPISODES,
+    }
+    return "".join(f"\n{title}\n\n{columns.markdown(table)}" for title, table in parts.items())
+
+
+def written(page: str) -> str:
+    """Return the page with its generated part made anew."""
+    return page[: page.index(MARK) + len(MARK)] + generated()
+
+
+def test_the_page_says_what_the_tables_say():
+    page = PAGE.read_text()
+    assert page == written(page), "run `python -m tests.test_columns`"
+
+
+def test_every_column_has_a_meaning_a_label_and_possible_bounds():
+    for column in columns.PROGRESS.values():
+        assert column.meaning and not column.meaning.endswith(".") and column.label, column
+        assert column.low is None or column.high is None or column.low < column.high
+        assert column.look_for == "" or column.look_for.endswith("."), column
+        assert "|" not in column.meaning + column.unit + column.look_for, "it stands in a table of Markdown"
+
+
+def test_names_that_follow_from_others():
+    assert columns.find("EvalEpRet").label == "Episode return, evaluation"
+    assert columns.find("EvalClearRate", MARIO).high == 1
+    assert columns.find("XMax100", MARIO).label == "Furthest x, last 100" and columns.find("XMax100", MARIO).low == 0
+    assert columns.find("EpRet100") is columns.PROGRESS["EpRet100"]
+    assert columns.find("Reward100") == Column("Reward100", "") and columns.find("Reward100").axis == "Reward100"
+    assert columns.find("StopIter").meaning == "optimiser steps of the actor in this epoch"
+
+
+def test_a_run_names_the_columns_of_its_family(tmp_path):
+    """What config.json declares is used, what is malformed in it is not."""
+    good = {"name": "Fuel", "meaning": "fuel that is left", "unit": "litres", "low": 0, "high": 50.5, "label": "Fuel"}
+    bad = ["Fuel", {"name": 3}, {"name": "a b"}, {"name": "X", "low": 2, "high": 1}, {"name": "Y", "low": 1e999}, None]
+    run = runs.read_run(write_run(tmp_path, "a", 0, columns=[good, *bad]))
+    own = runs.declared_columns(run)
+    assert own == {
+        "Fuel": Column("Fuel", "fuel that is left", "litres", low=0, high=50.5, label="Fuel"),
+        "X": Column("X", ""),
+        "Y": Column("Y", ""),
+    }
+    assert columns.find("Fuel100", own).axis == "Fuel, last 100 (litres)"
+    assert runs.declared_columns(runs.read_run(write_run(tmp_path, "b", 0, columns={"name": "Fuel"}))) == {}
+    assert columns.find("KL", {"KL": Column("KL", "something else")}) is columns.PROGRESS["KL"]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(written(PAGE.read_text()))
