@@ -57,6 +57,21 @@ def test_every_number_of_a_small_example_by_hand(tmp_path):
     assert ["h:mm:ss to 15, sustained", "2:00:00 [2:00:00, never], 2/3 seeds"] in comparison_text.rows(result)
 
 
+def test_times_say_what_they_count(tmp_path, two):
+    """Hours beyond a day stay hours, and a footnote says what the clock measured."""
+    assert comparison_text.clock(25.5) == "25:30:00" and comparison_text.clock(math.inf) == "never"
+    older = comparison_text.footnotes(comparison.compare(load(two), threshold=100))
+    assert (
+        "h:mm:ss: wall-clock time of training, by the Time column; collecting, updating and evaluating only, "
+        "without saving" in older
+    )
+    folder = write_run(tmp_path / "new", "a", 0)
+    write_log(folder, [(0, 0, 1, 0, 0), (90, 50, 1, 50, 9)], "AverageEpRet TotalEnvInteracts EpCount Time TimeSave")
+    newer = comparison_text.footnotes(comparison.compare(load(tmp_path / "new"), threshold=10))
+    words = "since training began, without the time between a stop and a resume"
+    assert f"h:mm:ss: wall-clock time of training, by the Time column; {words}" in newer
+
+
 def test_a_clear_winner_is_named_with_both_intervals_agreeing(two):
     result = comparison.compare(load(two))
     pair = result.pairs[0]

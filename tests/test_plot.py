@@ -12,7 +12,7 @@ import pytest
 
 from tests.run_folders import write_monitor, write_run
 from utils import columns, plot
-from utils.analysis import experiments, figures, grids, learning_curves, runs
+from utils.analysis import comparison, experiments, figures, grids, learning_curves, runs
 from utils.analysis.arguments import load_groups
 from utils.analysis.tables import parse_table
 
@@ -170,6 +170,74 @@ def test_unequal_lengths_are_cut_to_what_all_cover_and_said(tmp_path):
     assert joined.x[-1] == 10_000
     note = "a: unequal lengths: TotalEnvInteracts cut to 1k..10k (where the rows of a_s1 end; longest 40k)"
     assert joined.notes == [note] and groups[0].notes() == ["a: not finished: a_s1 (unfinished)"]
+
+
+def test_equal_runs_with_an_epoch_without_episodes_are_not_of_unequal_length(tmp_path):
+    """A missing value is a gap: the curve ends where it begins, and the note says so."""
+    for seed, empty in ((0, ()), (1, (0, 4, 8, 9))):
+        folder = write_run(tmp_path, "a", seed, epochs=10)
+        rows = [f"{e}\t{'' if e in empty else e}\t{100 * (e + 1)}" for e in range(10)]
+        (folder / "progress.txt").write_text("\n".join(["Epoch\tAverageEpRet\tTotalEnvInteracts", *rows]) + "\n")
+    joined = grids.join(load_groups([str(tmp_path)])[0][0], columns.STEPS, "Performance")
+    assert (joined.x[0], joined.x[-1]) == (200, 800), "nothing is drawn where a seed has no value"
+    assert joined.values[0] == pytest.approx(joined.values[1]), "a gap inside a curve is interpolated"
+    assert joined.notes == ["a: a_s1 has no AverageEpRet after 800 (empty cells): the curve ends there"]
+    groups, _ = load_groups([str(tmp_path)])
+    assert not [n for n in comparison.compare(groups).notes if "unequal" in n]
+
+
+def test_what_a_run_declares_free_does_not_divide_an_experiment(tmp_path):
+    """config.json's free_settings are used where they are, and only settings that all runs call free are free."""
+    free = ["seed", "sound", "epochs"]
+    write_run(tmp_path, "a", 0, free_settings=free, sound=True, epochs=10)
+    write_run(tmp_path, "a", 1, free_settings=free, sound=False, epochs=20)
+    write_run(tmp_path, "b", 0, free_settings=free, sound=True)
+    write_run(tmp_path, "b", 1, sound=False)
+    write_run(tmp_path, "c", 0, free_settings=free, keep=3)
+    write_run(tmp_path, "c", 1, free_settings=free, keep=4)
+    write_run(tmp_path, "d", 0, free_settings=free, epochs=10, anneal_lr=True)
+    write_run(tmp_path, "d", 1, free_settings=free, epochs=20, anneal_lr=True)
+    labels = [group.label for group in load_groups([str(tmp_path)])[0]]
+    assert labels == [
+        "a", "b [sound=true]", "b [sound=false]", "c [keep=3]", "c [keep=4]", "d [epochs=10]", "d [epochs=20]"
+    ]  # fmt: skip
+
+
+def write_returns(
+    root: Path, rows: list[list[float]], name: str = "AverageEpRet", largest: float | None = None
+) -> Path:
+    """Write one run for each list of returns, with the largest return of each epoch where `largest` says it."""
+    for seed, values in enumerate(rows):
+        folder = write_run(root, "a", seed, epochs=2)
+        lines = [f"Epoch\t{name}\tTotalEnvInteracts" + ("" if largest is None else "\tMaxEpRet\tMinEpRet")]
+        more = "" if largest is None else f"\t{largest}\t0"
+        lines += [f"{epoch}\t{value}\t{100 * (epoch + 1)}{more}" for epoch, value in enumerate(values)]
+        (folder / "progress.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def band(root: Path, y: str = "Performance") -> tuple[float, float]:
+    """Return the lowest and highest point of the band of the one experiment below a folder."""
+    figure, _ = learning_curves.draw(load_groups([str(root)], [y])[0], learning_curves.Options(y=(y,)))
+    heights = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    return float(heights.min()), float(heights.max())
+
+
+def test_a_band_ends_where_the_quantity_must(tmp_path):
+    """At a ceiling that the log shows, at a declared bound, and nowhere else: not at the best seed."""
+    rising = [[10, 300, 400, 430], [20, 400, 450, 470], [30, 200, 300, 490]]
+    free = band(write_returns(tmp_path / "rising", rising))
+    assert free[1] > 520, "nothing says that 490 is the most there can be"
+    solved = [[*values, 500, 500] for values in rising]
+    assert band(write_returns(tmp_path / "solved", solved))[1] == 500, "several rows of several seeds touch 500"
+    lone = [[*rising[0], 500, 500, 500], [*rising[1], 470, 460, 450], [*rising[2], 480, 470, 460]]
+    assert band(write_returns(tmp_path / "lone", lone))[1] > 520, "one seed on a plateau does not make a ceiling"
+    assert band(write_returns(tmp_path / "episodes", rising, largest=500))[1] == 500, "single episodes count"
+    assert band(write_returns(tmp_path / "above", solved, largest=450))[1] > 520, "a contradicted bound is none"
+    lengths = [[1, 300, 400, 430], [200, 400, 450, 470], [3, 200, 300, 490]]
+    assert band(write_returns(tmp_path / "lengths", lengths, "EpLen"), "EpLen")[0] == 0, "a length is not negative"
+    losses = [[-1, 3, 4, 4], [2, 4, 4, 4], [1, 2, 3, 4]]
+    assert band(write_returns(tmp_path / "losses", losses, "KL"), "KL")[0] < -1, "a foreign log's KL may be negative"
 
 
 def test_every_row_counts_when_there_are_more_rows_than_points(tmp_path):
