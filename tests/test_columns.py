@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import envs.mario
+from envs.mario.base import MarioVecBase
+from envs.vector import Episodes
 from tests.run_folders import write_run
 from utils import columns
 from utils.analysis import runs
@@ -30,7 +33,7 @@ def generated() -> str:
     """Return the part of data/README.md that is made from the tables."""
     parts = {
         "### `progress.txt`": columns.PROGRESS.values(),
-        "### `progress.txt`, Super Mario Bros": MARIO.values(),
+        "### `progress.txt`, Super Mario Bros": envs.mario.COLUMNS,
         "### `episodes.csv`": columns.EPISODES.values(),
         "### `episodes.csv`, Super Mario Bros": MARIO_EPISODES,
     }
@@ -47,8 +50,25 @@ def test_the_page_says_what_the_tables_say():
     assert page == written(page), "run `python -m tests.test_columns`"
 
 
+def test_what_runs_write_is_in_the_tables():
+    """No column of a run in data/results, and no field of an episode, is missing."""
+    logs = sorted((PAGE.parent / "results").rglob("progress.txt"))
+    names = {name for path in logs for name in path.open().readline().rstrip("\n").split("\t")}
+    own = {column.name: column for column in envs.mario.COLUMNS}
+    assert len(logs) > 10 and all(columns.find(name, own).meaning for name in names), names
+    assert tuple(columns.EPISODES) == ("epoch", "steps", *Episodes.FIELDS)
+    fields = MarioVecBase.episode_fields
+    assert fields == (*Episodes.FIELDS, *(column.name for column in MARIO_EPISODES))
+
+
+def test_folders_of_earlier_versions_are_drawn_as_new_ones_are():
+    for column in envs.mario.COLUMNS:
+        old = MARIO[column.name]
+        assert (old.axis, old.unit, old.low, old.high) == (column.axis, column.unit, column.low, column.high)
+
+
 def test_every_column_has_a_meaning_a_label_and_possible_bounds():
-    for column in columns.PROGRESS.values():
+    for column in (*columns.PROGRESS.values(), *envs.mario.COLUMNS):
         assert column.meaning and not column.meaning.endswith(".") and column.label, column
         assert column.low is None or column.high is None or column.low < column.high
         assert column.look_for == "" or column.look_for.endswith("."), column

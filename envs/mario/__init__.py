@@ -126,13 +126,37 @@ PRESETS = (
 )  # fmt: skip
 
 COLUMNS = (
-    Column("ClearRate", "share of the finished episodes that reached the flag", "%", "rises towards 100%; its interval "
-           "comes from EpCount", 0.0, 1.0, "flag"),
-    Column("XMax", "mean of the furthest place that an episode reached", "pixels", "rises before ClearRate does; a "
-           "plateau is an obstacle", 0.0, None, "x_max"),
-    Column("Score", "mean of the game's score at the end of an episode", "points", "", 0.0, None, "score"),
-    Column("StagesCleared", "mean of the stages that an episode cleared", "stages", "", 0.0, None, "stages_cleared"),
-)  # fmt: skip
+    Column(
+        "ClearRate",
+        "share of the finished episodes that reached the flag",
+        "%",
+        "It should rise towards 100%. `EpCount` says of how many episodes it is the share.",
+        low=0.0,
+        high=1.0,
+        field="flag",
+        label="Clear rate (share of episodes)",
+    ),
+    Column(
+        "XMax",
+        "mean of the furthest place that an episode reached",
+        "pixels",
+        "It rises before the clear rate does; a plateau is an obstacle.",
+        low=0.0,
+        field="x_max",
+        label="Furthest x",
+    ),
+    Column(
+        "Score", "mean of the game's score at the end of an episode", "points", low=0.0, field="score", label="Score"
+    ),
+    Column(
+        "StagesCleared",
+        "mean of the stages that an episode cleared",
+        "stages",
+        low=0.0,
+        field="stages_cleared",
+        label="Stages cleared",
+    ),
+)
 
 FAMILY = Family(
     name="mario",
