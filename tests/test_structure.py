@@ -98,6 +98,15 @@ def test_settings_know_no_framework():
         assert not used & {"ppo.run", "ppo.ppo", "ppo.networks"} and not any(w.startswith("envs.mario") for w in used)
 
 
+def test_a_running_job_needs_nothing_of_the_analysis():
+    """Only the three commands and scripts import utils.analysis, and it imports no other room."""
+    readers = {ROOT / "utils" / f"{name}.py" for name in ("plot", "compare", "report")}
+    for path in FILES:
+        room = path.relative_to(ROOT).parts[0]
+        if room != "scripts" and path not in readers and path.parent.name != "analysis":
+            assert not any(name.startswith(("utils.analysis", "utils.plot", "utils.compare")) for name in imports(path))
+
+
 def test_the_maths_and_the_buffer_know_no_mpi_and_no_config():
     """ppo/core.py imports nothing of the project; the buffer only the maths."""
     assert not any(name.split(".")[0] in ROOMS for name in imports(ROOT / "ppo" / "core.py"))

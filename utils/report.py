@@ -33,7 +33,16 @@ def _main(args: argparse.Namespace) -> None:
         raise ValueError(f"--out must end in .html, got {args.out!r}")
     groups, notes = arguments.load(args, None)  # every column: a family's own are known only from its folders
     arguments.check_columns(groups, [args.value])
-    document = page.page(groups, notes, args)
+    document = page.page(
+        groups,
+        notes,
+        title=args.title,
+        y=args.value,
+        smooth=args.smooth,
+        threshold=args.threshold,
+        target=args.target,
+        mixed=args.mixed,
+    )
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     Path(args.out).write_text(document, encoding="utf-8")
     count = sum(len(group.runs) for group in groups)

@@ -5,7 +5,6 @@ The same folders give the same page. `markup.py` has what keeps a stranger's wor
 
 from __future__ import annotations
 
-import argparse
 import html
 import math
 from collections.abc import Iterable, Sequence
@@ -195,14 +194,33 @@ def curve_columns(groups: Sequence[Group], y: str) -> list[str]:
     return list(dict.fromkeys([y, *own, "EpLen"]))[:MOST_CURVES]
 
 
-def page(groups: Sequence[Group], notes: Sequence[str], options: argparse.Namespace) -> str:
-    """Return the whole document."""
-    result, refusal, y = None, "", options.value
+def page(
+    groups: Sequence[Group],
+    notes: Sequence[str],
+    *,
+    title: str,
+    y: str = runs.PERFORMANCE,
+    smooth: int = 1,
+    threshold: float | None = None,
+    target: float | None = None,
+    mixed: bool = False,
+) -> str:
+    """Return the whole document.
+
+    Args:
+        groups: the experiments, with all columns.
+        notes: on how they were put together.
+        title: of the page.
+        y: the column that is compared.
+        smooth: rows of the window over which curves are averaged.
+        threshold, target, mixed: see `comparison.compare`.
+    """
+    result, refusal = None, ""
     try:
-        result = comparison.compare(groups, y, threshold=options.threshold, target=options.target, mixed=options.mixed)
+        result = comparison.compare(groups, y, threshold=threshold, target=target, mixed=mixed)
     except ValueError as error:
         refusal = str(error)
-    drawn, curve_notes = curves(groups, curve_columns(groups, y), y, options.smooth)
+    drawn, curve_notes = curves(groups, curve_columns(groups, y), y, smooth)
     films, left_out = videos.videos(groups)
     machines, unread = system(groups)
     own_notes = [note for group in groups for note in group.notes()]
@@ -213,9 +231,9 @@ def page(groups: Sequence[Group], notes: Sequence[str], options: argparse.Namesp
         ("comparison", "Comparison", comparison_section(result, refusal)),
         ("videos", "Videos", films),
         ("seeds", "Every seed", per_seed(groups, result, y)),
-        ("diagnostics", "Diagnostics", diagnostics(groups, options.smooth)),
+        ("diagnostics", "Diagnostics", diagnostics(groups, smooth)),
         ("system", "System and versions", machines),
         ("notes", "Notes on the data", "".join(f"<p class='warn'>{text(note)}</p>" for note in remarks)),
     ]
     count = sum(len(group.runs) for group in groups)
-    return markup.document(options.title, f"{count} runs in {len(groups)} experiments", sections)
+    return markup.document(title, f"{count} runs in {len(groups)} experiments", sections)
