@@ -188,9 +188,15 @@ _PROGRESS = (
     ),
     Column("TimeCollect", "collecting, in this epoch, on rank 0", _SECONDS, low=0, label="Collecting"),
     Column("TimeUpdate", "updating, in this epoch, on rank 0", _SECONDS, low=0, label="Updating"),
-    Column("TimeLog", "logging the epoch before", _SECONDS, low=0, label="Logging"),
-    Column("TimeEvaluate", "evaluating after the epoch before (`--eval-every`)", _SECONDS, low=0, label="Evaluating"),
-    Column("TimeSave", "saving after the epoch before", _SECONDS, low=0, label="Saving"),
+    Column(
+        "TimeLog",
+        "all the rest since the row before, mostly logging, on rank 0",
+        _SECONDS,
+        low=0,
+        label="Logging and the rest",
+    ),
+    Column("TimeEvaluate", "evaluating since the row before (`--eval-every`)", _SECONDS, low=0, label="Evaluating"),
+    Column("TimeSave", "saving since the row before, which was of the epoch before", _SECONDS, low=0, label="Saving"),
     Column(
         "TimeWait",
         "the part of this epoch that rank 0 spent in MPI calls, waiting for slower ranks included",
@@ -202,9 +208,10 @@ _PROGRESS = (
     Column("MemoryMB", "resident memory of the largest rank", "MiB", low=0, label="Memory"),
     Column(
         "Time",
-        "wall-clock time since training began, all its parts included, without the time between a stop and a resume: "
-        "the sum so far of `TimeCollect`, `TimeUpdate`, `TimeLog`, `TimeEvaluate` and `TimeSave` (files without "
-        "`TimeSave`: of collecting, updating and evaluating only)",
+        "wall-clock time since the first epoch began, without the time between a stop and a resume; from row to row it "
+        "grows by `TimeCollect + TimeUpdate + TimeLog + TimeEvaluate + TimeSave`. A process that is suspended (Ctrl-Z) "
+        "counts on; what a killed process did after its last checkpoint does not count. In files without `TimeSave` it "
+        "is the time of collecting, updating and evaluating",
         _SECONDS,
         low=0,
         label="Wall-clock time",

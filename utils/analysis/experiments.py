@@ -15,10 +15,11 @@ from utils.analysis.runs import LoggedRun, shortened
 from utils.command import printable
 
 # What config.json says beside the settings, and the seed.
-FACTS = {"world_size", "commit", "versions", "spec", "torch_threads", "resumed_at_epochs", "mismatch"}
-NOT_SETTINGS = frozenset(FACTS | {"seed", "columns", "free_settings"})
+FACTS = {"world_size", "commit", "versions", "spec", "torch_threads", "resumed_at_epochs", "mismatch", "num_epochs"}
+MACHINE = {"processor", "mpi", "resolved_device", "resolved_precision", "fresh_episodes_at_epochs"}
+NOT_SETTINGS = frozenset(FACTS | MACHINE | {"seed", "columns", "free_settings"})
 NOT_SETTINGS_OF_SPEC = frozenset(("threads", "num_envs", "first_index", "seed"))
-LENGTHS = frozenset(("epochs", "total_steps"))  # free, unless a schedule runs over them
+LENGTHS = frozenset(("epochs", "total_steps", "lengths"))  # free, unless a schedule runs over them
 SCHEDULES = ("anneal_lr", "anneal_clip", "anneal_ent")
 MOST_SETTINGS = 2000  # a config has about 70
 
@@ -57,7 +58,7 @@ def free_settings(run: LoggedRun) -> frozenset[str]:
         free = frozenset(name for name in listed if isinstance(name, str)) | {"exp_name"}
     else:
         free = older_runs.FREE
-    return free - LENGTHS if any(run.config.get(name) for name in SCHEDULES) else free
+    return free - LENGTHS if any(run.config.get(name) for name in SCHEDULES) else free | LENGTHS
 
 
 def settings(run: LoggedRun) -> dict[str, str]:
@@ -93,6 +94,8 @@ def _recorded(run: LoggedRun) -> dict[str, str]:
     flat: dict[str, str] = {}
     for branch, skip, prefix in ((run.config, NOT_SETTINGS, ""), (run.spec, NOT_SETTINGS_OF_SPEC, "spec.")):
         for name, value in _leaves(branch, skip, prefix):
+            if name == "lengths" and isinstance(value, list) and len(value) < 2:
+                continue  # the length was never changed: `epochs` says it
             if len(flat) < MOST_SETTINGS and not (isinstance(value, str) and re.search(r" at 0x[0-9a-f]+", value)):
                 flat[printable(name, 60)] = printable(json.dumps(value, sort_keys=True), 60).strip('"')
     return flat
