@@ -205,6 +205,13 @@ def test_what_a_run_declares_free_does_not_divide_an_experiment(tmp_path):
     ]  # fmt: skip
 
 
+def test_long_settings_that_differ_at_their_ends_are_kept_apart(tmp_path):
+    for seed, end in enumerate("ab"):
+        write_run(tmp_path, "a", seed, actions="x" * 200 + end)
+    groups, _ = load_groups([str(tmp_path)])
+    assert len({group.label for group in groups}) == 2 and all(len(group.label) < 60 for group in groups)
+
+
 def write_returns(
     root: Path, rows: list[list[float]], name: str = "AverageEpRet", largest: float | None = None
 ) -> Path:

@@ -97,8 +97,19 @@ def _recorded(run: LoggedRun) -> dict[str, str]:
             if name == "lengths" and isinstance(value, list) and len(value) < 2:
                 continue  # the length was never changed: `epochs` says it
             if len(flat) < MOST_SETTINGS and not (isinstance(value, str) and re.search(r" at 0x[0-9a-f]+", value)):
-                flat[printable(name, 60)] = printable(json.dumps(value, sort_keys=True), 60).strip('"')
+                flat[_brief(name, 60)] = _brief(json.dumps(value, sort_keys=True).strip('"'), 60)
     return flat
+
+
+def _brief(words: str, limit: int) -> str:
+    """Return words that are safe to print, at most `limit` characters; a checksum tells cut ones apart."""
+    if len(words) <= limit:
+        return printable(words, limit)
+    return f"{printable(words[: limit - 7])}...{_checksum(words)}"
+
+
+def _checksum(words: str) -> str:
+    return f"{zlib.crc32(words.encode(errors='replace')) & 0xFFFF:04x}"
 
 
 def _leaves(branch: dict[str, Any], skip: frozenset[str], prefix: str) -> Iterator[tuple[str, Any]]:
@@ -145,10 +156,9 @@ def group(runs: Sequence[LoggedRun], names: Sequence[str] | None = None) -> tupl
 def _distinction(run: LoggedRun, differing: Sequence[str]) -> str:
     """Return the values of the settings by which a run differs from its neighbours, in the words of a legend."""
     own = _recorded(run)
-    words = ", ".join(f"{name.rsplit('.', 1)[-1]}={own.get(name, 'not given')}" for name in differing[:4])
-    if len(differing) <= 4:
-        return words
-    return f"{words}, ... {zlib.crc32(repr([own.get(name) for name in differing]).encode()) & 0xFFFF:04x}"
+    shown = [(name.rsplit(".", 1)[-1], own.get(name, "not given")) for name in differing[:4]]
+    words = ", ".join(f"{_brief(name, 30)}={_brief(value, 30)}" for name, value in shown)
+    return words if len(differing) <= 4 else f"{words}, ... {_checksum(repr([own.get(name) for name in differing]))}"
 
 
 def _labels(runs: Sequence[LoggedRun]) -> list[str]:

@@ -133,6 +133,7 @@ def encode(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # a name in a script that the font lacks
+        warnings.filterwarnings("ignore", "constrained_layout not applied")  # a name too long for the figure
         figure.savefig(buffer, format=kind, metadata=dict.fromkeys(METADATA[kind]))
     return buffer.getvalue()
 
