@@ -344,10 +344,10 @@ def test_episodes_can_start_from_a_state(tmp_path):
     for step in range(40):
         infos = env.step(np.array([3, 4 if step % 9 else 3]))[-1]
     states = env.get_state()
-    screens = env.render()
+    screens, seen = env.render(), env._obs.copy()
     obs, _ = env.reset(options={"state": states})
     assert all(np.array_equal(one, other) for one, other in zip(env.render(), screens, strict=True))
-    assert np.array_equal(obs[:, 0], obs[:, 3]) and env.episodes.ep_len.tolist() == [0, 0]
+    assert np.array_equal(obs, seen) and env.episodes.ep_len.tolist() == [0, 0]
     write_states(tmp_path / "starts", states)
     assert read_states(tmp_path / "starts") == states
     practice = envs.make_vec(
@@ -366,6 +366,34 @@ def test_episodes_can_start_from_a_state(tmp_path):
     (tmp_path / "starts").write_bytes((tmp_path / "starts").read_bytes()[:-3])
     with pytest.raises(ValueError, match="start_states"):
         envs.make_vec("SuperMarioBros-1-1-v0", 1, 0, start_states=str(tmp_path / "starts"))
+
+
+def test_an_episode_from_a_state_sees_what_was_seen_before_it(tmp_path):
+    """It begins with the saved frame stack, four different frames in mid-jump; with another crop, with equal ones."""
+    options = {"start_states": str(tmp_path / "starts"), "start_share": 1.0}
+    env = envs.make_vec("SuperMarioBros-1-1-v0", 1, 0)
+    env.reset()
+    for _ in range(12):
+        obs = env.step(np.array([4]))[0].copy()
+    assert len({frame.tobytes() for frame in obs[0]}) == 4
+    write_states(tmp_path / "starts", env.get_state())
+    first = envs.make_vec("SuperMarioBros-1-1-v0", 2, 1, **options)
+    assert all(np.array_equal(frames, obs[0]) for frames in first.reset()[0])
+    assert np.array_equal(first.step(np.array([4, 4]))[0][0], env.step(np.array([4]))[0][0])
+    saved = first.get_state()
+    first.step(np.array([4, 4]))
+    assert np.array_equal(first.set_state(saved)[1, :3], obs[0, 1:])
+    for other in ({"crop_hud": True}, {"stack": 2}, {"skip": 3}):
+        equal = envs.make_vec("SuperMarioBros-1-1-v0", 1, 1, **options, **other).reset()[0]
+        assert len({frame.tobytes() for frame in equal[0]}) == 1, other
+
+
+def test_the_frames_before_an_episode_can_be_given():
+    """reset(options={"start": bytes}) plays them, one controller byte each."""
+    env = envs.make_vec("SuperMarioBros-1-1-v0", 1, 0, ram_info=["player_x"])
+    infos = env.reset(options={"start": bytes([130] * 20)})[1]
+    assert infos["player_x"][0] > 40 and env._reports["start_frames"][0] == 20
+    assert env.reset()[1]["player_x"][0] == 40
 
 
 def test_gray_equals_the_python_preprocessing():

@@ -12,7 +12,7 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,6 +38,14 @@ _REPORT = np.dtype(
     + [(name, "i4") for name in ("cleared_world", "cleared_stage", "start_frames", "pressed")],
     align=True,
 )
+
+
+class Start(NamedTuple):
+    """Where an episode begins: a stage (None: the whole game), or a moment saved in it."""
+
+    target: tuple[int, int] | None
+    console: bytes | None = None  # the saved moment
+    stack: np.ndarray | None = None  # (S, 84, 84) uint8, what was seen up to it; None: its own picture S times
 
 
 def write_states(path: str | Path, states: Sequence[bytes]) -> None:
@@ -100,28 +108,44 @@ class NativeMarioVec(MarioVecBase):
         self._targets: list[tuple[int, int] | None] = [None] * num_envs
         self._sticky: list[np.random.Generator | None] = [None] * num_envs
         self._held = np.zeros((num_envs, shared.skip), np.uint8)
-        self._starts: dict[Any, int] = {}
+        self._starts: dict[tuple[Any, ...], int] = {}  # stage and moment -> number in native code
         self._pool = self._read_pool(options["start_states"])
         rams = [self._core.vector_ram(self._address, i) for i in range(num_envs)]
         self._rams = [self._handle.view(address, RAM_SIZE) for address in rams]
 
-    def _read_pool(self, path: str | None) -> list[tuple[Any, bytes]] | None:
-        """Return the stage and the console of every state in the file, if there is one."""
+    def _read_pool(self, path: str | None) -> list[Start] | None:
+        """Return the start that every state in the file is, if there is a file."""
         if path is None:
             return None
         states = read_states(path)
         self.spec_dict["start_states_sha256"] = hashlib.sha256(b"".join(states)).hexdigest()
         return [self._start_of(state) for state in states]
 
-    def _start_of(self, state: bytes) -> tuple[Any, bytes]:
-        """Return the stage and the console of a state. Raises ValueError if it is another ROM's or not a state."""
+    def _start_of(self, state: bytes) -> Start:
+        """Return the start that a state is, with its frame stack if episodes here look like those it was saved in.
+
+        The stack is left out where the state's environment had another length of the stack, crop or skip: then an
+        episode from there begins with equal frames, as one from the stage's start does.
+
+        Raises:
+            ValueError: it is another ROM's or not a state.
+        """
         header, arrays = unpack(KIND, STATE_VERSION, state, self._most())
         check_arrays(arrays, console=(np.uint8, (None,)), stack=(np.uint8, (None, None, None)))
-        identity = header.get("identity")
-        mine, other = self.spec_dict["rom_sha256"], identity.get("rom_sha256") if isinstance(identity, dict) else None
-        if mine != other:
-            raise ValueError(f"state: made with the ROM {str(other)[:12]}, expected {mine[:12]}")
-        return self._target_of(header), arrays["console"].tobytes()
+        mine, its = self.spec_dict, header.get("identity")
+        its = its if isinstance(its, dict) else {}
+        if mine["rom_sha256"] != its.get("rom_sha256"):
+            raise ValueError(
+                f"state: made with the ROM {str(its.get('rom_sha256'))[:12]}, expected {mine['rom_sha256'][:12]}"
+            )
+        options = its.get("options")
+        alike = (
+            isinstance(options, dict)
+            and mine["preprocess_version"] == its.get("preprocess_version")
+            and all(mine["options"][name] == options.get(name) for name in ("stack", "crop_hud", "skip"))
+            and arrays["stack"].shape == self._obs.shape[1:]
+        )
+        return Start(self._target_of(header), arrays["console"].tobytes(), arrays["stack"] if alike else None)
 
     def _most(self) -> int:
         """Return how many bytes a state's arrays can have: a console, a stack of pictures, and their npy headers."""
@@ -153,19 +177,24 @@ class NativeMarioVec(MarioVecBase):
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
         """Start a new episode everywhere; see `VecEnv.reset`.
 
-        options may be {"state": bytes} or {"state": list of N bytes}, from `get_state` of any environment with the
-        same ROM: then these episodes, but not those after them, begin there, with sums and frame stack empty.
+        Options, for these episodes but not for those after them:
+            state: bytes or a list of N bytes, from `get_state` of any environment with the same ROM: they begin there,
+                with sums of 0, and see the frame stack that was saved (equal frames where stack, crop_hud or skip
+                are others than here).
+            start: controller bytes of the frames to play first, in place of drawn ones.
         """
         options = dict(kwargs.pop("options", None) or {})
-        given = options.pop("state", None)
+        given, frames = options.pop("state", None), options.pop("start", None)
         states = given if isinstance(given, list) else [given] * self.num_envs if given is not None else []
         if states and len(states) != self.num_envs:
             raise ValueError(f"options: {len(states)} states, expected one or {self.num_envs}")
         starts = [self._start_of(state) for state in states]
         result = super().reset(**kwargs, options=options)
-        for i, start in enumerate(starts):
-            self._start(i, start, b"")
-        return (self._obs, {**result[1], **self._memory()}) if starts else result
+        if not starts and frames is None:
+            return result
+        for i in range(self.num_envs):
+            self._start(i, starts[i] if starts else Start(self._targets[i]), frames or b"")
+        return self._obs, {**result[1], **self._memory()}
 
     def _begin(self, i: int, episode: int) -> None:
         index, shared = self.first_index + i, self._shared
@@ -173,21 +202,25 @@ class NativeMarioVec(MarioVecBase):
         if self._pool is not None and draws.random() < self.options["start_share"]:
             self._start(i, self._pool[draws.integers(len(self._pool))], b"")
         else:
-            self._start(i, draw_target(shared, self.seed, index, episode), draw_start(shared, draws))
+            self._start(i, Start(draw_target(shared, self.seed, index, episode)), draw_start(shared, draws))
         self.episodes.begin(i, episode)
         self._sticky[i] = generator(self.seed, index, Purpose.STICKY, episode) if shared.sticky else None
 
-    def _start(self, i: int, start: Any, buttons: bytes) -> None:
-        """Put environment i at a start: a stage (None: the whole game), or a pair of stage and console bytes."""
-        saved = isinstance(start, tuple) and isinstance(start[1], bytes)
-        self._targets[i] = start[0] if saved else start
-        if start not in self._starts:
-            numbers = target_numbers(self._shared.game, self._targets[i])
-            arguments = (start[1], len(start[1])) if saved else ()
-            name = "vector_add_state" if saved else "vector_add_stage"
-            self._starts[start] = native.checked(name, self._address, *numbers, *arguments)
-        number = self._starts[start]
+    def _start(self, i: int, start: Start, buttons: bytes) -> None:
+        """Put environment i at a start, and play frames with these controller bytes from there."""
+        self._targets[i] = start.target
+        key = start[:2]
+        if key not in self._starts:
+            numbers = target_numbers(self._shared.game, start.target)
+            if start.console is None:
+                self._starts[key] = native.checked("vector_add_stage", self._address, *numbers)
+            else:
+                saved = (start.console, len(start.console))
+                self._starts[key] = native.checked("vector_add_state", self._address, *numbers, *saved)
+        number = self._starts[key]
         native.checked("vector_begin", self._address, i, number, buttons, len(buttons), error=RuntimeError)
+        if start.stack is not None and not buttons:
+            self._obs[i] = start.stack
 
     def _play(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         held = None
