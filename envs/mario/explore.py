@@ -1,133 +1,194 @@
 """Explore a stage without a policy: remember places, return to one of them, play on from there at random.
 
-That is the first phase of Go-Explore (Ecoffet et al. 2021, "First return, then explore", Nature 590, Methods), with a
-cell of 16x16 pixels of the level. A state is restored at once here, so a stage takes seconds. What comes out is where
-training can start its episodes (`start_states`): a policy that only ever fails at one place never sees what is behind.
-Either every place, or the steps of the way that led to the flag, as of a demonstration (Salimans and Chen 2018,
-"Learning Montezuma's Revenge from a single demonstration", arXiv:1812.03381): in the middle of a jump that takes eight
-right actions, four are left to be found.
+That is the first phase of Go-Explore (Ecoffet et al. 2021, "First return, then explore", Nature 590, Methods), on the
+game's memory instead of its picture: a place is a cell of 16 x 16 pixels of the level, with the counters of the mazes
+beside it. A state is restored in microseconds, so a stage takes seconds. What comes out is a way to the flag as
+buttons (see `envs.mario.demonstrations`), and places where training can start its episodes (`start_states`): a policy
+that only ever fails at one place never sees what comes after it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-import envs
-from envs.vector import VecEnv
+from envs.mario import stages
+from envs.mario.actions import ACTION_SETS, button_byte, resolve
+from envs.mario.native_game import FLAG, NativeBackend
+from envs.mario.rules import RAM
 from utils.seeding import Purpose, generator
 
-ROLLOUT = 40  # steps played from a place before the next one is chosen
-REPEAT = 0.7  # probability that a step repeats the last action: a jump is a button held for many steps
-NEWEST, NEWEST_SPAN = 3.0, 20.0  # how much likelier the newest place is chosen, and over how many places that fades
-MEMORY = (
-    *("world", "stage", "area_pointer", "player_page", "player_x", "player_y"),
-    *("player_float_state", "player_state", "player_y_page"),
-)
+# Beside the simple set: down enters a pipe, and left with A is needed to come back under the pipes of 8-4.
+ACTIONS = [*ACTION_SETS["simple"], ["down"], ["left", "A"]]
+ROLLOUT = 40  # decisions played from a place before the next one is chosen
+REPEAT = 0.7  # probability that a decision repeats the last action: a jump is a button held for many decisions
+NEWEST, NEWEST_SPAN = 0.5, 20.0  # share of the returns that go to one of the newest places, and how many those are
+SHORTER = 0.8  # a place's way is replaced by one that takes less than this share of its decisions
+CELL, WATER_CELL = 16, 32  # pixels of the level; under water Mario is a place wherever he swims
+MAX_START_FRAMES = 30
+_WHERE = tuple(RAM[n] for n in ("world", "stage", "area_pointer", "loop_correct_count", "loop_pass_count"))
+_PAGE, _X, _Y, _Y_PAGE = RAM["player_page"], RAM["player_x"], RAM["player_y"], RAM["player_y_page"]
+_STATE, _FLOAT, _SWIMMING = RAM["player_state"], RAM["player_float_state"], RAM["swimming"]
 GROUND, NORMAL, ON_SCREEN = 0, 8, 1  # of player_float_state, player_state and player_y_page
 
 
-@dataclass
+@dataclass(eq=False)
 class Place:
-    """A state in which Mario stands on the ground, his x in the area in pixels, and how often it was returned to.
+    """A moment at which Mario stands on the ground or swims, and how it was reached.
 
-    It was found from another place, by those actions; the start of the stage has none.
+    Attributes:
+        state: of the console, for `NativeBackend.load`.
+        x: Mario's, in pixels from the start of the area.
+        depth: decisions from the start of the stage.
+        origin: the place that was returned to when this one was found; None is the start of the stage.
+        buttons: controller byte of each decision since `origin`.
+        visits: how often it was returned to since something new was found from it.
     """
 
     state: bytes
     x: int
+    depth: int = 0
     origin: Place | None = None
-    actions: tuple[int, ...] = ()
+    buttons: bytes = b""
     visits: int = 0
+
+    def way(self) -> bytes:
+        """Return the controller byte of each decision from the start of the stage to here."""
+        parts, place = [], self
+        while place.origin is not None:
+            parts.append(place.buttons)
+            place = place.origin
+        return b"".join(reversed(parts))
 
 
 @dataclass
 class Exploration:
-    """What was found: the places in the order of their discovery, and after how many steps the exploration ended.
+    """What was found.
 
-    `way` holds the state and x of every step that led to the flag, none if it was not reached.
+    Attributes:
+        places: in the order of their discovery, the start of the stage first.
+        buttons: the way to the flag, one controller byte for each decision; empty if it was not reached.
+        start: controller bytes of the frames that were played before the first decision.
+        steps: decisions that the exploration took.
     """
 
     places: list[Place]
-    way: list[tuple[bytes, int]]
+    buttons: bytes
+    start: bytes
     steps: int
 
 
-def explore(env_id: str, seed: int, max_steps: int, **options: Any) -> Exploration:
-    """Explore from the start of the stage until its flag, or the axe, is reached, or for `max_steps` steps.
+def explore(
+    env_id: str,
+    seed: int,
+    max_steps: int,
+    actions: str | Sequence[Sequence[str]] = ACTIONS,
+    skip: int = 4,
+    start_frames: int = 0,
+) -> Exploration:
+    """Explore one stage until its flag, or the axe, is reached, or for `max_steps` decisions.
 
     Args:
-        env_id: one stage, or the whole game: there it ends with the first stage.
+        env_id: one stage.
         seed: the same seed finds the same places.
-        max_steps: steps (decisions) to take at most.
-        options: of `envs.make_vec`; "actions" is what matters. Only the native emulator restores states fast enough.
+        max_steps: decisions to take at most.
+        actions: a set's name or a list of button combinations, drawn with equal probability.
+        skip: frames of a decision.
+        start_frames: up to so many frames (drawn by the seed) of random buttons come first: another seed then begins
+            at another moment of the game.
+
+    Raises:
+        ValueError: the id is not one stage of Mario, the actions are none, or a number is out of its bounds.
     """
-    env = envs.make_vec(env_id, 1, seed, **{**options, "ram_info": list(MEMORY), "emulator": "native"})
+    game = stages.parse(env_id)
+    if game is None or game.target is None:
+        raise ValueError(f"env: {env_id!r}, expected one stage of Mario such as SuperMarioBros-1-1-v0")
+    if max_steps < 1 or not 0 <= start_frames <= MAX_START_FRAMES or not 1 <= skip <= 60:
+        raise ValueError(
+            f"expected max_steps of at least 1, start_frames 0..{MAX_START_FRAMES}, skip 1..60,"
+            f" got {max_steps}, {start_frames} and {skip}"
+        )
+    console = NativeBackend(game, game.target)
+    choices = [button_byte(combination) for combination in resolve(actions)]
+    start = disturb(console, choices, seed, start_frames)
+    return _search(console, choices, seed, max_steps, skip, start)
+
+
+def disturb(console: NativeBackend, choices: list[int], seed: int, start_frames: int) -> bytes:
+    """Play up to `start_frames` frames of random buttons from the start of the stage; return their controller bytes."""
+    draws = generator(seed, 0, Purpose.START, 0)
+    start = bytes(choices[k] for k in draws.integers(len(choices), size=draws.integers(start_frames + 1)))
+    for byte in start:
+        if console.hold(byte, 1):
+            console.reset()
+            return b""
+    return start
+
+
+def _search(
+    console: NativeBackend, choices: list[int], seed: int, max_steps: int, skip: int, start: bytes
+) -> Exploration:
+    """Return to places and play on until the flag; see `explore`."""
+    ram = memoryview(console.ram)  # type: ignore[arg-type]  # its elements are Python's own numbers
     draws = generator(seed, 0, Purpose.ACTION, 0)
-    num_actions = int(env.single_action_space.n)  # type: ignore[attr-defined]
-    _, infos = env.reset()
-    found = {_cell(infos): Place(env.get_state()[0], area_x(infos))}
-    places = list(found.values())
-    steps, flag = 0, None
-    while steps < max_steps and flag is None:
-        place = places[draws.choice(len(places), p=_weights(places))]
+    places = [Place(console.save(), _x(ram))]
+    number = {_cell(ram): 0}  # of the place in each cell
+    steps = 0
+    while steps < max_steps:
+        place = places[_choose(places, draws)]
         place.visits += 1
-        env.set_state([place.state])
-        action, actions = int(draws.integers(num_actions)), []
+        console.load(place.state)
+        byte, pressed = choices[int(draws.random() * len(choices))], bytearray()
         for _ in range(min(ROLLOUT, max_steps - steps)):
             if draws.random() >= REPEAT:
-                action = int(draws.integers(num_actions))
-            _, _, terminated, truncated, infos = env.step(np.array([action]))
-            actions.append(action)
+                byte = choices[int(draws.random() * len(choices))]
+            ended = console.hold(byte, skip)
+            pressed.append(byte)
             steps += 1
-            if terminated[0] or truncated[0]:
-                if infos["episodes"][0]["flag"]:
-                    flag = Place(b"", 0, place, tuple(actions))
+            if ended == FLAG:
+                return Exploration(places, place.way() + bytes(pressed), start, steps)
+            if ended:
                 break
-            if _stands(infos) and _cell(infos) not in found:
-                found[_cell(infos)] = new = Place(env.get_state()[0], area_x(infos), place, tuple(actions))
-                places.append(new)
+            if not _safe(ram):
+                continue
+            cell, depth = _cell(ram), place.depth + len(pressed)
+            if cell not in number:
+                number[cell] = len(places)
+                places.append(Place(console.save(), _x(ram), depth, place, bytes(pressed)))
                 place.visits = 0
-    way = _way_to(flag, env)
-    env.close()
-    return Exploration(places, way, steps)
+            elif depth < SHORTER * places[number[cell]].depth:
+                known = places[number[cell]]
+                places[number[cell]] = Place(console.save(), _x(ram), depth, place, bytes(pressed), known.visits)
+    return Exploration(places, b"", start, steps)
 
 
-def _way_to(place: Place | None, env: VecEnv) -> list[tuple[bytes, int]]:
-    """Return state and x of every step from the start of the stage until just before a place, by playing them again."""
-    way: list[tuple[bytes, int]] = []
-    while place is not None and place.origin is not None:
-        env.set_state([place.origin.state])
-        steps = []
-        for action in place.actions[:-1]:
-            infos = env.step(np.array([action]))[4]
-            steps.append((env.get_state()[0], area_x(infos)))
-        way = [(place.origin.state, place.origin.x), *steps, *way]
-        place = place.origin
-    return way
+def _choose(places: list[Place], draws: np.random.Generator) -> int:
+    """Return the number of a place: often one of the newest, else any, less probably the more visits it had.
+
+    Both draws take the same time however many places there are.
+    """
+    if draws.random() < NEWEST:
+        return max(0, len(places) - 1 - int(draws.exponential(NEWEST_SPAN)))
+    while True:
+        k = int(draws.random() * len(places))
+        if draws.random() < (1 + places[k].visits) ** -0.5:
+            return k
 
 
-def _weights(places: list[Place]) -> np.ndarray:
-    """Return the probability of each place to be chosen: less after many visits, more for the newest."""
-    visits = np.array([place.visits for place in places])
-    age = np.arange(len(places))[::-1]
-    weights = (1.0 + NEWEST * np.exp(-age / NEWEST_SPAN)) / np.sqrt(1.0 + visits)
-    return weights / weights.sum()
+def _x(ram: memoryview) -> int:
+    return 256 * ram[_PAGE] + ram[_X]
 
 
-def area_x(infos: dict[str, Any]) -> int:
-    """Return Mario's x in the area, in pixels, of environment 0, whose infos hold player_page and player_x."""
-    return 256 * int(infos["player_page"][0]) + int(infos["player_x"][0])
+def _cell(ram: memoryview) -> tuple[int, ...]:
+    """Return the stage, the area, what its maze has counted (from the wrong floor it leads back for ever), and where
+    Mario is in it."""
+    size = WATER_CELL if ram[_SWIMMING] else CELL
+    return (*(ram[address] for address in _WHERE), _x(ram) // size, ram[_Y] // size)
 
 
-def _cell(infos: dict[str, Any]) -> tuple[int, ...]:
-    where = tuple(int(infos[name][0]) for name in ("world", "stage", "area_pointer"))
-    return (*where, area_x(infos) // 16, int(infos["player_y"][0]) // 16)
-
-
-def _stands(infos: dict[str, Any]) -> bool:
-    """Say whether Mario is safe on the ground, and not in the air, dying, in a pipe or below the screen."""
-    names = ("player_float_state", "player_state", "player_y_page")
-    return tuple(int(infos[name][0]) for name in names) == (GROUND, NORMAL, ON_SCREEN)
+def _safe(ram: memoryview) -> bool:
+    """Say whether Mario stands on the ground or swims, and is not dying, in a pipe or below the screen."""
+    alive = ram[_STATE] == NORMAL and ram[_Y_PAGE] == ON_SCREEN
+    return alive and (ram[_FLOAT] == GROUND or ram[_SWIMMING] > 0)

@@ -9,6 +9,7 @@ import numpy as np
 from envs.mario import native, stages
 from envs.mario.emulator import HEIGHT, RAM_SIZE, WIDTH, Cartridge
 
+FLAG = 2  # what `hold` returns where an episode ends with the flag
 CORE_VERSION = "1"  # raised when a frame, a reward or an end of the core changes
 
 
@@ -55,6 +56,30 @@ class NativeBackend:
         )
         self._show()
         return self._reward.value, bool(done)
+
+    # Beyond `Backend`, for who explores: without pictures, and back to a saved moment in microseconds.
+
+    def hold(self, buttons: int, frames: int) -> int:
+        """Hold the buttons for some frames or until the episode ends; `screen` stays as it was.
+
+        Returns:
+            0 while the episode goes on, `FLAG` where it ends with the flag or the axe, 1 where it ends otherwise.
+        """
+        return native.checked("player_hold", self._address, buttons, frames, error=RuntimeError)
+
+    def save(self) -> bytes:
+        """Return the game without its picture, for `load` in this process."""
+        state = ctypes.create_string_buffer(self._core.player_state_size())
+        self._core.player_save(self._address, state)
+        return state.raw
+
+    def load(self, state: bytes) -> None:
+        """Go back to a saved moment of the same stage; `screen` stays as it was.
+
+        Raises:
+            ValueError: the bytes are no such state.
+        """
+        native.checked("player_load", self._address, state, len(state))
 
     def _show(self) -> None:
         self._core.screen_colours(self._colours, self.screen.ctypes.data, 4)

@@ -146,6 +146,41 @@ EXPORT int player_step(Player* player, uint8_t buttons, bool draw, double* rewar
         return static_cast<int>(outcome.done);
     });
 }
+// Holds the buttons for some frames, undrawn, or until the episode ends. Returns 0 while it goes on, 2 at the flag, 1 at any other end, -1 for
+// an error.
+EXPORT int player_hold(Player* player, uint8_t buttons, int frames, char* error) {
+    return guarded(error, -1, [&] {
+        for (int frame = 0; frame < frames; ++frame)
+            if (player->game.step(buttons, nullptr).done) return player->game.info().flag ? 2 : 1;
+        return 0;
+    });
+}
+// The game as bytes, without its picture: for whoever goes back to a moment often, in the process that saved it.
+EXPORT size_t player_state_size() {
+    static const size_t size = [] {
+        nes::Sizer sizer;
+        mario::Snapshot snapshot;
+        snapshot.console.serialize(sizer), sizer(snapshot.judged);
+        return sizer.size;
+    }();
+    return size;
+}
+EXPORT void player_save(const Player* player, uint8_t* bytes) {
+    mario::Snapshot snapshot;
+    player->game.save(snapshot);
+    nes::Writer writer(bytes, player_state_size());
+    snapshot.console.serialize(writer), writer(snapshot.judged);
+}
+EXPORT int player_load(Player* player, const uint8_t* bytes, size_t size, char* error) {
+    return succeeds(error, [&] {
+        mario::Snapshot snapshot;
+        nes::Reader reader(bytes, size);
+        snapshot.console.serialize(reader), reader(snapshot.judged);
+        if (!reader.at_end()) throw std::invalid_argument("state: of another size");
+        snapshot.console.check();
+        player->game.load(player->game.target(), snapshot.console, snapshot.judged);
+    });
+}
 EXPORT uint8_t* player_ram(Player* player) { return player->game.ram().data(); }
 EXPORT const uint8_t* player_judged(Player* player) { return player->game.judged().data(); }
 EXPORT uint8_t* player_screen(Player* player) { return player->screen.data(); }
