@@ -14,7 +14,7 @@ ARGS  ?=
 STAMP := $(VENV)/.installed
 NATIVE := $(wildcard envs/mario/native/*.cpp envs/mario/native/*.hpp ppo/compute/*.cpp ppo/compute/*.hpp)
 
-.PHONY: help setup train test check test-slow test-faults kills identity scoreboard fuzz clean
+.PHONY: help setup train test check test-slow test-faults demonstrations kills identity scoreboard fuzz clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -36,6 +36,9 @@ test-slow: setup
 test-faults: setup
 	$(BIN)/python -m pytest -m '' -k 'not solved and not thousand' tests/test_faults.py tests/test_checkpoint.py tests/test_train.py tests/test_ranks.py \
 	  tests/test_policy.py tests/test_plot.py
+
+demonstrations: setup  # the shipped ways in unmodified nes-py, byte for byte: some minutes
+	$(BIN)/python -m pytest -m '' tests/test_states.py -k nes_py
 
 kills: setup  # 200 kills at random instants, each resumed: half an hour
 	$(BIN)/python -m tests.kills --kills 200 --out data/results/kills.json

@@ -1,52 +1,79 @@
-"""Take states along a stage, for `ppo.run --start-states`: `python -m scripts.states RUN_OR_POLICY --out FILE`."""
+"""Find ways and states without waiting for training: `python -m scripts.states`.
+
+    --all --out DIR                       explore all 32 stages and write a way to the flag of each, as buttons
+    --explore TIMES --out FILE            explore one stage and write states, for `ppo.run --start-states`
+    --from-demonstration PATH --out FILE  states along ways that were found before
+    RUN_OR_POLICY --out FILE              states along a policy's play
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import envs
+from envs.mario import demonstrations, stages
 from envs.mario.actions import parse
+from envs.mario.demonstrations import Moment
 from envs.mario.native_vector import read_states, write_states
 from ppo.evaluate import BLOCK, environment, find_policy
 from ppo.policy import Policy, load_policy
 from utils import command
+from utils.folder import read_json
 from utils.seeding import Purpose, generator
+
+TABLE = "explorations.json"  # beside the demonstrations: what finding them took
+MAX_STEPS = 2_000_000
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Play, take states, write them; exit code 2 for bad input."""
+    """Explore or play, and write what was found; exit code 2 for bad input."""
     parser = command.Parser(
-        prog="scripts.states", description="Keep states along a stage, to practise its later parts."
+        prog="scripts.states", description="Find ways through stages, and keep states along a stage to practise there."
     )
     parser.add_argument("policy", nargs="?", help="run or policy folder, or id with a shipped policy; default: random")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="file of states; folder with --all")
+    how = parser.add_argument_group("what is done, if no policy plays")
+    how.add_argument("--all", action="store_true", help="explore all 32 stages to the flag; run it again to resume")
+    how.add_argument("--explore", type=int, metavar="TIMES", help="explore one stage, so many times to the flag, and"
+                     " keep every place where Mario stood; with --every: states along the ways")  # fmt: skip
+    how.add_argument("--from-demonstration", type=Path, nargs="+", metavar="FILE", help="states along these ways")
     parser.add_argument("--env", help="environment id; default: the policy's own, or SuperMarioBros-1-1-v0")
-    parser.add_argument("--every", type=int, metavar="STEPS", help="steps between two states (default 15); with"
-                        " --explore: keep the ways to the flag at such steps, and not the places")  # fmt: skip
-    parser.add_argument("--count", type=int, default=100, help="how many states (default 100)")
-    parser.add_argument("--after", type=int, default=0, metavar="X", help="only where Mario is beyond this x")
-    parser.add_argument("--before", type=int, default=1 << 16, metavar="X", help="and has not come to this x")
-    parser.add_argument("--append", action="store_true", help="add to the states that FILE holds")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--explore", type=int, metavar="TIMES", help="instead, explore the stage without a policy, so"
-                        " many times to the flag, and keep every place where Mario stood")  # fmt: skip
-    parser.add_argument(
-        "--actions", default="right_only", help="action set of an exploration, by name or in JSON (default right_only)"
-    )
-    parser.add_argument("--max-steps", type=int, default=1_000_000, metavar="STEPS", help="of an exploration at most")
+    explore = parser.add_argument_group("of an exploration")
+    explore.add_argument("--actions", help="action set, by name or in JSON (default simple, down and left with A)")
+    explore.add_argument("--max-steps", type=int, default=MAX_STEPS, metavar="STEPS", help="decisions at most"
+                         f" (default {MAX_STEPS:,})")  # fmt: skip
+    explore.add_argument("--start-frames", type=int, default=0, metavar="FRAMES", help="up to so many frames (0..30) of"
+                         " random buttons come first (default 0)")  # fmt: skip
+    which = parser.add_argument_group("which states are kept")
+    which.add_argument("--every", type=int, metavar="STEPS", help="steps between two states (default 15)")
+    which.add_argument("--count", type=int, default=100, help="how many states of a policy's play (default 100)")
+    which.add_argument("--after", type=int, default=0, metavar="X", help="only where Mario is beyond this x")
+    which.add_argument("--before", type=int, default=1 << 16, metavar="X", help="and has not come to this x")
+    which.add_argument("--append", action="store_true", help="add to the states that FILE holds")
     args = parser.parse_args(argv)
     return command.run("scripts.states", lambda: take(args))
 
 
 def take(args: argparse.Namespace) -> None:
-    """Write the states of a policy's play, or of explorations."""
+    """Do what the command line wants."""
     if args.every is not None and args.every < 1 or args.count < 1 or args.seed < 0 or args.after < 0:
         raise ValueError("expected --every and --count of at least 1, --seed and --after of at least 0")
+    if args.max_steps < 1:
+        raise ValueError(f"max_steps: {args.max_steps}, expected at least 1")
+    if sum([args.policy is not None, args.all, args.explore is not None, args.from_demonstration is not None]) > 1:
+        raise ValueError("explore: goes without a policy; expected one of a policy, --all, --explore or"
+                         " --from-demonstration")  # fmt: skip
+    if args.all:
+        explore_all(args)
+        return
     command.check_writable("out", args.out)
     if args.append and args.out.exists():
         read_states(args.out)  # before anything is played in vain
@@ -59,50 +86,120 @@ def take(args: argparse.Namespace) -> None:
         raise ValueError(f"env: {env_id} has no start states, Mario has")
     if args.explore is not None:
         explore_stage(args, env_id)
+    elif args.from_demonstration is not None:
+        along_demonstrations(args)
     else:
         play(args, policy, env_id, options)
 
 
-def explore_stage(args: argparse.Namespace, env_id: str) -> None:
-    """Explore without a policy, `args.explore` times, and write every place that was found."""
+# All stages -----------------------------------------------------------------------------------------------------------
+
+
+def explore_all(args: argparse.Namespace) -> None:
+    """Explore every stage that the folder has no way of yet; write each way, and a table of what it took."""
+    if args.env is not None or args.append or args.every is not None:
+        raise ValueError("all: takes no --env, --every or --append")
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / TABLE
+    settings = {"seed": args.seed, "start_frames": args.start_frames, "actions": args.actions}
+    table = read_json(path) if path.exists() else {**settings, "stages": {}}
+    if any(table.get(name) != value for name, value in settings.items()):
+        raise ValueError(f"out: {args.out} was explored with other settings than {settings}, expected another folder")
+    print("stage     decisions  CPU seconds  way (decisions)  way (frames)")
+    for world, stage in stages.STAGES:
+        env_id = f"SuperMarioBros-{world}-{stage}-v0"
+        row = table["stages"].get(f"{world}-{stage}")
+        if row is None or (not row["way"] and row["decisions"] < args.max_steps):
+            row = table["stages"][f"{world}-{stage}"] = explore_one(args, env_id)
+            temp = path.with_name(f".tmp-{TABLE}")
+            temp.write_text(json.dumps(table, indent=1) + "\n")
+            temp.replace(path)
+        way = f"{row['way']:>15,}  {row['frames']:>12,}" if row["way"] else "   none"
+        print(f"{world}-{stage}     {row['decisions']:>11,}  {row['cpu_seconds']:>11.1f}  {way}", flush=True)
+    rows = table["stages"].values()
+    print(f"{sum(row['way'] > 0 for row in rows)} of {len(rows)} {sum(row['decisions'] for row in rows):>10,}"
+          f"  {sum(row['cpu_seconds'] for row in rows):>11.1f}  {sum(row['way'] for row in rows):>15,}"
+          f"  {sum(row['frames'] for row in rows):>12,}")  # fmt: skip
+
+
+def explore_one(args: argparse.Namespace, env_id: str) -> dict[str, Any]:
+    """Explore one stage and write its way, if there is one; return its row of the table."""
     from envs.mario.explore import explore
 
-    if args.policy is not None:
-        raise ValueError("explore: goes without a policy")
-    if args.explore < 1 or args.max_steps < 1:
-        raise ValueError("expected --explore and --max-steps of at least 1")
-    actions = parse(args.actions)
-    states: list[bytes] = []
+    began = time.process_time()
+    found = explore(env_id, args.seed, args.max_steps, start_frames=args.start_frames, **actions_of(args))
+    row = {"decisions": found.steps, "cpu_seconds": round(time.process_time() - began, 2), "way": 0, "frames": 0}
+    if found.buttons:
+        way = demonstrations.of_exploration(env_id, found)
+        demonstrations.write(args.out / demonstrations.file_name(env_id), way)
+        row |= {"way": len(way.buttons), "frames": way.frames}
+    return row
+
+
+def actions_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the action set as an argument of `explore`, nothing for its default."""
+    return {} if args.actions is None else {"actions": parse(args.actions)}
+
+
+# States ---------------------------------------------------------------------------------------------------------------
+
+
+def explore_stage(args: argparse.Namespace, env_id: str) -> None:
+    """Explore without a policy, `args.explore` times, and write states of the places or along the ways."""
+    from envs.mario.explore import explore
+
+    if args.explore < 1:
+        raise ValueError(f"explore: {args.explore}, expected at least 1")
+    kept: list[Moment] = []
     for seed in range(args.seed, args.seed + args.explore):
-        found = explore(env_id, seed, args.max_steps, actions=actions)
-        all_of_it = found.way[:: args.every] if args.every else [(place.state, place.x) for place in found.places]
-        kept = [state for state, x in all_of_it if args.after <= x < args.before]
-        states += kept
-        end = "the flag" if found.way else f"x = {max(place.x for place in found.places)}, no flag"
-        print(f"exploration {seed}: {end} after {found.steps:,} steps, {len(kept)} states", flush=True)
-    if not states:
+        found = explore(env_id, seed, args.max_steps, start_frames=args.start_frames, **actions_of(args))
+        if args.every is None:
+            all_of_it = demonstrations.place_moments(env_id, found)
+        elif found.buttons:
+            all_of_it = demonstrations.moments(demonstrations.of_exploration(env_id, found), args.every)
+        else:
+            all_of_it = []
+        chosen = between(args, all_of_it)
+        kept += chosen
+        far = max(place.x for place in found.places)
+        end = "the flag" if found.buttons else f"x = {far}, no flag"
+        way = f" a way of {len(found.buttons)}," if found.buttons else ""
+        print(f"exploration {seed}: {end} after {found.steps:,} steps,{way} {len(chosen)} states", flush=True)
+    write(args, kept, env_id)
+
+
+def along_demonstrations(args: argparse.Namespace) -> None:
+    """Write states at every `args.every`-th decision of ways that were found before."""
+    ways = [demonstrations.read(path) for path in args.from_demonstration]
+    names = sorted({way.env for way in ways})
+    if len(names) > 1 or args.env not in (None, names[0]):
+        raise ValueError(f"from_demonstration: ways through {', '.join(names)}, expected one stage")
+    write(args, between(args, [m for way in ways for m in demonstrations.moments(way, args.every or 15)]), names[0])
+
+
+def between(args: argparse.Namespace, found: list[Moment]) -> list[Moment]:
+    """Return those of the moments that are where --after and --before want them."""
+    return [moment for moment in found if args.after <= moment.x < args.before]
+
+
+def write(args: argparse.Namespace, found: list[Moment], env_id: str) -> None:
+    """Write the states, after those that are there with --append, and say so."""
+    if not found:
         raise ValueError(f"after: no state between x = {args.after} and {args.before}")
-    write(args, states)
-    print(f"{args.out}: {len(states)} states of {env_id}")
-
-
-def write(args: argparse.Namespace, states: list[bytes]) -> None:
-    """Write the states, behind those that are there with --append."""
     before = read_states(args.out) if args.append and args.out.exists() else []
-    write_states(args.out, before + states)
+    write_states(args.out, before + [moment.state for moment in found])
+    xs = [moment.x for moment in found]
+    print(f"{args.out}: {len(found)} states of {env_id}, x from {min(xs)} to {max(xs)}")
 
 
 def play(args: argparse.Namespace, policy: Policy | None, env_id: str, options: dict[str, Any]) -> None:
     """Play one environment with sampled actions until there are enough states."""
-    from envs.mario.explore import area_x
-
     env = envs.make_vec(env_id, 1, args.seed, **options, ram_info=["player_page", "player_x"])
     if policy is not None:
         policy.check_spaces(env.single_observation_space, env.single_action_space)
     obs, _ = env.reset()
     num_actions = int(env.single_action_space.n)  # type: ignore[attr-defined]
-    states: list[bytes] = []
-    places: list[int] = []
+    found: list[Moment] = []
     every = args.every or 15
     for t in range(args.count * every * 100):
         if t % BLOCK == 0:
@@ -110,17 +207,13 @@ def play(args: argparse.Namespace, policy: Policy | None, env_id: str, options: 
         uniform = uniforms[t % BLOCK : t % BLOCK + 1]
         act = policy.act(obs, uniform) if policy else (uniform * num_actions).astype(np.int64)
         obs, _, _, _, infos = env.step(act)
-        x = area_x(infos)
-        if t % every == every - 1 and args.after <= x < args.before:
-            states += env.get_state()
-            places.append(x)
-        if len(states) == args.count:
+        if t % every == every - 1:
+            x = 256 * int(infos["player_page"][0]) + int(infos["player_x"][0])
+            found += between(args, [Moment(env.get_state()[0], t + 1, x)])
+        if len(found) == args.count:
             break
     env.close()
-    if not states:
-        raise ValueError(f"after: nobody came between x = {args.after} and {args.before} in {t + 1} steps")
-    write(args, states)
-    print(f"{args.out}: {len(states)} states of {env_id}, x from {min(places)} to {max(places)}")
+    write(args, found, env_id)
 
 
 if __name__ == "__main__":

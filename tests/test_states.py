@@ -1,17 +1,25 @@
 """Start states: taken along a stage by a command, and what a run then starts from."""
 
 import json
+import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import envs
-from envs.mario.explore import MEMORY, explore
+import envs.mario.explore as explore_module
+from envs.mario import demonstrations, stages
+from envs.mario.actions import BUTTONS
+from envs.mario.explore import explore
 from envs.mario.native_vector import read_states
+from envs.mario.vector import Consoles
 from ppo.config import build
 from ppo.run import train
 from scripts.states import main
 from tests.test_evaluate import table_of
+
+STAGE = "SuperMarioBros-1-1-v0"
 
 
 def test_states_are_taken_and_trained_from(tmp_path, capsys):
@@ -34,42 +42,119 @@ def test_an_exploration_reaches_the_flag_and_keeps_where_mario_stood(tmp_path, c
     assert main(["--out", str(tmp_path / "states"), "--explore", "2", "--seed", "3"]) == 0
     said = capsys.readouterr().out
     assert "exploration 3: the flag after " in said and "exploration 4: " in said
-    found = explore("SuperMarioBros-1-1-v0", 3, 100_000, actions="right_only")
-    assert found.way and f"after {found.steps:,} steps, {len(found.places)} states" in said
+    found = explore(STAGE, 3, 100_000)
+    assert found.buttons and f"after {found.steps:,} steps, a way of {len(found.buttons)}, {len(found.places)}" in said
+    assert max(place.x for place in found.places) > 2500
+    moments = demonstrations.place_moments(STAGE, found)
     states = read_states(tmp_path / "states")
-    assert states[: len(found.places)] == [place.state for place in found.places]
-    assert max(place.x for place in found.places) > 2500 and len({place.state for place in found.places}) > 100
-    env = envs.make_vec("SuperMarioBros-1-1-v0", 1, 3, actions="right_only", ram_info=list(MEMORY))
-    env.reset()
-    lives = []
-    for place in found.places:
-        env.set_state([place.state])
-        _, _, terminated, _, infos = env.step(np.array([0]))
-        x = 256 * int(infos["player_page"][0]) + int(infos["player_x"][0])
-        assert terminated[0] or abs(x - place.x) < 16
-        lives.append(not terminated[0])
-    assert np.mean(lives) > 0.95
+    assert states[: len(found.places)] == [moment.state for moment in moments] and len(set(states)) > 100
+    assert [(m.x, m.decision) for m in moments] == [(place.x, len(place.way())) for place in found.places]
+    env = envs.make_vec(STAGE, len(moments), 3, ram_info=["player_page", "player_x"])
+    obs = env.reset(options={"state": [moment.state for moment in moments]})[0]
+    assert sum(not np.array_equal(frames[0], frames[3]) for frames in obs) > 0.9 * len(obs)  # he sees that he moves
+    _, _, terminated, _, infos = env.step(np.zeros(len(moments), np.int64))
+    x = 256 * infos["player_page"].astype(int) + infos["player_x"]
+    assert np.mean(terminated) < 0.05
+    assert np.all(terminated | (np.abs(x - [moment.x for moment in moments]) < 16))
     env.close()
 
 
-def test_the_way_to_the_flag_is_kept_step_by_step(tmp_path, capsys):
-    """From the start to just before the flag, a few pixels at a time; with --every, each so manieth step of it."""
+def test_the_way_to_the_flag_is_kept_decision_by_decision(tmp_path, capsys):
+    """From the start to just before the flag, a few pixels at a time; with --every, each so manieth decision of it."""
     out = tmp_path / "states"
     assert main(["--out", str(out), "--explore", "1", "--seed", "3", "--every", "4", "--after", "100"]) == 0
-    way = explore("SuperMarioBros-1-1-v0", 3, 100_000, actions="right_only").way
-    kept = [state for state, x in way[::4] if x >= 100]
+    way = demonstrations.of_exploration(STAGE, explore(STAGE, 3, 100_000))
+    moments = demonstrations.moments(way)
+    kept = [moment.state for moment in moments[::4] if moment.x >= 100]
     assert read_states(out) == kept and f"{len(kept)} states" in capsys.readouterr().out
-    xs = [x for _, x in way]
-    assert xs[0] == 40 and max(abs(after - before) for before, after in zip(xs[:-1], xs[1:], strict=True)) < 16
-    env = envs.make_vec("SuperMarioBros-1-1-v0", 1, 3, actions="right_only", ram_info=list(MEMORY))
-    env.reset()
-    env.set_state([way[-1][0]])
-    flags = []
-    while not flags:
-        _, _, _, _, infos = env.step(np.array([1]))
-        flags = [episode["flag"] for episode in infos["episodes"]]
-    assert flags == [True]
+    xs = [moment.x for moment in moments]
+    assert len(xs) == len(way.buttons) and xs[0] == 40
+    assert max(abs(after - before) for before, after in zip(xs[:-1], xs[1:], strict=True)) < 16
+    assert main(["--out", str(out), "--explore", "1", "--max-steps", "9", "--every", "4"]) == 2  # no flag, no way
+    demonstrations.write(tmp_path / "way", way)
+    assert main(["--out", str(out), "--from-demonstration", str(tmp_path / "way"), "--every", "4"]) == 0
+    assert read_states(out) == [moment.state for moment in moments[::4]]
+    bits = [[name for name, bit in BUTTONS.items() if bit & way.buttons[-1]]]
+    env = envs.make_vec(STAGE, 1, 0, actions=bits)
+    env.reset(options={"state": moments[-1].state})
+    infos = env.step(np.array([0]))[4]
+    assert [episode["flag"] for episode in infos["episodes"]] == [True]
     env.close()
+
+
+def test_another_start_gives_another_way():
+    """Random buttons before the first decision belong to the way, and lead to the flag again with it."""
+    plain, disturbed = (explore(STAGE, 5, 200_000, start_frames=frames) for frames in (0, 30))
+    assert plain.start == b"" and 0 < len(disturbed.start) <= 30 and disturbed.buttons != plain.buttons
+    way = demonstrations.of_exploration(STAGE, disturbed)
+    demonstrations.replay(way, Consoles("native", way.game).take(way.game.target))
+    first = demonstrations.moments(way, every=len(way.buttons))
+    assert len(first) == 1 and first[0].x == disturbed.places[0].x
+    with pytest.raises(ValueError, match="did not end as it should"):
+        demonstrations.replay(replace(way, start=b""), Consoles("native", way.game).take(way.game.target))
+
+
+def test_all_stages_are_explored_by_one_command_that_resumes(tmp_path, capsys, monkeypatch):
+    """A way and a row of the table for each stage; what is there is not explored again, what failed is with more steps."""
+    monkeypatch.setattr(stages, "STAGES", ((1, 1), (1, 4)))
+    flags = ["--all", "--out", str(tmp_path / "ways"), "--seed", "3"]
+    assert main([*flags, "--max-steps", "9000"]) == 0
+    assert "2 of 2" not in capsys.readouterr().out
+    before = {path.name: path.read_bytes() for path in (tmp_path / "ways").iterdir()}
+    assert main(flags) == 0
+    said = capsys.readouterr().out
+    assert "2 of 2" in said and [line[:3] for line in said.splitlines()[1:3]] == ["1-1", "1-4"]
+    ways = demonstrations.read_all(tmp_path / "ways")
+    assert [way.env for way in ways] == [STAGE, "SuperMarioBros-1-4-v0"]
+    assert {len(way.buttons) for way in ways} == {int(line.split()[3].replace(",", "")) for line in said.splitlines()[1:3]}
+    after = {path.name: path.read_bytes() for path in (tmp_path / "ways").iterdir()}
+    assert all(after[name] == data for name, data in before.items() if name.startswith("Super"))
+    monkeypatch.setattr(explore_module, "explore", lambda *args, **kwargs: pytest.fail("explored again"))
+    assert main(flags) == 0 and capsys.readouterr().out == said
+    assert main([*flags[:-1], "4"]) == 2 and "other settings" in capsys.readouterr().err
+
+
+WAYS = demonstrations.read_all()
+SHORT = sorted(WAYS, key=lambda way: way.frames)[:2]
+
+
+@pytest.mark.parametrize("way", [pytest.param(way, marks=[] if way in SHORT else pytest.mark.slow) for way in WAYS],
+                         ids=lambda way: way.env)  # fmt: skip
+def test_a_demonstration_is_the_same_in_unmodified_nes_py(way):
+    """All 2,048 bytes of memory and all pixels after every frame, on both back ends, and the flag at the end."""
+    seen = []
+    native = Consoles("native", way.game).take(way.game.target)
+    demonstrations.replay(way, native, lambda c: seen.append((zlib.crc32(c.ram), zlib.crc32(c.screen))))
+    count = iter(range(len(seen)))
+
+    def compare(console):
+        frame = next(count)
+        assert (zlib.crc32(console.ram), zlib.crc32(np.ascontiguousarray(console.screen))) == seen[frame], frame
+
+    reference = Consoles("nes-py", way.game)
+    demonstrations.replay(way, reference.take(way.game.target), compare)
+    reference.close()
+    assert next(count, None) is None and len(seen) == len(way.start) + way.frames
+
+
+def test_the_shipped_demonstrations_lead_through_all_stages():
+    """One for each of the 32, small, and each reaches its flag on the native core."""
+    assert [way.game.target for way in WAYS] == list(stages.STAGES)
+    files = [demonstrations.SHIPPED / demonstrations.file_name(way.env) for way in WAYS]
+    assert sum(path.stat().st_size for path in files) < 100 * 1024
+    for way in WAYS:
+        demonstrations.replay(way, Consoles("native", way.game).take(way.game.target))
+
+
+@pytest.mark.parametrize(("damage", "said"), [
+    ({"format": 2}, "format"), ({"buttons": "xx"}, "hex"), ({"env": "SuperMarioBros-v0"}, "one stage"),
+    ({"rom_sha256": "0" * 64}, "another ROM"), ({"skip": 0}, "skip"), ({"extra": 1}, "extra"), ({"buttons": 3}, "read"),
+])  # fmt: skip
+def test_a_damaged_demonstration_is_refused(damage, said, tmp_path):
+    facts = json.loads((demonstrations.SHIPPED / demonstrations.file_name(STAGE)).read_text())
+    (tmp_path / "way").write_text(json.dumps({**facts, **damage}))
+    with pytest.raises(ValueError, match=said):
+        demonstrations.read(tmp_path / "way")
 
 
 def test_an_exploration_that_finds_no_flag_says_how_far_it_came(tmp_path, capsys):
@@ -92,7 +177,10 @@ def test_an_exploration_that_finds_no_flag_says_how_far_it_came(tmp_path, capsys
     [(["--after", "9999", "--count", "1", "--every", "1"], "between x = 9999"),
      (["--env", "CartPole-v1"], "CartPole-v1"), (["--count", "0"], "count"), (["--explore", "0"], "explore"),
      (["--explore", "1", "--actions", "fly"], "fly"), (["SuperMarioBros-1-1-v0", "--explore", "1"], "without a policy"),
-     (["--explore", "1", "--max-steps", "50", "--after", "9999"], "between x = 9999")],
+     (["--explore", "1", "--max-steps", "50", "--after", "9999"], "between x = 9999"),
+     (["--explore", "1", "--start-frames", "31"], "0..30"), (["--explore", "1", "--env", "SuperMarioBros-v0"], "one stage"),
+     (["--from-demonstration", "nowhere"], "nowhere"), (["--all", "--explore", "1"], "one of"),
+     (["--all", "--every", "3"], "--every")],
 )  # fmt: skip
 def test_bad_input_is_one_line(flags, said, tmp_path, capsys):
     assert main(["--out", str(tmp_path / "s"), *flags]) == 2
