@@ -1,4 +1,4 @@
-"""Watch a policy, random play, or play yourself: `python -m scripts.play RUN_OR_POLICY | --random | --human`.
+"""Watch a policy, random play or demonstrations, or play: `python -m scripts.play POLICY | --random | --human | ...`.
 
 In a window at 60 frames per second, or --video FILE, --gif FILE, --terminal. Every frame of the emulator is shown, not
 only those that the agent sees. The keys of --human: arrows or WASD, X or J jump, Z or K run, Enter start, Esc ends.
@@ -7,6 +7,7 @@ only those that the agent sees. The keys of --human: arrows or WASD, X or J jump
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import zlib
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 import envs
+from envs.mario import demonstrations
 from ppo.evaluate import BLOCK, environment, find_policy
 from ppo.policy import BadPolicy, Policy, load_policy
 from utils import command, video, window
@@ -39,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     who.add_argument("--random", action="store_true", help="random actions")
     who.add_argument("--human", action="store_true", help="you, with the keyboard; Mario only")
     who.add_argument("--replay", type=Path, metavar="FILE", help="what --record wrote, exactly")
+    who.add_argument("--demonstrations", type=Path, nargs="?", const=demonstrations.SHIPPED, metavar="FOLDER",
+                     help="ways through stages, one after the other; default: the shipped ones")  # fmt: skip
     where = parser.add_argument_group("what is played")
     where.add_argument("--env", help=f"environment id; default: the policy's own, or {DEFAULT_ENV}")
     where.add_argument("--checkpoint", default="best", metavar="best|last|K", help="of a run")
@@ -58,6 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     how.add_argument("--overlay", action="store_true", help="action probabilities and value beside the picture")
     how.add_argument("--speed", type=float, default=1.0, help="of window and terminal; 0 is as fast as possible")
     how.add_argument("--scale", type=int, default=2, help="how large; 1 is the console's own 256 x 240")
+    how.add_argument("--every", type=int, default=1, metavar="FRAMES", help="with --demonstrations: show every"
+                     " so manieth frame, for a film that is so many times as fast")  # fmt: skip
     how.add_argument("--record", type=Path, metavar="FILE", help="with --human: keep every frame's buttons")
     args = parser.parse_args(argv)
     return command.run("scripts.play", lambda: play(args))
@@ -65,16 +71,21 @@ def main(argv: list[str] | None = None) -> int:
 
 def play(args: argparse.Namespace) -> None:
     """Check the command line and let the right player play."""
-    if sum([args.policy is not None, args.random, args.human, args.replay is not None]) != 1:
-        raise ValueError("expected one of: a policy, --random, --human, --replay FILE")
+    who = [args.policy is not None, args.random, args.human, args.replay is not None, args.demonstrations is not None]
+    if sum(who) != 1:
+        raise ValueError("expected one of: a policy, --random, --human, --replay FILE, --demonstrations")
     if args.episodes < 1 or not 1 <= args.scale <= 8 or not args.speed >= 0 or args.seed < 0:
         raise ValueError("expected --episodes of at least 1, --scale 1 to 8, --speed and --seed of at least 0")
     if args.record and not args.human:
         raise ValueError("record: only with --human")
     if args.overlay and args.policy is None:
         raise ValueError("overlay: only with a policy")
+    if args.every < 1 or (args.every > 1 and args.demonstrations is None):
+        raise ValueError(f"every: {args.every}, expected at least 1, and only with --demonstrations")
     if args.human or args.replay:
         by_frames(args)
+    elif args.demonstrations:
+        by_demonstrations(args)
     else:
         by_steps(args)
 
@@ -216,6 +227,35 @@ def report(record: dict[str, Any], show: Screen) -> None:
     if "cause" in record:
         line += f", furthest x {record['x_max']}, ended by {record['cause']}"
     print(line)
+
+
+# Ways that were found before ------------------------------------------------------------------------------------------
+
+
+def by_demonstrations(args: argparse.Namespace) -> None:
+    """Play every demonstration of a folder, stage after stage."""
+    ways = demonstrations.read_all(args.demonstrations)
+    emulator = args.emulator or "native"
+    show = Screen(args, str(args.demonstrations), MARIO_FPS)
+    count = itertools.count()
+
+    def watch(console: Any) -> None:
+        if next(count) % args.every == 0:
+            show.show(np.ascontiguousarray(console.screen[:, :, 2::-1]))
+
+    try:
+        for way in ways:
+            console = build_console(way.env, emulator)
+            demonstrations.replay(way, console, watch)
+            console.close()
+            if not any(isinstance(sink, video.Terminal) for sink in show.sinks):
+                print(f"{way.env}: flag after {len(way.buttons)} decisions, {way.frames} frames")
+    except (window.Closed, KeyboardInterrupt):
+        pass
+    finally:
+        show.close()
+    for path in filter(None, (args.video, args.gif)):
+        print(f"{path}: {show.frames} frames")
 
 
 # A person, or the recording of one ------------------------------------------------------------------------------------

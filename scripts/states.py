@@ -1,9 +1,9 @@
-"""Find ways and states without waiting for training: `python -m scripts.states`.
+"""Ways through stages, and states along them to start episodes from: `python -m scripts.states`.
 
-    --all --out DIR                       explore all 32 stages and write a way to the flag of each, as buttons
-    --explore TIMES --out FILE            explore one stage and write states, for `ppo.run --start-states`
-    --from-demonstration PATH --out FILE  states along ways that were found before
-    RUN_OR_POLICY --out FILE              states along a policy's play
+--all --out FOLDER                    explore all 32 stages and write a way to the flag of each, as buttons
+--explore TIMES --out FILE            explore one stage and write states, for `ppo.run --start-states`
+--from-demonstration FILE --out FILE  states along ways that were found before
+RUN_OR_POLICY --out FILE              states along a policy's play
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from envs.mario.native_vector import read_states
 from envs.mario.vector import Consoles
 from ppo.config import build
 from ppo.run import train
+from scripts.play import main as play_main
 from scripts.states import main
 from tests.test_evaluate import table_of
 
@@ -95,7 +96,7 @@ def test_another_start_gives_another_way():
 
 
 def test_all_stages_are_explored_by_one_command_that_resumes(tmp_path, capsys, monkeypatch):
-    """A way and a row of the table for each stage; what is there is not explored again, what failed is with more steps."""
+    """A way and a row of the table for each stage; only what failed is explored again, with more steps."""
     monkeypatch.setattr(stages, "STAGES", ((1, 1), (1, 4)))
     flags = ["--all", "--out", str(tmp_path / "ways"), "--seed", "3"]
     assert main([*flags, "--max-steps", "9000"]) == 0
@@ -106,7 +107,8 @@ def test_all_stages_are_explored_by_one_command_that_resumes(tmp_path, capsys, m
     assert "2 of 2" in said and [line[:3] for line in said.splitlines()[1:3]] == ["1-1", "1-4"]
     ways = demonstrations.read_all(tmp_path / "ways")
     assert [way.env for way in ways] == [STAGE, "SuperMarioBros-1-4-v0"]
-    assert {len(way.buttons) for way in ways} == {int(line.split()[3].replace(",", "")) for line in said.splitlines()[1:3]}
+    rows = [line.split() for line in said.replace(",", "").splitlines()[1:3]]
+    assert [len(way.buttons) for way in ways] == [int(row[3]) for row in rows]
     after = {path.name: path.read_bytes() for path in (tmp_path / "ways").iterdir()}
     assert all(after[name] == data for name, data in before.items() if name.startswith("Super"))
     monkeypatch.setattr(explore_module, "explore", lambda *args, **kwargs: pytest.fail("explored again"))
@@ -146,6 +148,22 @@ def test_the_shipped_demonstrations_lead_through_all_stages():
         demonstrations.replay(way, Consoles("native", way.game).take(way.game.target))
 
 
+def test_demonstrations_are_filmed_one_after_the_other(tmp_path, capsys):
+    """Every so manieth of all their frames; a folder without any is refused."""
+    (tmp_path / "ways").mkdir()
+    for way in SHORT:
+        demonstrations.write(tmp_path / "ways" / demonstrations.file_name(way.env), way)
+    flags = ["--demonstrations", str(tmp_path / "ways"), "--video", str(tmp_path / "film.mp4"), "--scale", "1"]
+    assert play_main([*flags, "--every", "8"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"{way.env}: flag after {len(way.buttons)} decisions" in said for way in SHORT)
+    assert (
+        f"{-(-sum(way.frames for way in SHORT) // 8)} frames" in said and (tmp_path / "film.mp4").stat().st_size > 9999
+    )
+    assert play_main(["--demonstrations", str(tmp_path), "--video", str(tmp_path / "no.mp4")]) == 2
+    assert play_main(["--random", "--every", "2"]) == 2 and "only with --demonstrations" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("damage", "said"), [
     ({"format": 2}, "format"), ({"buttons": "xx"}, "hex"), ({"env": "SuperMarioBros-v0"}, "one stage"),
     ({"rom_sha256": "0" * 64}, "another ROM"), ({"skip": 0}, "skip"), ({"extra": 1}, "extra"), ({"buttons": 3}, "read"),
@@ -178,7 +196,8 @@ def test_an_exploration_that_finds_no_flag_says_how_far_it_came(tmp_path, capsys
      (["--env", "CartPole-v1"], "CartPole-v1"), (["--count", "0"], "count"), (["--explore", "0"], "explore"),
      (["--explore", "1", "--actions", "fly"], "fly"), (["SuperMarioBros-1-1-v0", "--explore", "1"], "without a policy"),
      (["--explore", "1", "--max-steps", "50", "--after", "9999"], "between x = 9999"),
-     (["--explore", "1", "--start-frames", "31"], "0..30"), (["--explore", "1", "--env", "SuperMarioBros-v0"], "one stage"),
+     (["--explore", "1", "--start-frames", "31"], "0..30"),
+     (["--explore", "1", "--env", "SuperMarioBros-v0"], "one stage"),
      (["--from-demonstration", "nowhere"], "nowhere"), (["--all", "--explore", "1"], "one of"),
      (["--all", "--every", "3"], "--every")],
 )  # fmt: skip
