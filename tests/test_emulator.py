@@ -21,6 +21,7 @@ import envs
 from envs import checks
 from envs.mario import native, stages
 from envs.mario.emulator import Cartridge, Emulator
+from envs.mario.native_game import NativeBackend
 from envs.mario.native_vector import read_states, write_states
 from envs.mario.preprocess import Preprocess
 from tests import identity, programs
@@ -386,6 +387,28 @@ def test_an_episode_from_a_state_sees_what_was_seen_before_it(tmp_path):
     for other in ({"crop_hud": True}, {"stack": 2}, {"skip": 3}):
         equal = envs.make_vec("SuperMarioBros-1-1-v0", 1, 1, **options, **other).reset()[0]
         assert len({frame.tobytes() for frame in equal[0]}) == 1, other
+
+
+def test_a_held_console_plays_the_same_frames_undrawn_and_goes_back():
+    """hold(buttons, 4) is four steps, says how the episode ends, and load() is back where save() was."""
+    game = stages.parse("SuperMarioBros-1-1-v0")
+    held, stepped = NativeBackend(game, (1, 1)), NativeBackend(game, (1, 1))
+    for number in range(60):
+        byte = (130, 131, 128)[number % 3]
+        assert held.hold(byte, 4) == 0
+        for _ in range(4):
+            stepped.step(byte)
+        if number == 30:
+            saved, ram = held.save(), stepped.ram.copy()
+        assert np.array_equal(held.ram, stepped.ram) and held.judged == stepped.judged
+    while not (ended := held.hold(128, 4)):
+        pass
+    assert ended == 1  # he runs into something
+    held.load(saved)
+    assert np.array_equal(held.ram, ram) and held.hold(130, 1) == 0
+    for wrong in (b"", saved[:-1], saved + b"\0"):
+        with pytest.raises(ValueError, match="state"):
+            held.load(wrong)
 
 
 def test_the_frames_before_an_episode_can_be_given():
