@@ -11,9 +11,9 @@ import envs
 import envs.mario.explore as explore_module
 from envs.mario import demonstrations, stages
 from envs.mario.actions import BUTTONS
+from envs.mario.backends import Consoles
 from envs.mario.explore import explore
 from envs.mario.native_vector import read_states
-from envs.mario.vector import Consoles
 from ppo.config import build
 from ppo.run import train
 from scripts.play import main as play_main

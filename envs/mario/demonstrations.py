@@ -30,8 +30,8 @@ from envs.mario import rules, stages
 from envs.mario.actions import BUTTONS
 
 if TYPE_CHECKING:
+    from envs.mario.backends import Backend
     from envs.mario.explore import Exploration
-    from envs.mario.vector import Backend
 
 FORMAT = 1
 SHIPPED = Path(__file__).parents[2] / "data" / "demonstrations"

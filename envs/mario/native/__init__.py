@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import sysconfig
 import weakref
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ERROR_SIZE = 256
+INTERFACE = 1  # of the functions below; as in c_api.cpp
 
 _p, _size, _int, _bool = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_bool
 _byte, _bytes = ctypes.c_uint8, ctypes.c_char_p
@@ -63,17 +65,26 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
 
 
 def library_path() -> Path:
-    """Return the compiled library. Raises ValueError if it has not been built."""
-    found = sorted(Path(__file__).parent.glob("_core*.so"))
-    if not found:
+    """Return the library compiled for this interpreter. Raises ValueError if it has not been built."""
+    path = Path(__file__).with_name("_core" + sysconfig.get_config_var("EXT_SUFFIX"))
+    if not path.is_file():
         raise ValueError("emulator: the native core is not compiled, run `pip install -e .`")
-    return found[0]
+    return path
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """Return the loaded library with the types of all its functions declared."""
+    """Return the loaded library with the types of all its functions declared.
+
+    Raises:
+        ValueError: it was not compiled, or from other sources than these.
+    """
     core = ctypes.CDLL(str(library_path()))
+    version = core.core_version() if hasattr(core, "core_version") else 0
+    if version != INTERFACE:
+        raise ValueError(
+            f"emulator: {library_path()} has interface {version}, expected {INTERFACE}: run `pip install -e .` again"
+        )
     for name, (result, arguments) in _FUNCTIONS.items():
         function = getattr(core, name)
         function.restype, function.argtypes = result, arguments

@@ -212,3 +212,6 @@ EXPORT void vector_save(const mario::Vector* vector, int i, uint8_t* bytes) { ve
 EXPORT int vector_load(mario::Vector* vector, int i, int world, int stage, int area, const uint8_t* bytes, size_t size, char* error) {
     return succeeds(error, [&] { vector->load(i, {world, stage, area}, bytes, size); });
 }
+
+// Raised, with INTERFACE of __init__.py, when the arguments of an exported function change.
+EXPORT int core_version() noexcept { return 1; }
