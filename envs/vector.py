@@ -230,9 +230,11 @@ class VecEnv(VectorEnv, ABC):
     infos of every step hold
         "env_reward"   (N,) float64, the environment's own reward of this step; `rewards` is what PPO is shown
         "episodes"     list of one flat dict per episode that ended in this step, with the keys `episode_fields`
-    and, only where an episode ended in this step,
+    and, only where a flag says that an episode ended in this step,
         "final_obs"    (N, *obs) of the observation's dtype, meaningful where
         "_final_obs"   (N,) bool is set
+    A family may set `terminated` within an episode too, where the agent shall see no future (a lost life): all of this
+    holds there, but for the record, which comes at the episode's end.
 
     Attributes:
         seed: the seed from which all streams are derived.
@@ -241,6 +243,7 @@ class VecEnv(VectorEnv, ABC):
         episode_fields: keys of an episode's dict, in the order of a table's columns.
         family: the family that it belongs to; `envs.make_vec` sets it.
         alive: called while `set_state` plays an episode again, which may take minutes.
+        ends_within_episodes: whether `terminated` may be set within an episode.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}
@@ -248,6 +251,7 @@ class VecEnv(VectorEnv, ABC):
     episode_fields: tuple[str, ...] = Episodes.FIELDS
     family: Family
     alive: Callable[[], None] = staticmethod(lambda: None)
+    ends_within_episodes: bool = False
 
     def __init__(self, num_envs: int, seed: int, first_index: int, obs_space: Space, action_space: Space) -> None:
         self.num_envs = num_envs
