@@ -11,6 +11,8 @@ BIN   := $(VENV)/bin
 TORCH ?= $(shell grep -m1 '^torch==' requirements.lock)
 NP    ?= $(shell n=$$(nproc); echo $$((n > 8 ? 8 : n)))
 ARGS  ?=
+# Without what it asks for (gym3, old versions of two packages of the lock): only its shared library is used.
+PROCGEN := procgen-mirror==0.10.7
 STAMP := $(VENV)/.installed
 NATIVE := $(wildcard envs/mario/native/*.cpp envs/mario/native/*.hpp ppo/compute/*.cpp ppo/compute/*.hpp)
 
@@ -69,6 +71,7 @@ $(STAMP): requirements.lock setup.py pyproject.toml $(NATIVE)
 	@.ci/venv "$(PYTHON)" $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check $(TORCH)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps "$(PROCGEN); python_version < '3.13'"
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -18,7 +18,10 @@ setup(
     description="PPO on Super Mario Bros over MPI: a research codebase in the manner of Spinning Up",
     license="MIT",
     python_requires=">=3.11,<3.13",
-    packages=["ppo", "ppo.compute", "envs", "envs.mario", "envs.mario.native", "utils", "utils.analysis", "scripts"],
+    packages=[
+        *("ppo", "ppo.compute", "envs", "envs.atari", "envs.mario", "envs.mario.native", "utils", "utils.analysis"),
+        "scripts",
+    ],
     install_requires=[
         "torch>=2.10",
         "numpy<2",
@@ -37,6 +40,9 @@ setup(
     extras_require={
         "mpi": ["mpi4py>=4", "mpich"],
         "dev": ["pytest", "ruff", "mypy", "rliable", "pandas<3", "imageio-ffmpeg", "nbclient", "ipykernel"],
+        "atari": ["ale-py>=0.12,<0.13"],
+        # Only its library is used: `pip install --no-deps` of the same spares gym3 and the old versions that it pins.
+        "procgen": ["procgen-mirror==0.10.7"],
         "tensorboard": ["tensorboard"],
         "notebook": ["notebook", "imageio-ffmpeg"],
         "bench": ["stable-baselines3==2.9.2"],
