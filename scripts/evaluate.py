@@ -37,6 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--start-mode", choices=("noop", "random"))
     parser.add_argument("--sticky", type=float)
     parser.add_argument("--max-episode-steps", type=int)
+    parser.add_argument("--levels", nargs="+", choices=("train", "test", "all"), metavar="train|test|all",
+                        help="Procgen: on which levels; of two, the gap between them too")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num-envs", type=int, default=16)
     parser.add_argument("--jobs", type=int, default=system.cores(), help="processes; default: one per core")
@@ -65,23 +67,45 @@ def show(args: Any, comm: mpi.Comm) -> None:
             command.check_writable(name, getattr(args, name))
     names = ("env", "emulator", "start_frames", "start_mode", "sticky", "max_episode_steps")
     wanted = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    records = evaluate(folder, args.episodes, args.seed, args.num_envs, args.deterministic, args.jobs, comm, **wanted)
+    env_id = args.env or load_policy(folder).info["env"]
+    played: list[list[dict[str, Any]]] = []
+    summaries: list[dict[str, Any]] = []
+    for levels in args.levels or [None]:
+        options = wanted | ({"levels": levels} if levels else {})
+        records = evaluate(
+            folder, args.episodes, args.seed, args.num_envs, args.deterministic, args.jobs, comm, **options
+        )
+        if comm.rank:
+            continue
+        summary = summarise(records, envs.find_family(env_id).columns) | {
+            "policy": str(folder), "env": env_id, "seed": args.seed,
+            "greedy": args.deterministic, "options": options, "versions": system.versions(),
+        }  # fmt: skip
+        print("\n".join(table(summary)))
+        played.append(records)
+        summaries.append(summary)
     if comm.rank:
         return
-    env_id = args.env or load_policy(folder).info["env"]
-    summary = summarise(records, envs.find_family(env_id).columns) | {
-        "policy": str(folder), "env": env_id, "seed": args.seed,
-        "greedy": args.deterministic, "options": wanted, "versions": system.versions(),
-    }  # fmt: skip
-    for line in table(summary):
-        print(line)
+    facts: dict[str, Any] = summaries[0] if len(summaries) == 1 else {"evaluations": summaries}
+    if len(summaries) == 2:
+        facts["gap"] = lost = gap(*played)
+        low, high = lost["interval_95"]
+        print(f"  gap         {lost['ep_ret']:9.3f}  return on {args.levels[0]} levels less that on "
+              f"{args.levels[1]} levels; 95% interval {low:.3f} to {high:.3f}")  # fmt: skip
     if args.json:
-        args.json.write_text(json.dumps(summary, indent=1) + "\n")
+        args.json.write_text(json.dumps(facts, indent=1) + "\n")
     if args.csv:
         with args.csv.open("w", newline="") as file:
-            out = csv.DictWriter(file, list(records[0]))
+            out = csv.DictWriter(file, list(played[0][0]))
             out.writeheader()
-            out.writerows(records)
+            out.writerows(record for records in played for record in records)
+
+
+def gap(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return by how much the mean return of some episodes is above that of others, with its 95% interval."""
+    one, two = (np.array([record["ep_ret"] for record in records], float) for records in (first, second))
+    low, high = stats.difference_interval(one, two)[:2]
+    return {"ep_ret": float(one.mean() - two.mean()), "interval_95": [float(low), float(high)]}
 
 
 def summarise(records: list[dict[str, Any]], columns: Sequence[Column] = ()) -> dict[str, Any]:
@@ -114,6 +138,8 @@ def table(summary: dict[str, Any]) -> list[str]:
     """Return what a person reads."""
     how = "greedy" if summary["greedy"] else "sampled"
     lines = [f"{summary['env']}: {summary['episodes']} episodes, {how} actions, seed {summary['seed']}"]
+    if "levels" in summary["options"]:
+        lines[0] += f", {summary['options']['levels']} levels"
     lines.append(f"  policy      {command.printable(summary['policy'])}")
     if "clear_rate" in summary:
         low, high = summary["clear_rate_95"]

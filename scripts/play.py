@@ -163,16 +163,21 @@ def by_steps(args: argparse.Namespace) -> None:
 
 def build(env_id: str, seed: int, options: dict[str, Any]) -> tuple[Any, float]:
     """Return one environment that can be looked at, and its pictures per second."""
+    env: Any
     if envs.find_family(env_id).name == "mario":
         from envs.mario.python_vector import MarioVec
 
         return MarioVec(env_id, 1, seed, 0, envs.check_options(env_id, **options)), MARIO_FPS
     if envs.find_family(env_id).name != "classic":
-        raise ValueError(f"env: {env_id} has no pictures")
+        env = envs.make_vec(env_id, 1, seed, **options)
+        fps = env.metadata.get("render_fps")
+        if fps is None:
+            raise ValueError(f"env: {env_id} has no pictures")
+        return env, float(fps)
     import gymnasium
 
     try:
-        env: Any = envs.make_vec(env_id, 1, seed, **options, env_kwargs={"render_mode": "rgb_array"})
+        env = envs.make_vec(env_id, 1, seed, **options, env_kwargs={"render_mode": "rgb_array"})
         env.reset()
         picture = env.render()[0]
     except gymnasium.error.Error as error:
@@ -186,7 +191,7 @@ def episodes(env: Any, policy: Policy | None, args: argparse.Namespace, show: Sc
     """Play `args.episodes` episodes and yield the record of each. Draws the numbers that scripts.evaluate draws."""
     watched = hasattr(env, "envs") and hasattr(env.envs[0], "watch")
     if watched:
-        env.envs[0].watch = lambda screen: show.show(np.ascontiguousarray(screen[:, :, 2::-1]))
+        env.envs[0].watch = lambda screen: show.show(rgb(screen))
     env.seed = args.seed
     obs, _ = env.reset(seed=args.seed)
     labels = ["+".join(b) or "NOOP" for b in env.spec_dict.get("buttons", [])]
@@ -208,6 +213,11 @@ def episodes(env: Any, policy: Policy | None, args: argparse.Namespace, show: Sc
             show.show(env.render()[0])
         yield from infos["episodes"]
         left -= len(infos["episodes"])
+
+
+def rgb(screen: np.ndarray) -> np.ndarray:
+    """Return a screen as (H, W, 3) uint8 RGB: it is that already, or (H, W, 4) blue, green, red, unused."""
+    return screen if screen.shape[2] == 3 else np.ascontiguousarray(screen[:, :, 2::-1])
 
 
 def describe(show: Screen, policy: Policy, obs: np.ndarray, act: int, labels: list[str], overlay: bool) -> None:
