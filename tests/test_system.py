@@ -4,8 +4,6 @@ import ctypes
 import mmap
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -161,15 +159,3 @@ def test_a_path_that_the_terminal_cannot_write(tmp_path, env, shown):
 def test_a_stream_that_is_none_is_left_alone():
     """As tests and notebooks replace it."""
     any_character(object())
-
-
-def test_threads_wait_passively_unless_told_otherwise(monkeypatch):
-    """OMP_WAIT_POLICY is set before torch is imported, and a value of the user's stays."""
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    system.wait_passively()
-    assert os.environ["OMP_WAIT_POLICY"] == "passive"
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    system.wait_passively()
-    assert os.environ["OMP_WAIT_POLICY"] == "active"
-    done = subprocess.run([sys.executable, "-c", "import utils.system, sys; sys.exit('torch' in sys.modules)"])
-    assert done.returncode == 0

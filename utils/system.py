@@ -112,14 +112,6 @@ def total_memory_gb() -> float | None:
     return None
 
 
-def wait_passively() -> None:
-    """Let threads that wait for each other sleep at once. Call it before torch is imported.
-
-    OpenMP's threads wait by spinning; where other work wants the cores too, each wait then costs a time slice.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-
 def keep_freed_memory() -> None:
     """Let glibc keep large blocks that are freed, up to 32 MiB each, where it is the C library.
 
