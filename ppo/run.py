@@ -22,8 +22,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from utils import mpi, system
-from utils.watchdog import StopSignals
+if __name__ == "__main__":  # there is nothing to save yet: an early Ctrl-C ends the process without a word
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from utils import mpi, system  # noqa: E402
+from utils.command import printable  # noqa: E402
+from utils.watchdog import StopSignals  # noqa: E402
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +46,7 @@ EXIT_PREEMPTED = 75  # EX_TEMPFAIL: a batch system may start the job again
 def bad_input(message: str) -> Any:
     """Print one line on the first rank and exit with code 2."""
     if mpi.launched_rank() == 0:
-        sys.stderr.write(f"ppo.run: error: {message}\n")
+        sys.stderr.write(f"ppo.run: error: {printable(message, 1000)}\n")
     sys.stderr.flush()
     sys.exit(EXIT_BAD_INPUT)
 
@@ -51,15 +55,16 @@ def main(argv: list[str] | None = None) -> None:
     """Run one training from the command line; exit with 0, 1 (failure), 2 (bad input), 75 (SIGUSR1) or 128 + signal."""
     argv = sys.argv[1:] if argv is None else argv
     comm: mpi.Comm | None = None
+    signals = StopSignals()  # kept to the end of the process: a late signal changes nothing
     try:
         cfg, options = parse(argv)  # before MPI starts: bad input prints one line, once
         if options.cpu > 1 and mpi.launched_size() == 1:
             relaunch(options.cpu, argv)
-        signals = StopSignals()  # kept to the end of the process: a late signal changes nothing
         comm = connect()
         train(cfg, comm, resume=options.resume, overwrite=options.overwrite, allow_mismatch=options.allow_mismatch,
               signals=signals)  # fmt: skip
-    except SystemExit:
+    except SystemExit:  # --help, bad input: nothing has begun
+        signals.close()
         raise
     except BaseException as error:
         sys.exit(exit_code(comm, error))
@@ -248,12 +253,13 @@ def build_training(cfg: PPOConfig, comm: mpi.Comm) -> Training:
     from utils.watchdog import Watchdog
 
     env, ac, device, dtype = agreed(comm, lambda: build_parts(cfg, comm))
+    obs = env.reset()[0]
     nets, learners = build_learners(cfg, comm, ac.to(device), dtype)
     space = env.single_observation_space
     assert space.shape is not None and space.dtype is not None
     buf = PPOBuffer(cfg.local_steps, env.num_envs, space.shape, space.dtype, cfg.gamma, cfg.lam, cfg.value_target)
     timer, watchdog = Timer(lambda: comm.wait_seconds), Watchdog(comm, cfg.stall_timeout)
-    return Training(cfg, comm, env, ac, nets, buf, learners, device, watchdog, timer, obs=env.reset()[0])
+    return Training(cfg, comm, env, ac, nets, buf, learners, device, watchdog, timer, obs=obs)
 
 
 def agreed(comm: mpi.Comm, build: Callable[[], T]) -> T:
@@ -414,7 +420,23 @@ def describe_start(training: Training) -> str:
     return (
         f"{cfg.env} -> {cfg.run_dir}  (preset {cfg.preset}, seed {cfg.seed})\n"
         f"{ranks}, {cfg.num_envs} environments, {machine}; {cfg.network} actor {sizes[0]:,} and critic "
-        f"{sizes[1]:,} parameters; {cfg.num_epochs} epochs of {cfg.steps_per_epoch:,} steps"
+        f"{sizes[1]:,} parameters; {cfg.num_epochs} epochs of {cfg.steps_per_epoch:,} steps" + describe_load(comm)
+    )
+
+
+def describe_load(comm: mpi.Comm) -> str:
+    """Return a warning, on a line of its own, where the threads of one process have fewer idle cores than they need."""
+    import torch
+
+    wanted = torch.get_num_threads()
+    if comm.world_size > 1 or wanted == 1 or "OMP_NUM_THREADS" in os.environ:
+        return ""  # ranks see each other start
+    idle = system.idle_cores()
+    if idle is None or idle > wanted - 0.5:
+        return ""
+    return (
+        f"\n{idle:.1f} cores are idle for {wanted} threads, which wait for each other: OMP_NUM_THREADS=1 may be many "
+        "times as fast"
     )
 
 
