@@ -21,6 +21,14 @@ from utils.analysis import stats
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- scoreboard: written by scripts.scoreboard -->", "<!-- end of scoreboard -->"
 START_FRAMES = 30  # an evaluated episode starts with up to so many frames of nothing
+# Column of the table -> what its episodes are played with. The first is measured on each emulator and greedily too; the
+# others ask for more than timing, and are measured on the first emulator.
+CONDITIONS: dict[str, dict[str, Any]] = {
+    "Waiting": {"start_frames": START_FRAMES},
+    "Random buttons": {"start_frames": START_FRAMES, "start_mode": "random"},
+    "Sticky buttons": {"start_frames": 0, "sticky": 0.25},
+}
+HARD_EPISODES = 64
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,7 +70,7 @@ def scoreboard(args: argparse.Namespace) -> None:
 
 
 def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Return what the policy reaches: sampled from random starts on each emulator, and greedily from the start."""
+    """Return what the policy reaches: sampled under each of CONDITIONS, and greedily from the start."""
     lines = []
     columns = envs.find_family(load_policy(folder).info["env"]).columns
     for emulator in args.emulators:
@@ -71,6 +79,10 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
                                start_frames=frames)  # fmt: skip
             how = {"emulator": emulator, "greedy": greedy, "start_frames": frames}
             lines.append(how | summarise(records, columns))
+    for options in list(CONDITIONS.values())[1:]:
+        episodes = min(args.episodes, HARD_EPISODES)
+        records = evaluate(folder, episodes, args.seed, jobs=args.jobs, emulator=args.emulators[0], **options)
+        lines.append({"emulator": args.emulators[0], "greedy": False} | options | summarise(records, columns))
     facts = {"seed": args.seed, "commit": system.commit(), "versions": system.versions()}
     return facts | {"policy_sha256": load_policy(folder).info["sha256"], "lines": lines}
 
@@ -95,7 +107,10 @@ def read(folder: Path) -> dict[str, Any] | None:
 def describe(line: dict[str, Any]) -> str:
     """Return one line of an evaluation in words."""
     how = "greedy" if line["greedy"] else "sampled"
-    starts = f"up to {line['start_frames']} frames of nothing first" if line["start_frames"] else "plain start"
+    pressed = "random buttons" if line.get("start_mode") == "random" else "nothing"
+    starts = f"up to {line['start_frames']} frames of {pressed} first" if line["start_frames"] else "plain start"
+    if line.get("sticky"):
+        starts += f", sticky buttons with probability {line['sticky']} per frame"
     where = {"native": "native core", "nes-py": "nes-py"}[line["emulator"]]
     count = f"{line['cleared']} of {line['episodes']} cleared"
     if line["episodes"] > 1:
@@ -134,19 +149,21 @@ def card(name: str, info: dict[str, Any], found: dict[str, Any], filmed: bool) -
 
 
 def table(found: dict[str, dict[str, Any] | None]) -> list[str]:
-    """Return the Markdown table of the 32 stages: clear rates, over nes-py where that was measured."""
-    lines = ["| World | Stage 1 | Stage 2 | Stage 3 | Stage 4 |", "|---|---|---|---|---|"]
-    for world in range(1, 9):
-        cells = [cell(found.get(f"SuperMarioBros-{world}-{stage}-v0")) for stage in range(1, 5)]
-        lines.append(f"| {world} | " + " | ".join(cells) + " |")
+    """Return the Markdown table of the stages with a policy: clear rates under each of CONDITIONS."""
+    lines = ["| Stage | " + " | ".join(CONDITIONS) + " |", "|---" * (1 + len(CONDITIONS)) + "|"]
+    for name, evaluation in found.items():
+        stage = name.removeprefix("SuperMarioBros-").removesuffix("-v0")
+        lines.append(f"| {stage} | " + " | ".join(cell(evaluation, title) for title in CONDITIONS) + " |")
     return lines
 
 
-def cell(found: dict[str, Any] | None) -> str:
+def cell(found: dict[str, Any] | None, title: str = "Waiting") -> str:
     """Return the clear rate of sampled actions with its interval, over nes-py if that was measured."""
-    sampled = [line for line in (found or {}).get("lines", []) if not line["greedy"]]
+    wanted = CONDITIONS[title]
+    lines = [line for line in (found or {}).get("lines", []) if not line["greedy"]]
+    sampled = [line for line in lines if all(line.get(name) == wanted.get(name) for name in ("start_mode", "sticky"))]
     if not sampled:
-        return "no policy"
+        return "-"
     line = sampled[-1]
     low, high = stats.wilson_interval(line["cleared"], line["episodes"])[:2]
     return f"{100 * line['clear_rate']:.0f}% ({100 * low:.0f} to {100 * high:.0f})"

@@ -1,4 +1,4 @@
-"""The table of the shipped policies says what was measured, and nothing for stages without a policy."""
+"""The table of the shipped policies says what was measured, under which conditions."""
 
 import json
 
@@ -31,16 +31,19 @@ def test_the_card_and_the_table_are_written(shipped, capsys):
     assert main(flags) == 0
     found = json.loads((folder / "evaluation.json").read_text())
     assert [(line["emulator"], line["greedy"], line["episodes"]) for line in found["lines"]] == [
-        ("native", False, 3), ("native", True, 1), ("nes-py", False, 3), ("nes-py", True, 1)]  # fmt: skip
+        ("native", False, 3), ("native", True, 1), ("nes-py", False, 3), ("nes-py", True, 1),
+        ("native", False, 3), ("native", False, 3)]  # fmt: skip
+    assert found["lines"][4]["start_mode"] == "random" and found["lines"][5]["sticky"] == 0.25
     assert found["lines"][0]["ep_ret"] == found["lines"][2]["ep_ret"]  # both emulators play the same
     text = (folder / "README.md").read_text()
     assert "python -m ppo.run --seed 7" in text and "0 of 3 cleared (0%, 95% interval 0 to 56%)" in text
+    assert "up to 30 frames of random buttons first" in text and "sticky buttons with probability 0.25" in text
     assert (folder / "play.mp4").stat().st_size > 1000 and "(play.mp4)" in text
     assert "- Decisions: 4,096" in text and "0.50, 2 core(s) of abacus" in text
     lines = readme.read_text().splitlines()
     assert lines[0] == "before" and lines[-1] == "after" and "old" not in lines
-    assert "| 1 | no policy | 0% (0 to 56) | no policy | no policy |" in lines
-    assert sum("no policy" in line for line in lines) == 8
+    assert "| 1-2 | 0% (0 to 56) | 0% (0 to 56) | 0% (0 to 56) |" in lines
+    assert sum(line.startswith("| ") for line in lines) == 2  # one stage, below the titles
 
 
 def test_the_video_is_made_again_for_other_weights_only(shipped):
@@ -57,10 +60,12 @@ def test_the_video_is_made_again_for_other_weights_only(shipped):
 
 
 def test_the_cell_shows_the_reference_emulator():
-    """Where both were measured, nes-py's figure stands in the table."""
+    """Where both were measured, nes-py's figure stands in the table; each condition has its own."""
     lines = [{"greedy": False, "emulator": e, "cleared": c, "episodes": 100, "clear_rate": c / 100}
              for e, c in (("native", 90), ("nes-py", 96))]  # fmt: skip
-    assert cell({"lines": lines}).startswith("96% (90 to 98)") and cell(None) == "no policy"
+    lines.append(lines[0] | {"start_frames": 30, "start_mode": "random", "cleared": 50, "clear_rate": 0.5})
+    assert cell({"lines": lines}).startswith("96% (90 to 98)") and cell(None) == "-"
+    assert cell({"lines": lines}, "Random buttons").startswith("50%") and cell({"lines": lines}, "Sticky buttons") == "-"
 
 
 def test_unknown_stages_and_a_readme_without_marks_are_refused(shipped, capsys):
