@@ -1,4 +1,4 @@
-"""Any Gymnasium id (CartPole-v1 and its like) behind this package's vector contract.
+"""Any Gymnasium id (CartPole-v1 and its like) under this package's contract of vector environments.
 
 Gymnasium environments cannot be saved in general, so a state is the actions of the running episode: restoring resets
 with the episode's derived seed, plays them again and checks that the same observation comes out.
@@ -20,9 +20,9 @@ STATE_VERSION = 1
 
 
 def known(env_id: str) -> bool:
-    """Return whether Gymnasium can make this id ("module:Id-v0" imports the module that registers it)."""
+    """Return whether Gymnasium can make this id; the module of "module:Id-v0" has been imported by now."""
     try:
-        gymnasium.spec(env_id)
+        gymnasium.spec(env_id.rpartition(":")[2])
     except (gymnasium.error.Error, ImportError):
         return False
     return True
