@@ -70,7 +70,8 @@ int main(int argc, char** argv) {
         int64_t side = draw(1, stack.size() == 1 ? 21 : 13), channels = input ? 16 * draw(1, 2) : 2 * draw(1, 4);
         for (Case& c : stack) {
             Layer& s = c.layer;
-            s = {side, channels, 16 * draw(1, stack.size() == 1 ? 5 : 2), draw(1, 4), draw(1, 4), 0, relu, {}, {}, {}, {}, {}};
+            s = {side, channels, 16 * draw(1, stack.size() == 1 ? 5 : 2), draw(1, 4), draw(1, 4), 0, relu, {}, {}, {},
+                 {},   {}};
             s.kernel = std::min(s.kernel, side);
             s.padding = draw(0, int(s.kernel) - 1);
             c.out = (side + 2 * s.padding - s.kernel) / s.stride + 1;
@@ -103,7 +104,8 @@ int main(int argc, char** argv) {
                 const size_t size = c.y.size() / size_t(samples);
                 Floats sums(size);
                 for (size_t i = 0; i < size; ++i) sums[i] = number(c.bias[i % c.bias.size()]);
-                products(c, [&](size_t out, size_t in, size_t w) { sums[out] += number(below[in]) * number(c.weight[w]); });
+                products(
+                    c, [&](size_t out, size_t in, size_t w) { sums[out] += number(below[in]) * number(c.weight[w]); });
                 uint16_t* y = c.y_plain.data() + size_t(n) * size;
                 for (size_t i = 0; i < size; ++i) y[i] = half(relu ? std::max(sums[i], 0.0f) : sums[i]);
                 below = y;
@@ -134,8 +136,8 @@ int main(int argc, char** argv) {
             for (size_t i = 0; i < c.y.size(); ++i) same = same && number(c.y[i]) == number(c.y_plain[i]);
         }
         if (!same) {
-            std::printf("round %d: %ld samples, ReLU %ld, %ld threads, and of each layer\n", round, long(samples), long(relu),
-                        long(team.threads));
+            std::printf("round %d: %ld samples, ReLU %ld, %ld threads, and of each layer\n", round, long(samples),
+                        long(relu), long(team.threads));
             for (const Layer& s : layers)
                 std::printf("side %ld, %ld -> %ld channels, kernel %ld, stride %ld, padding %ld\n", long(s.side),
                             long(s.channels), long(s.outputs), long(s.kernel), long(s.stride), long(s.padding));

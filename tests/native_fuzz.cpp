@@ -1,6 +1,6 @@
-// Runs the native core where it is most likely to break, for the sanitizers: any buttons on real ROMs and on programs of random bytes,
-// damaged states, damaged ROM files, vectors with threads. `make fuzz` compiles it with the core's sources and
-// -fsanitize=address,undefined, or -fsanitize=thread, and gives it the ROM files and a number of rounds.
+// Runs the native core where it is most likely to break, for the sanitizers: any buttons on real ROMs and on programs
+// of random bytes, damaged states, damaged ROM files, vectors with threads. `make fuzz` compiles it with the core's
+// sources and -fsanitize=address,undefined, or -fsanitize=thread, and gives it the ROM files and a number of rounds.
 
 #include <cstdio>
 #include <cstdlib>
@@ -67,7 +67,8 @@ Bytes random_program(const Bytes& rom, Random& random) {
 void damage(const Bytes& rom, Random& random) {
     Bytes bytes = rom;
     bytes.resize(random() % 4 ? bytes.size() : random() % bytes.size());
-    for (unsigned i = random() % 3; i > 0 && !bytes.empty(); --i) bytes[random() % std::min<size_t>(16, bytes.size())] = static_cast<uint8_t>(random());
+    for (unsigned i = random() % 3; i > 0 && !bytes.empty(); --i)
+        bytes[random() % std::min<size_t>(16, bytes.size())] = static_cast<uint8_t>(random());
     try {
         nes::Cartridge cartridge(bytes.data(), bytes.size());
     } catch (const std::invalid_argument&) {
@@ -76,7 +77,8 @@ void damage(const Bytes& rom, Random& random) {
 
 void play_vector(const Bytes& rom, Random& random, int steps) {
     const auto cartridge = std::make_shared<const nes::Cartridge>(rom.data(), rom.size());
-    const mario::Options options{5, 1 + static_cast<int>(random() % 6), 3, random() % 2 ? 32 : 0, static_cast<int>(random() % 3), 3};
+    const mario::Options options{
+        5, 1 + static_cast<int>(random() % 6), 3, random() % 2 ? 32 : 0, static_cast<int>(random() % 3), 3};
     Bytes observations(5 * 3 * mario::kObservation), sticky(5 * 6), snapshot(mario::Vector::snapshot_size());
     std::vector<mario::Report> reports(5);
     mario::Vector vector(cartridge, options, observations.data(), reports.data());

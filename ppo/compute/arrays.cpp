@@ -1,7 +1,7 @@
-// What an update does to long arrays of numbers, in one pass over them. Called from ppo/native.py by ctypes.
+// What an update does to long arrays of numbers, in one pass over them. Called from ppo/compute/arrays.py by ctypes.
 //
 // On x86-64 each function is compiled for several processors, and the one that fits is taken; nothing is contracted or
-// reordered, so that all give the same bits.
+// reordered, so that all compute the same bits.
 
 #include <algorithm>
 #include <cmath>
@@ -50,9 +50,10 @@ static void round_to_halves(int64_t count, const float* from, uint16_t* to) {
     for (int64_t i = 0; i < count; ++i) to[i] = half(from[i]);
 }
 
-// Moves the weights w (P,) by the gradient g (P,), with both moments; writes the first `copied` of them as bfloat16 to `low`.
-EXPORT void adam_step(const Adam* a, int64_t count, float* w, const float* g, float* m, float* v, uint16_t* low, int64_t copied,
-                      const Team* team) noexcept {
+// Moves the weights w (P,) by the gradient g (P,), with both moments; writes the first `copied` of them as bfloat16 to
+// `low`.
+EXPORT void adam_step(const Adam* a, int64_t count, float* w, const float* g, float* m, float* v, uint16_t* low,
+                      int64_t copied, const Team* team) noexcept {
     share(*team, (count + kBlock - 1) / kBlock, [&](int64_t, int64_t first, int64_t last) {
         for (int64_t i = first * kBlock; i < std::min(last * kBlock, count); i += kBlock) {
             adam_of(*a, std::min(kBlock, count - i), w + i, g + i, m + i, v + i);
@@ -67,8 +68,8 @@ static void scale_image(int64_t size, const uint8_t* from, float scale, uint16_t
 }
 
 // Writes rows of `from` (N, size) uint8, by their numbers, times `scale` to `to` (count, size) bfloat16.
-EXPORT void scale_images(int64_t count, int64_t size, const int64_t* rows, const uint8_t* from, float scale, uint16_t* to,
-                         const Team* team) noexcept {
+EXPORT void scale_images(int64_t count, int64_t size, const int64_t* rows, const uint8_t* from, float scale,
+                         uint16_t* to, const Team* team) noexcept {
     share(*team, count, [&](int64_t, int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) scale_image(size, from + rows[i] * size, scale, to + i * size);
     });

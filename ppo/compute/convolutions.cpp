@@ -1,15 +1,15 @@
 // Stacks of convolutions in bfloat16, forward and backward, for processors with AVX512-BF16 and without a matrix unit.
-// Called from ppo/convolution.py by ctypes.
+// Called from ppo/compute/convolutions.py by ctypes.
 //
-// A sample goes through all layers before the next one does: what lies between two layers, forward, and the gradients of
-// it, backward, stay in the core's own cache. Layer by layer, as torch computes, each passes through main memory, which
-// all cores share.
+// A sample goes through all layers before the next one does: activations between two layers, forward, and the gradients
+// of them, backward, stay in the core's own cache. Layer by layer, as torch computes, each passes through main memory,
+// which all cores share.
 //
-// Letters: N samples, C channels in, O channels out, K kernel, S stride, P padding. Images and weights lie channels last:
-// x (N, H, W, C), y and dy (N, OH, OW, O), w (O, K, K, C), with H = W and square kernels.
+// Letters: N samples, C channels in, O channels out, K kernel, S stride, P padding. Images and weights are channels
+// last: x (N, H, W, C), y and dy (N, OH, OW, O), w (O, K, K, C), with H = W and square kernels.
 //
-// One instruction, vdpbf16ps, adds to each of 16 floats the product of two pairs of bfloat16 numbers. All functions keep
-// 16 or more such vectors of sums in registers, so that each value that is loaded is used many times.
+// One instruction, vdpbf16ps, adds to each of 16 floats the product of two pairs of bfloat16 numbers. All functions
+// keep 16 or more such vectors of sums in registers, so that each value that is loaded is used many times.
 
 #include <cstdint>
 #include <cstring>
@@ -19,7 +19,7 @@
 
 #include "team.hpp"
 
-// One convolution, as ppo/convolution.py has it. `y` is its output, behind the ReLU if it has one.
+// One convolution, as ppo/compute/convolutions.py has it. `y` is its output, after the ReLU if it has one.
 struct Layer {
     int64_t side, channels, outputs, kernel, stride, padding, relu;
     const uint16_t *weight, *bias;  // (O, K, K, C) and (O,), bfloat16
@@ -35,7 +35,7 @@ struct Layer {
 #pragma GCC diagnostic ignored "-Wignored-attributes"   // of Array<Pair>, which is read through Pair*
 #endif
 
-// Every function down to the #else is compiled for this processor alone; ppo/convolution.py asks first.
+// Every function down to the #else is compiled for this processor alone; ppo/compute/convolutions.py asks first.
 #define WIDE __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
 #define WIDE_INLINE __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"), always_inline)) inline
 
@@ -48,8 +48,8 @@ template <int Count> using UpTo = std::make_integer_sequence<int, Count>;
 
 constexpr int64_t kLanes = 16;
 constexpr int kSums = 24;               // vectors of sums in registers at a time, at most
-constexpr int kBlock = 12;              // positions whose inputs write_block reads at a time, each by an address of its own
-constexpr int64_t kSlack = 4 * kLanes;  // numbers behind an array that a last vector may read; what it gives is masked away
+constexpr int kBlock = 12;  // positions whose inputs write_block reads at a time, each by an address of its own
+constexpr int64_t kSlack = 4 * kLanes;  // numbers after an array that its last vector may read; the results are masked
 
 struct Sizes : Layer {
     explicit Sizes(const Layer& layer) : Layer(layer), out_side((side + 2 * padding - kernel) / stride + 1) {}
@@ -85,13 +85,14 @@ WIDE void interleave(const Half* low, const Half* high, Pair* out, int64_t count
     for (; i < count; ++i) out[i] = Pair(low[i]) | (high ? Pair(high[i]) << 16 : 0);
 }
 
-// The numbers where `y`, what a ReLU gave, is above zero, and zeros elsewhere.
+// The numbers where `y`, a ReLU's output, is above zero, and zeros elsewhere.
 WIDE_INLINE __m256i where_positive(__m256i numbers, const Half* y) {
-    const __m256i output = _mm256_loadu_si256((const __m256i*)y);  // a bfloat16 number above zero is an int16 above zero
+    const __m256i output =
+        _mm256_loadu_si256((const __m256i*)y);  // a bfloat16 number above zero is an int16 above zero
     return _mm256_maskz_mov_epi16(_mm256_cmpgt_epi16_mask(output, _mm256_setzero_si256()), numbers);
 }
 
-// Number of vectors to take together of `numbers`, a multiple of 16.
+// Number of vectors to process at a time of `numbers`, a multiple of 16.
 inline int64_t vectors_of(int64_t numbers) { return numbers % (4 * kLanes) == 0 ? 4 : numbers > kLanes ? 2 : 1; }
 
 // Products of pairs of inputs and weights, summed: the forward pass and the gradient of the input. What a position's
@@ -131,7 +132,8 @@ WIDE void write_block(const Products& p, const Pair* in, const Pair* w, const fl
         for (int v = 0; v < Vectors; ++v) {
             const int64_t at = b * p.out_step + kLanes * v;
             __m256i numbers = (__m256i)_mm512_cvtneps_pbh(sums[b][v]);
-            if (relu) numbers = _mm256_max_epi16(numbers, _mm256_setzero_si256());  // a negative one is a negative int16
+            if (relu)
+                numbers = _mm256_max_epi16(numbers, _mm256_setzero_si256());  // a negative one is a negative int16
             if (mask) numbers = where_positive(numbers, mask + at);
             _mm256_storeu_si256((__m256i*)(out + at), numbers);
         }
@@ -157,13 +159,14 @@ WIDE void write_line(const Products& p, const Pair* in, const Pair* w, const flo
                                : vectors == 2 ? writer<2>(block, UpTo<kBlock>())
                                               : writer<1>(block, UpTo<kBlock>());
             const int64_t at = begin * p.out_step + i;
-            write(p, in + begin * p.in_step, w + i, bias ? bias + i : nullptr, relu, mask ? mask + at : nullptr, out + at);
+            write(p, in + begin * p.in_step, w + i, bias ? bias + i : nullptr, relu, mask ? mask + at : nullptr,
+                  out + at);
         }
     }
 }
 
-// Forward: y[o] = bias[o] + sum over the taps and channels of x[c] * w[o][ky][kx][c]. Two channels make a pair, a row of
-// the kernel is a tap, the outputs fill the lanes.
+// Forward: y[o] = bias[o] + sum over the taps and channels of x[c] * w[o][ky][kx][c]. Two channels make a pair, a row
+// of the kernel is a tap, the outputs fill the lanes.
 struct Forward : Sizes {
     std::vector<Tap> taps;
     Array<Pair> w;  // (K, K * C / 2, O)
@@ -199,12 +202,13 @@ struct Forward : Sizes {
     }
 };
 
-// Gradient of the input: dx[y][x][c] = sum over the outputs and the taps (ky, kx) that saw it of dy[o] * w[o][ky][kx][c].
-// Two outputs make a pair. Inputs whose places differ by a multiple of the stride were seen by the same taps; without
-// padding and with K and H multiples of S, so were S neighbours of a row, whose channels are neighbours in memory too.
+// Gradient of the input: dx[y][x][c] = sum over the outputs and the taps (ky, kx) that saw it of dy[o] *
+// w[o][ky][kx][c]. Two outputs make a pair. Inputs whose places differ by a multiple of the stride were seen by the
+// same taps; without padding and with K and H multiples of S, so were S neighbours of a row, whose channels are
+// neighbours in memory too.
 struct InputGradient : Sizes {
     struct Phase {
-        int64_t y, x, together;
+        int64_t y, x, columns;
         std::vector<Tap> taps;
         std::vector<int64_t> rows;  // the row of dy of each tap, relative to that of the position
     };
@@ -217,12 +221,13 @@ struct InputGradient : Sizes {
         padded = out_side + 2 * margin + 2;
         w = new_array<Pair>(pairs * weights());
         for (int64_t o = 0; o < pairs; ++o)
-            interleave(weight + 2 * o * weights(), weight + (2 * o + 1) * weights(), w.get() + o * weights(), weights());
+            interleave(weight + 2 * o * weights(), weight + (2 * o + 1) * weights(), w.get() + o * weights(),
+                       weights());
         const bool whole = padding == 0 && kernel % stride == 0 && side % stride == 0;
-        const int64_t together = whole ? stride : 1;
+        const int64_t columns = whole ? stride : 1;
         for (int64_t y = 0; y < stride && y < side; ++y)
-            for (int64_t x = 0; x < stride && x < side; x += together) {
-                Phase phase{y, x, together, {}, {}};
+            for (int64_t x = 0; x < stride && x < side; x += columns) {
+                Phase phase{y, x, columns, {}, {}};
                 for (int64_t ky = 0; ky < kernel; ++ky)
                     for (int64_t kx = 0; kx < kernel; ++kx) {
                         const int64_t up = y + padding - ky, left = x + padding - kx;
@@ -251,13 +256,14 @@ struct InputGradient : Sizes {
                 const Products products{phase.taps.data() + first, int64_t(last - first), pairs, pairs, weights(),
                                         stride * channels};
                 write_line(products, out + ((y / stride + margin) * padded + margin) * pairs, w.get(), nullptr, false,
-                           mask ? mask + at : nullptr, dx + at, count, phase.together * channels);
+                           mask ? mask + at : nullptr, dx + at, count, phase.columns * channels);
             }
     }
 };
 
-// Gradient of the weights: dw[o][ky][kx][c] = sum over samples and positions of dy[o] * x[c] below it. Two samples make a
-// pair. For one row ky of the kernel, the K * C inputs under a position are neighbours in memory: they fill the lanes.
+// Gradient of the weights: dw[o][ky][kx][c] = sum over samples and positions of dy[o] * x[c] below it. Two samples make
+// a pair. For one row ky of the kernel, the K * C inputs under a position are neighbours in memory: they fill the
+// lanes.
 
 // Adds, for `Vectors` vectors of inputs and `Outputs` outputs, the sum over all positions to dw.
 template <int Vectors, int Outputs>
@@ -291,8 +297,8 @@ WIDE void add_row(const Sizes& s, const Pair* x, const Pair* dy, int64_t line, f
         add_products<Vectors, Outputs>(s, x, dy + o, line, dw + o * s.weights(), valid);
 }
 
-// Adds what two samples give, or one if `x[1]` is null, to dw (O, K, K, C) and to db (O,). `in` is room for the pairs of
-// two images with their padding, whose edge is zero, `out` for those of dy.
+// Adds the gradients of two samples, or of one if `x[1]` is null, to dw (O, K, K, C) and to db (O,). `in` is room for
+// the pairs of two images with their padding, whose edge is zero, `out` for those of dy.
 WIDE void add_weight_gradient(const Sizes& s, const Half* const x[2], const Half* const dy[2], float* dw, float* db,
                               Pair* in, Pair* out) {
     const int64_t line = s.padded_side() * s.channels;
@@ -339,7 +345,7 @@ struct Backward {
             rooms[rooms.size() - 1 - i].around = new_zeros<Pair>(gradients[gradients.size() - 1 - i].room());
     }
 
-    // Samples `n` and `n + 1`, or `n` alone; `sums` has dw and db of each layer behind each other.
+    // Samples `n` and `n + 1`, or `n` alone; `sums` has dw and db of each layer, one after the other.
     WIDE void of_samples(int64_t n, int64_t count, const Half* x, const Half* dy, Half* dx, float* sums) {
         const size_t skipped = layers.size() - gradients.size();
         const Sizes& top = layers.back();
@@ -371,7 +377,7 @@ struct Backward {
 
 }  // namespace
 
-// Nothing is thrown but for want of memory, which ends the process: no exception may leave a thread of OpenMP.
+// Only a lack of memory throws, which ends the process: no exception may leave a thread of OpenMP.
 
 // Writes `y` of each layer from x (N, H, W, C) bfloat16.
 EXPORT void convolutions_forward(const Layer* layers, int64_t count, int64_t samples, const uint16_t* x,
@@ -392,14 +398,16 @@ EXPORT void convolutions_forward(const Layer* layers, int64_t count, int64_t sam
     });
 }
 
-// Writes both gradients of each layer, and dx (N, H, W, C) bfloat16 unless it is null, from dy of the last one, bfloat16.
-EXPORT void convolutions_backward(const Layer* layers, int64_t count, int64_t samples, const uint16_t* x, const uint16_t* dy,
-                                  uint16_t* dx, const Team* team) noexcept {
+// Writes both gradients of each layer, and dx (N, H, W, C) bfloat16 unless it is null, from dy of the last one,
+// bfloat16.
+EXPORT void convolutions_backward(const Layer* layers, int64_t count, int64_t samples, const uint16_t* x,
+                                  const uint16_t* dy, uint16_t* dx, const Team* team) noexcept {
     const std::vector<Sizes> stack(layers, layers + count);
     const std::vector<InputGradient> gradients(layers + (dx ? 0 : 1), layers + count);
     int64_t size = 0;
     for (const Sizes& s : stack) size += s.outputs * (s.weights() + 1);
-    std::vector<float> sums(size_t(size * team->threads));  // of each part: dw and db of each layer behind each other
+    std::vector<float> sums(
+        size_t(size * team->threads));  // of each part: dw and db of each layer, one after the other
     share(*team, (samples + 1) / 2, [&](int64_t part, int64_t first, int64_t last) {
         Backward backward(stack, gradients);
         for (int64_t n = 2 * first; n < 2 * last; n += 2)
@@ -416,7 +424,7 @@ EXPORT void convolutions_backward(const Layer* layers, int64_t count, int64_t sa
     }
 }
 
-#else  // another processor: ppo/convolution.py does not call them
+#else  // another processor: ppo/compute/convolutions.py does not call them
 
 EXPORT void convolutions_forward(const Layer*, int64_t, int64_t, const uint16_t*, const Team*) noexcept {}
 EXPORT void convolutions_backward(const Layer*, int64_t, int64_t, const uint16_t*, const uint16_t*, uint16_t*,

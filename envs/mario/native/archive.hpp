@@ -1,4 +1,4 @@
-// States as bytes: fields one after the other, little-endian, without gaps. Whoever keeps them adds version and checksum.
+// States as bytes: fields one after the other, little-endian, without gaps. The caller adds version and checksum.
 #pragma once
 
 #include <array>

@@ -31,7 +31,8 @@ int Bus::write_register(uint16_t address, uint8_t value, int cycle) {
         case 0x2005: ppu.write_scroll(value); break;
         case 0x2006: ppu.write_address(value); break;
         case 0x2007: ppu.write_data(value); break;
-        case 0x4014:  // 256 reads, 256 writes, one idle cycle, one more after an odd one. nes-py crashes outside of RAM.
+        case 0x4014:
+            // 256 reads, 256 writes, one idle cycle, one more after an odd one. nes-py crashes outside of RAM.
             if (value < 0x20) ppu.copy_oam(&ram[(value << 8) & 0x7ff]);
             return 513 + ((cycles_before + cycle + 1) & 1);
         case 0x4016:

@@ -1,4 +1,5 @@
-// The main bus: 2 KiB of RAM, the picture unit's registers, two controllers and the cartridge, as the CPU addresses them.
+// The main bus: 2 KiB of RAM, the picture unit's registers, two controllers and the cartridge, as the CPU addresses
+// them.
 #pragma once
 
 #include <array>
@@ -28,10 +29,11 @@ struct Controller {
 
 class Bus {
  public:
-    explicit Bus(const Cartridge& cartridge) : ppu(cartridge), translator(cartridge.translator.get()), program(cartridge.program.data()) {}
+    explicit Bus(const Cartridge& cartridge)
+        : ppu(cartridge), translator(cartridge.translator.get()), program(cartridge.program.data()) {}
 
-    // `cycle` counts from the start of the console's current step. When the CPU acts in it, the three dots before each cycle,
-    // this one included, have been run.
+    // `cycle` counts from the start of the console's current step. When the CPU acts in it, the three dots before each
+    // cycle, this one included, have been run.
     uint8_t read(uint16_t address, int cycle) {
         if (address < 0x2000) return ram[address & 0x7ff];
         if (address >= 0x8000) return program[address & 0x7fff];

@@ -1,6 +1,6 @@
-// What Python calls through ctypes. No exception crosses this border: functions that can fail take `error`, to which they
-// write one line (at most kErrorSize bytes), and return null or -1. Every object may be used from any thread, but from
-// one at a time; cartridges by all at once.
+// What Python calls through ctypes. No exception crosses this border: functions that can fail take `error`, to which
+// they write one line (at most kErrorSize bytes), and return null or -1. Every object may be used from any thread, but
+// from one at a time; cartridges by all at once.
 
 #include <cstdio>
 #include <cstring>
@@ -70,13 +70,16 @@ EXPORT SharedCartridge* cartridge_new(const uint8_t* file, size_t size, char* er
                    [&] { return new SharedCartridge{std::make_shared<const nes::Cartridge>(file, size)}; });
 }
 EXPORT void cartridge_free(SharedCartridge* cartridge) { delete cartridge; }
-EXPORT bool cartridge_translates(const SharedCartridge* cartridge) { return cartridge->cartridge->translator != nullptr; }
+EXPORT bool cartridge_translates(const SharedCartridge* cartridge) {
+    return cartridge->cartridge->translator != nullptr;
+}
 
 // 240 x 256 x `channels` bytes: red, green, blue (3) or blue, green, red, 0 (4).
 EXPORT void screen_colours(const uint8_t* screen, uint8_t* out, int channels) {
     for (int i = 0; i < nes::kWidth * nes::kHeight; ++i, out += channels) {
         const uint32_t colour = nes::kColours[screen[i]];
-        const uint8_t red = static_cast<uint8_t>(colour >> 16), green = static_cast<uint8_t>(colour >> 8), blue = static_cast<uint8_t>(colour);
+        const uint8_t red = static_cast<uint8_t>(colour >> 16), green = static_cast<uint8_t>(colour >> 8),
+                      blue = static_cast<uint8_t>(colour);
         out[0] = channels == 3 ? red : blue, out[1] = green, out[2] = channels == 3 ? blue : red;
         if (channels == 4) out[3] = 0;
     }
@@ -94,7 +97,9 @@ EXPORT Machine* machine_new(const SharedCartridge* cartridge, char* error) {
 }
 EXPORT void machine_free(Machine* machine) { delete machine; }
 EXPORT void machine_reset(Machine* machine) { machine->console.reset(); }
-EXPORT void machine_step(Machine* machine, uint8_t buttons, bool draw) { machine->console.step(buttons, draw ? &machine->screen : nullptr); }
+EXPORT void machine_step(Machine* machine, uint8_t buttons, bool draw) {
+    machine->console.step(buttons, draw ? &machine->screen : nullptr);
+}
 EXPORT uint8_t* machine_ram(Machine* machine) { return machine->console.ram().data(); }
 EXPORT uint8_t* machine_screen(Machine* machine) { return machine->screen.data(); }
 
@@ -187,8 +192,8 @@ EXPORT uint8_t* player_screen(Player* player) { return player->screen.data(); }
 
 // --------------------------------------------------------------------------------------------------- N environments
 
-EXPORT mario::Vector* vector_new(const SharedCartridge* cartridge, const mario::Options* options, uint8_t* observations, mario::Report* reports,
-                                 char* error) {
+EXPORT mario::Vector* vector_new(const SharedCartridge* cartridge, const mario::Options* options, uint8_t* observations,
+                                 mario::Report* reports, char* error) {
     return guarded(error, static_cast<mario::Vector*>(nullptr),
                    [&] { return new mario::Vector(cartridge->cartridge, *options, observations, reports); });
 }
@@ -196,7 +201,8 @@ EXPORT void vector_free(mario::Vector* vector) { delete vector; }
 EXPORT int vector_add_stage(mario::Vector* vector, int world, int stage, int area, char* error) {
     return guarded(error, -1, [&] { return vector->add_start({world, stage, area}); });
 }
-EXPORT int vector_add_state(mario::Vector* vector, int world, int stage, int area, const uint8_t* bytes, size_t size, char* error) {
+EXPORT int vector_add_state(mario::Vector* vector, int world, int stage, int area, const uint8_t* bytes, size_t size,
+                            char* error) {
     return guarded(error, -1, [&] { return vector->add_start({world, stage, area}, bytes, size); });
 }
 EXPORT int vector_begin(mario::Vector* vector, int i, int start, const uint8_t* buttons, int count, char* error) {
@@ -206,10 +212,13 @@ EXPORT int vector_step(mario::Vector* vector, const uint8_t* buttons, const uint
     return succeeds(error, [&] { vector->step(buttons, sticky); });
 }
 EXPORT const uint8_t* vector_ram(const mario::Vector* vector, int i) { return vector->ram(i).data(); }
-EXPORT void vector_colours(const mario::Vector* vector, int i, uint8_t* rgb) { screen_colours(vector->screen(i).data(), rgb, 3); }
+EXPORT void vector_colours(const mario::Vector* vector, int i, uint8_t* rgb) {
+    screen_colours(vector->screen(i).data(), rgb, 3);
+}
 EXPORT size_t vector_snapshot_size() { return mario::Vector::snapshot_size(); }
 EXPORT void vector_save(const mario::Vector* vector, int i, uint8_t* bytes) { vector->save(i, bytes); }
-EXPORT int vector_load(mario::Vector* vector, int i, int world, int stage, int area, const uint8_t* bytes, size_t size, char* error) {
+EXPORT int vector_load(mario::Vector* vector, int i, int world, int stage, int area, const uint8_t* bytes, size_t size,
+                       char* error) {
     return succeeds(error, [&] { vector->load(i, {world, stage, area}, bytes, size); });
 }
 

@@ -16,11 +16,13 @@ constexpr size_t kPatternBank = 0x2000;
 [[noreturn]] void reject(const std::string& why) { throw std::invalid_argument("ROM: " + why); }
 
 void check_header(const uint8_t* file, size_t size) {
-    if (size < kHeader || std::memcmp(file, "NES\x1a", 4) != 0) reject("not an iNES file (it must begin with 'NES' 0x1a)");
+    if (size < kHeader || std::memcmp(file, "NES\x1a", 4) != 0)
+        reject("not an iNES file (it must begin with 'NES' 0x1a)");
     const int mapper = (file[6] >> 4) | (file[7] & 0xf0);
     if (mapper != 0) reject("mapper " + std::to_string(mapper) + ", only mapper 0 (NROM) is supported");
     if (file[9] & 1) reject("PAL, only NTSC is supported");
-    if (std::any_of(file + 11, file + kHeader, [](uint8_t byte) { return byte != 0; })) reject("header bytes 11 to 15 must be zero");
+    if (std::any_of(file + 11, file + kHeader, [](uint8_t byte) { return byte != 0; }))
+        reject("header bytes 11 to 15 must be zero");
     if (file[6] & 0x0e) reject("battery RAM, trainer or four-screen video RAM, which NROM does not have");
     if (file[4] != 1 && file[4] != 2) reject(std::to_string(file[4]) + " program banks, NROM has 1 or 2");
     if (file[5] != 1) reject(std::to_string(file[5]) + " character banks, exactly 1 is supported");

@@ -22,13 +22,13 @@ class Cartridge {
     // Pattern ROM as the picture unit's bus sees it, 0x0000-0x1fff.
     std::array<uint8_t, 0x2000> pattern;
 
-    // The same patterns decoded: eight pixels of value 0-3, leftmost at the lowest address. A line of the picture reads one row of many
-    // tiles, so those lie together: by half of the ROM, row and tile.
+    // The same patterns decoded: eight pixels of value 0-3, leftmost at the lowest address. A line of the picture reads
+    // one row of many tiles, so they are ordered by half of the ROM, row and tile.
     uint64_t tile_rows[2][8][256];
 
     std::unique_ptr<Translator> translator;  // of the program; null where there is none
 
-    // Where each of the four name tables lies in the 2 KiB of video RAM.
+    // Offset of each of the four name tables in the 2 KiB of video RAM.
     std::array<uint16_t, 4> name_tables;
 };
 

@@ -8,13 +8,13 @@
 
 namespace nes {
 
-// One step of nes-py. A picture of the real machine takes 29,780 2/3 or 29,780 1/3: so the picture unit gains a dot or two
-// in each step, and a step shows the top of one picture and the rest of the one before.
+// One step of nes-py. A picture of the real machine takes 29,780 2/3 or 29,780 1/3: so the picture unit gains a dot or
+// two in each step, and a step shows the top of one picture and the rest of the one before.
 constexpr int kCyclesPerStep = 29781;
 
 class Console {
  public:
-    // All that outlives a step; the screen belongs to whoever looks at it.
+    // All that outlives a step; the screen belongs to the caller.
     struct State {
         std::array<uint8_t, 0x800> ram;
         std::array<Controller, 2> controllers;
@@ -30,15 +30,17 @@ class Console {
         void check() const { ppu.check(), cpu.check(); }  // throws std::invalid_argument
     };
 
-    explicit Console(std::shared_ptr<const Cartridge> cartridge) : cartridge_(std::move(cartridge)), bus_(*cartridge_) { reset(); }
+    explicit Console(std::shared_ptr<const Cartridge> cartridge) : cartridge_(std::move(cartridge)), bus_(*cartridge_) {
+        reset();
+    }
     Console(const Console&) = delete;
     Console& operator=(const Console&) = delete;
 
     // RAM, video memory and controllers keep their contents, as in nes-py.
     void reset();
 
-    // Runs one step with the buttons of controller 1: bits A, B, select, start, up, down, left, right from 0. Draws into
-    // `screen`, or nothing if that is null; all else is the same.
+    // Runs one step with the buttons of controller 1: bits A, B, select, start, up, down, left, right from 0. Draws
+    // into `screen`, or nothing if that is null; all else is the same.
     void step(uint8_t buttons, Screen* screen);
 
     std::array<uint8_t, 0x800>& ram() { return bus_.ram; }

@@ -15,7 +15,7 @@ constexpr uint16_t kNmiVector = 0xfffa, kResetVector = 0xfffc, kBreakVector = 0x
 // Bits of the status byte. The four in the middle are only kept.
 constexpr uint8_t kKept = 0x3c, kDecimal = 0x10, kInterruptOff = 0x20;
 
-// Cycles without branches taken and pages crossed. 0: unknown to the documents.
+// Cycles without branches taken and pages crossed. 0: undocumented.
 constexpr uint8_t kCycles[256] = {
     14, 6, 0, 0, 0, 3, 5, 0, 3, 2, 2, 0, 0, 4, 6, 0,  //
     2,  5, 0, 0, 0, 4, 6, 0, 2, 4, 0, 0, 0, 4, 7, 0,  //
@@ -37,8 +37,8 @@ constexpr uint8_t kCycles[256] = {
 
 bool same_page(uint16_t one, uint16_t other) { return (one & 0xff00) == (other & 0xff00); }
 
-// The cycles that polls of the status register take which cannot change anything, or 0. The CPU has just read `status` in
-// cycle `cycle`; `after` is the address behind that LDA. Two forms of loop are known:
+// The cycles that polls of the status register take which cannot change anything, or 0. The CPU has just read `status`
+// in cycle `cycle`; `after` is the address after that LDA. Two forms of loop are known:
 //     wait: LDA $2002; AND #$40; BNE/BEQ wait     and     wait: LDA $2002; BPL wait
 int skippable_polls(Bus& bus, uint16_t after, uint8_t status, int cycle, int until) {
     if (after < 0x8003 || after > 0xfffb) return 0;
@@ -69,7 +69,8 @@ void Cpu::reset(const Bus& bus) {
 }
 
 void Cpu::interrupt(Bus& bus, int cycle) {
-    for (int byte : {pc_ >> 8, pc_ & 0xff, status_ | kInterruptOff}) bus.ram[0x100 | sp_--] = static_cast<uint8_t>(byte);
+    for (int byte : {pc_ >> 8, pc_ & 0xff, status_ | kInterruptOff})
+        bus.ram[0x100 | sp_--] = static_cast<uint8_t>(byte);
     status_ |= kInterruptOff;
     pc_ = bus.read_vector(kNmiVector);
     next_ += idle_ == cycle - 1 ? 6 : 7;
@@ -81,7 +82,8 @@ void Cpu::end_step(int cycles) {
 }
 
 void Cpu::check() const {
-    if (next_ < 0 || next_ > 4096 || idle_ < -2 || idle_ >= 0) throw std::invalid_argument("state: impossible processor timing");
+    if (next_ < 0 || next_ > 4096 || idle_ < -2 || idle_ >= 0)
+        throw std::invalid_argument("state: impossible processor timing");
 }
 
 void Cpu::run(Bus& bus, int until) {
@@ -99,22 +101,25 @@ void Cpu::run_translated(Bus& bus, int until) {
     Translator::Registers r{};
     r.ram = bus.ram.data();
     r.pc = pc_, r.a = a_, r.x = x_, r.y = y_, r.sp = sp_, r.cycle = next_, r.until = until;
-    r.negative = static_cast<uint8_t>(status_ << 7), r.overflow = (status_ >> 1) & 1, r.zero = !(status_ & 0x40), r.carry = status_ >> 7;
+    r.negative = static_cast<uint8_t>(status_ << 7), r.overflow = (status_ >> 1) & 1, r.zero = !(status_ & 0x40),
+    r.carry = status_ >> 7;
     const Translator::Reason reason = bus.translator->run(r);
     pc_ = static_cast<uint16_t>(r.pc), next_ = r.cycle;
-    a_ = static_cast<uint8_t>(r.a), x_ = static_cast<uint8_t>(r.x), y_ = static_cast<uint8_t>(r.y), sp_ = static_cast<uint8_t>(r.sp);
-    status_ = static_cast<uint8_t>((r.negative >> 7) | (r.overflow << 1) | (status_ & kKept) | (r.zero == 0 ? 0x40 : 0) | (r.carry << 7));
+    a_ = static_cast<uint8_t>(r.a), x_ = static_cast<uint8_t>(r.x), y_ = static_cast<uint8_t>(r.y),
+    sp_ = static_cast<uint8_t>(r.sp);
+    status_ = static_cast<uint8_t>((r.negative >> 7) | (r.overflow << 1) | (status_ & kKept) |
+                                   (r.zero == 0 ? 0x40 : 0) | (r.carry << 7));
     if (reason == Translator::kInterpret && next_ < until) execute<true, true>(bus, until);
 }
 
-// Executes one instruction (kOnce) or all while the program counter stays inside (kInRom) or outside of the program ROM. Registers live in
-// locals.
+// Executes one instruction (kOnce) or all while the program counter stays inside (kInRom) or outside of the program
+// ROM. Registers live in locals.
 template <bool kInRom, bool kOnce>
 void Cpu::execute(Bus& bus, int until) {
     uint16_t pc = pc_;
     uint8_t a = a_, x = x_, y = y_, sp = sp_;
-    uint8_t negative = static_cast<uint8_t>(status_ << 7), overflow = (status_ >> 1) & 1, kept = status_ & kKept;  // N is bit 7 of `negative`
-    uint8_t zero = !(status_ & 0x40), carry = status_ >> 7;                                                       // Z is set if `zero` is 0
+    uint8_t negative = static_cast<uint8_t>(status_ << 7), overflow = (status_ >> 1) & 1;  // N is bit 7 of `negative`
+    uint8_t kept = status_ & kKept, zero = !(status_ & 0x40), carry = status_ >> 7;        // Z is set if `zero` is 0
     int cycle = next_, next = next_, idle = idle_;
     uint8_t* const ram = bus.ram.data();
 
@@ -139,7 +144,7 @@ void Cpu::execute(Bus& bus, int until) {
         zero = !(value & 0x40), carry = value >> 7;
     };
 
-    // Addressing modes: the operand's address; the program counter moves behind the instruction.
+    // Addressing modes: the operand's address; the program counter moves past the instruction.
     const auto immediate = [&]() INLINE { return pc += 2, static_cast<uint16_t>(pc - 1); };
     const auto zero_page = [&](uint8_t index = 0) INLINE {
         const uint16_t at = static_cast<uint8_t>(fetch(1) + index);
@@ -154,7 +159,9 @@ void Cpu::execute(Bus& bus, int until) {
         if (!same_page(base, at)) ++next;
         return at;
     };
-    const auto pointer = [&](uint8_t at) INLINE { return static_cast<uint16_t>(ram[at] | (ram[static_cast<uint8_t>(at + 1)] << 8)); };
+    const auto pointer = [&](uint8_t at) INLINE {
+        return static_cast<uint16_t>(ram[at] | (ram[static_cast<uint8_t>(at + 1)] << 8));
+    };
     const auto indexed_indirect = [&]() INLINE { return pointer(static_cast<uint8_t>(zero_page(x))); };
     const auto indirect_indexed = [&]() INLINE {
         const uint16_t base = pointer(static_cast<uint8_t>(zero_page())), at = base + y;
@@ -166,7 +173,9 @@ void Cpu::execute(Bus& bus, int until) {
     const auto result = [&](uint8_t value) INLINE { return negative = zero = value; };
     const auto load = [&](uint8_t& to, uint16_t at) INLINE { to = result(read(at)); };
     const auto transfer = [&](uint8_t& to, uint8_t from) INLINE { to = result(from); };
-    const auto compare = [&](uint8_t with, uint8_t value) INLINE { carry = with >= value, result(static_cast<uint8_t>(with - value)); };
+    const auto compare = [&](uint8_t with, uint8_t value) INLINE {
+        carry = with >= value, result(static_cast<uint8_t>(with - value));
+    };
     const auto add = [&](uint8_t value) INLINE {
         const int sum = a + value + carry;
         carry = sum >> 8;
@@ -174,8 +183,12 @@ void Cpu::execute(Bus& bus, int until) {
         a = result(static_cast<uint8_t>(sum));
     };
     const auto test = [&](uint8_t value) INLINE { zero = a & value, overflow = (value >> 6) & 1, negative = value; };
-    const auto shift_left = [&](uint8_t value, uint8_t in) INLINE { return carry = value >> 7, result(static_cast<uint8_t>((value << 1) | in)); };
-    const auto shift_right = [&](uint8_t value, uint8_t in) INLINE { return carry = value & 1, result(static_cast<uint8_t>((value >> 1) | (in << 7))); };
+    const auto shift_left = [&](uint8_t value, uint8_t in) INLINE {
+        return carry = value >> 7, result(static_cast<uint8_t>((value << 1) | in));
+    };
+    const auto shift_right = [&](uint8_t value, uint8_t in) INLINE {
+        return carry = value & 1, result(static_cast<uint8_t>((value >> 1) | (in << 7)));
+    };
     const auto branch = [&](bool condition) INLINE {
         if (!condition) {
             pc += 2;
@@ -191,7 +204,8 @@ void Cpu::execute(Bus& bus, int until) {
     const auto undocumented = [&]() INLINE {
         if (next == cycle) idle = cycle, next = cycle + 1;
     };
-    // Behind LDA $2002: passes over the repetitions of a waiting loop. Only the first poll can see the vertical blank flag, which it clears.
+    // After LDA $2002: passes over the repetitions of a waiting loop. Only the first poll can see the vertical blank
+    // flag, which it clears.
     const auto poll = [&]() INLINE {
         const int skipped = skippable_polls(bus, pc, a, cycle, until);
         if (skipped) next += skipped, a = result(a & 0x40);
@@ -209,11 +223,12 @@ void Cpu::execute(Bus& bus, int until) {
     case base | 0x1d: operation(indexed(x)); break;
 
 // Read, modify, write in memory. The immediate form is undocumented: it works on the operand byte itself.
-#define MODIFY(base, modified)                                                         \
-    case base | 0x02: { const uint16_t at = immediate(); const uint8_t value = read(at); write(at, modified); undocumented(); break; } \
-    case base | 0x06: { const uint16_t at = zero_page(); const uint8_t value = ram[at]; ram[at] = modified; break; }        \
-    case base | 0x0e: { const uint16_t at = absolute(); const uint8_t value = read(at); write(at, modified); break; }       \
-    case base | 0x16: { const uint16_t at = zero_page(x); const uint8_t value = ram[at]; ram[at] = modified; break; }       \
+#define MODIFY(base, modified)                                                                                      \
+    case base | 0x02: { const uint16_t at = immediate(); const uint8_t value = read(at);                            \
+        write(at, modified); undocumented(); break; }                                                               \
+    case base | 0x06: { const uint16_t at = zero_page(); const uint8_t value = ram[at]; ram[at] = modified; break; }\
+    case base | 0x0e: { const uint16_t at = absolute(); const uint8_t value = read(at); write(at, modified); break; }\
+    case base | 0x16: { const uint16_t at = zero_page(x); const uint8_t value = ram[at]; ram[at] = modified; break; }\
     case base | 0x1e: { const uint16_t at = indexed(x); const uint8_t value = read(at); write(at, modified); break; }
 
     while (cycle < until) {
@@ -325,7 +340,8 @@ void Cpu::execute(Bus& bus, int until) {
 
             case 0x00:
                 pc += 2;
-                push(pc >> 8), push(pc & 0xff), push(status() | kInterruptOff | kDecimal);  // the bit that nes-py takes for B
+                push(pc >> 8), push(pc & 0xff);
+                push(status() | kInterruptOff | kDecimal);  // the bit that nes-py takes for B
                 kept |= kInterruptOff;
                 pc = bus.read_vector(kBreakVector);
                 break;
@@ -343,7 +359,8 @@ void Cpu::execute(Bus& bus, int until) {
             }
             case 0x4c: {
                 const uint16_t target = fetch_address();
-                if (target == pc) next += (until - 1 - cycle) / 3 * 3;  // waits for the NMI by jumping to itself: until then at once
+                if (target == pc)
+                    next += (until - 1 - cycle) / 3 * 3;  // waits for the NMI by jumping to itself: until then at once
                 pc = target;
                 break;
             }

@@ -8,10 +8,12 @@ namespace mario {
 namespace {
 
 // Addresses, named after the public disassembly and RAM maps.
-constexpr int kPlayerState = 0x000e, kEnemyIds = 0x0016, kFloatState = 0x001d, kPage = 0x006d, kX = 0x0086, kPageY = 0x00b5;
+constexpr int kPlayerState = 0x000e, kEnemyIds = 0x0016, kFloatState = 0x001d, kPage = 0x006d, kX = 0x0086,
+              kPageY = 0x00b5;
 constexpr int kScreenY = 0x03b8, kAreaTimer = 0x06de, kLives = 0x075a, kStage = 0x075c, kWorld = 0x075f, kArea = 0x0760;
 constexpr int kMode = 0x0770, kLevelTimer = 0x07a0, kScore = 0x07de, kCoins = 0x07ed, kTime = 0x07f8;
-constexpr uint8_t kDying = 0x0b, kDead = 0x06, kWorldOver = 2, kSliding = 3, kBowser = 0x2d, kFlag = 0x31, kGameOver = 0xff;
+constexpr uint8_t kDying = 0x0b, kDead = 0x06, kWorldOver = 2, kSliding = 3, kBowser = 0x2d, kFlag = 0x31,
+                  kGameOver = 0xff;
 constexpr uint8_t kNothing = 0, kStartButton = 8;
 constexpr int kLastWorld = 7;
 
@@ -37,7 +39,8 @@ bool occupied(const Ram& ram) { return ram[kPlayerState] <= 5 || ram[kPlayerStat
 
 bool flag(const Ram& ram) {
     const auto ends_stage = [](uint8_t enemy) { return enemy == kBowser || enemy == kFlag; };
-    return world_over(ram) || (ram[kFloatState] == kSliding && std::any_of(&ram[kEnemyIds], &ram[kEnemyIds] + 5, ends_stage));
+    return world_over(ram) ||
+           (ram[kFloatState] == kSliding && std::any_of(&ram[kEnemyIds], &ram[kEnemyIds] + 5, ends_stage));
 }
 
 }  // namespace
@@ -89,14 +92,16 @@ void Game::boot(const Target& target, nes::Screen& screen) {
     judge();
 }
 
-// Reward: x moved (0 where it moved more than 5 pixels: a pipe or a new area) + clock ticks (<= 0) - 25 when dying, in +-15.
+// Reward: x moved (0 where it moved more than 5 pixels: a pipe or a new area) + clock ticks (<= 0) - 25 when dying, in
+// +-15.
 Outcome Game::step(uint8_t buttons, nes::Screen* screen) {
     skipped_ = 0;
     console_.step(buttons, screen);
     const Info before = info_;
     judge();
     const int moved = info_.x - before.x;
-    const int reward = (moved >= -5 && moved <= 5 ? moved : 0) + std::min(info_.time - before.time, 0) - (info_.dying ? 25 : 0);
+    const int reward =
+        (moved >= -5 && moved <= 5 ? moved : 0) + std::min(info_.time - before.time, 0) - (info_.dying ? 25 : 0);
     const Ram& ram = console_.ram();
     bool done;
     if (target_.single_stage())

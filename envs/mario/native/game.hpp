@@ -52,20 +52,23 @@ struct Outcome {
 
 class Game {
  public:
-    // Frames that the environment plays by itself within one step before it gives up with a std::runtime_error. The longest wait of the game, the
-    // end of a world, is about a thousand.
+    // Frames that the environment plays by itself within one step before it gives up with a std::runtime_error. The
+    // longest wait of the game, the end of a world, is about a thousand.
     static constexpr int kMaxSkipped = 6000;
 
     explicit Game(std::shared_ptr<const nes::Cartridge> cartridge) : console_(std::move(cartridge)) {}
 
-    // Switches on and presses start until the stage (the first one for the whole game) has begun: the start of all its episodes.
-    // Draws into `screen`.
+    // Switches on and presses start until the stage (the first one for the whole game) has begun: the start of all its
+    // episodes. Draws into `screen`.
     void boot(const Target& target, nes::Screen& screen);
 
-    // Plays one frame, and the ones after it that the environment skips: what is left of a death, changes of area, cut scenes.
+    // Plays one frame, and the ones after it that the environment skips: what is left of a death, changes of area, cut
+    // scenes.
     Outcome step(uint8_t buttons, nes::Screen* screen);
 
-    void save(Snapshot& snapshot) const { snapshot.console = console_.state(), snapshot.judged = judged_; }  // all but the screen
+    void save(Snapshot& snapshot) const {
+        snapshot.console = console_.state(), snapshot.judged = judged_;
+    }  // all but the screen
     void load(const Target& target, const nes::Console::State& console, const Ram& judged);
 
     Ram& ram() { return console_.ram(); }

@@ -43,7 +43,9 @@ void average_columns(const int16_t* in, const int* first, const int16_t* weights
 
 AVX2 __m256i load(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
 AVX2 void store(void* to, __m256i value) { _mm256_storeu_si256(static_cast<__m256i*>(to), value); }
-AVX2 __m256i table16(const uint8_t* table) { return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))); }
+AVX2 __m256i table16(const uint8_t* table) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+}
 
 AVX2 void map_line_avx2(const uint8_t* in, const uint8_t* table, uint8_t* out) {
     const __m256i low = table16(table), high = table16(table + 16);
@@ -71,7 +73,8 @@ AVX2 void add_rows_avx2(const uint8_t* rows, const int16_t* weights, int16_t* ou
     for (int x = 0; x < kLine; x += 16) {
         __m256i sum = _mm256_setzero_si256();
         for (int k = 0; k < kTapRows; ++k) {
-            const __m256i pixels = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(rows + kLine * k + x)));
+            const __m256i pixels =
+                _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(rows + kLine * k + x)));
             sum = _mm256_add_epi16(sum, _mm256_mullo_epi16(pixels, _mm256_set1_epi16(weights[k])));
         }
         store(out + x, sum);
@@ -79,14 +82,17 @@ AVX2 void add_rows_avx2(const uint8_t* rows, const int16_t* weights, int16_t* ou
 }
 
 AVX2 void average_columns_avx2(const int16_t* in, const int* first, const int16_t* weights, int total, uint8_t* out) {
-    // (sum + total / 2 + 1/2) / total lies at least 1 / (2 total) off any whole number: far more than the rounding of floats.
-    const __m128 half = _mm_set1_ps(0.5f * static_cast<float>(total) + 0.5f), scale = _mm_set1_ps(1.0f / static_cast<float>(total));
+    // (sum + total / 2 + 1/2) / total differs from every whole number by at least 1 / (2 total): far more than the
+    // rounding of floats.
+    const __m128 half = _mm_set1_ps(0.5f * static_cast<float>(total) + 0.5f),
+                 scale = _mm_set1_ps(1.0f / static_cast<float>(total));
     const __m128i low_bytes = _mm_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
     for (int i = 0; i < kOutputs; i += 4) {
         __m128i sums[4];
         for (int k = 0; k < 4; ++k) {
             const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + first[i + k]));
-            sums[k] = _mm_madd_epi16(values, _mm_loadu_si128(reinterpret_cast<const __m128i*>(weights + kTaps * (i + k))));
+            sums[k] =
+                _mm_madd_epi16(values, _mm_loadu_si128(reinterpret_cast<const __m128i*>(weights + kTaps * (i + k))));
         }
         const __m128i four = _mm_hadd_epi32(_mm_hadd_epi32(sums[0], sums[1]), _mm_hadd_epi32(sums[2], sums[3]));
         const __m128i rounded = _mm_cvttps_epi32(_mm_mul_ps(_mm_add_ps(_mm_cvtepi32_ps(four), half), scale));

@@ -16,7 +16,8 @@ struct Kernels {
     // out[x] = sum of weights[k] * rows[256 * k + x] for x < 256 and k < 4. The sums stay below 2^15.
     void (*add_rows)(const uint8_t* rows, const int16_t* weights, int16_t* out);
 
-    // out[i] = round(sum of weights[8 i + k] * in[first[i] + k] over k < 8, divided by total), halves up, for i < 84. Sums below 2^24.
+    // out[i] = round(sum of weights[8 i + k] * in[first[i] + k] over k < 8, divided by total), halves up, for i < 84.
+    // Sums below 2^24.
     void (*average_columns)(const int16_t* in, const int* first, const int16_t* weights, int total, uint8_t* out);
 };
 

@@ -12,8 +12,8 @@ namespace mario {
 constexpr int kSize = 84;
 constexpr int kObservation = kSize * kSize;
 
-// Weights with which neighbouring rows (or columns) make up each of 84, in whole parts of a row: at most 4 rows, at most
-// 5 columns; the rest of the 8 are 0.
+// Weights with which neighbouring rows (or columns) make up each of 84, in whole parts of a row: at most 4 rows, at
+// most 5 columns; the rest of the 8 are 0.
 struct Boxes {
     static constexpr int kTaps = 8;
     Boxes(int length, int reach);  // no box reads more than `reach` inputs from its first one

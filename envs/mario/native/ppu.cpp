@@ -58,7 +58,8 @@ void Ppu::reset() {
 
 int Ppu::next_event() const {
     const int here = position(r_.line, r_.dot);
-    const int shorten = position(-1, kShortFrameDot), blank = position(kFirstBlankLine, 1), frame = position(kLines - 2, kDotsPerLine);
+    const int shorten = position(-1, kShortFrameDot), blank = position(kFirstBlankLine, 1),
+              frame = position(kLines - 2, kDotsPerLine);
     if (here <= shorten && !r_.even_frame) return done_ + shorten - here + 1;
     if (here <= blank) return done_ + blank - here + 1;
     const int rest_of_frame = done_ + frame - here + 1;
@@ -77,7 +78,8 @@ int Ppu::status_stable_until() {
         Screen* const screen = std::exchange(screen_, nullptr);
         while (r_.line < kHeight && !r_.hit && done + done_ < stable) {
             int dots = kDotsPerLine + 1 - r_.dot;
-            if (r_.line >= 0 && waits_for_hit()) {  // pixel by pixel where sprite 0 is, so that the dot of the hit is exact
+            if (r_.line >= 0 &&
+                waits_for_hit()) {  // pixel by pixel where sprite 0 is, so that the dot of the hit is exact
                 const int before = memory_.oam[3] + 1 - r_.dot;
                 if (before > 0)
                     dots = before;
@@ -106,7 +108,8 @@ void Ppu::advance_pre_render(int last) {
     const auto passes = [&](int from, int to) { return first <= to && from <= last; };
     if (passes(1, 1)) r_.vblank = r_.hit = 0;
     if (showing_both()) {
-        if (passes(kReloadColumnDot, kReloadColumnDot)) r_.address = replace_bits(r_.address, r_.temporary, kColumnBits);
+        if (passes(kReloadColumnDot, kReloadColumnDot))
+            r_.address = replace_bits(r_.address, r_.temporary, kColumnBits);
         if (passes(281, 304)) r_.address = replace_bits(r_.address, r_.temporary, kRowBits);
         if (!r_.even_frame && passes(kShortFrameDot, kShortFrameDot)) {
             done_ += kShortFrameDot - first + 1;
@@ -133,7 +136,7 @@ void Ppu::advance_visible(int last) {
     }
 }
 
-// Whole lines that nobody sees, after sprite 0 has hit: all they leave behind is the background's address.
+// Whole lines that are not drawn, after sprite 0 has hit: all they change is the background's address.
 void Ppu::skip_lines(int lines) {
     for (int i = 0; i < lines; ++i) r_.address = move_down(r_.address);
     r_.address = replace_bits(r_.address, r_.temporary, kColumnBits);
@@ -198,14 +201,16 @@ void Ppu::draw_background(uint8_t* pixels, int x0, int x1) {
     if (r_.hide_background_edge && x0 < 8) std::memset(pixels + x0, 0, std::min(8, x1) - x0);
 }
 
-// Tiles become palette entries: 0 where the tile is transparent, otherwise its two attribute bits in front of its own two.
+// Tiles become palette entries: 0 where the tile is transparent, otherwise its two attribute bits in front of its own
+// two.
 void Ppu::paint_tile(int table, int at) {
     const uint8_t* const memory = memory_.video.data() + table * 0x400;
     const int attribute = memory[0x3c0 | ((at >> 4) & 0x38) | ((at >> 2) & 7)] >> (((at >> 4) & 4) | (at & 2));
     uint8_t* const corner = &painted_[table][(at >> 5) * 8 * 256 + (at & 31) * 8];
     for (int row = 0; row < 8; ++row) {
         const uint64_t tile = cartridge_.tile_rows[r_.background_page][row][memory[at]];
-        const uint64_t entries = tile | ((tile | (tile >> 1)) & kEveryByte) * static_cast<uint64_t>((attribute & 3) << 2);
+        const uint64_t entries =
+            tile | ((tile | (tile >> 1)) & kEveryByte) * static_cast<uint64_t>((attribute & 3) << 2);
         std::memcpy(corner + row * 256, &entries, sizeof entries);
     }
 }
@@ -220,7 +225,8 @@ void Ppu::paint_tables() {
     for (int at = 0; at < 0x400; ++at) paint_tile(0, at), paint_tile(1, at);
 }
 
-// The first opaque sprite of a pixel takes it, and only then it is asked whether that sprite stands behind the background.
+// The first opaque sprite of a pixel takes it, and only then it is asked whether that sprite stands behind the
+// background.
 void Ppu::draw_sprites(uint8_t* pixels, int y, int x0, int x1) {
     std::array<bool, kWidth + 8> taken{};
     const int from = r_.hide_sprite_edge ? std::max(x0, 8) : x0;
@@ -243,8 +249,8 @@ void Ppu::draw_sprites(uint8_t* pixels, int y, int x0, int x1) {
     }
 }
 
-// The eight pixels (0-3) of a sprite on line y. A sprite that was chosen at the end of line 239 appears on line 0, where its
-// row is negative: nes-py then reads the bytes in front of its tile, and so do we.
+// The eight pixels (0-3) of a sprite on line y. A sprite that was chosen at the end of line 239 appears on line 0,
+// where its row is negative: nes-py then reads the bytes in front of its tile, and so do we.
 uint64_t Ppu::sprite_row(const uint8_t* sprite, int y) const {
     const int height = r_.tall_sprites ? 16 : 8;
     const int tile = sprite[1], attributes = sprite[2];
@@ -261,7 +267,8 @@ uint64_t Ppu::sprite_row(const uint8_t* sprite, int y) const {
     return attributes & 0x40 ? __builtin_bswap64(pixels) : pixels;
 }
 
-// At the end of each visible line: the first eight sprites, from the one at the OAM address on, that cover the next line.
+// At the end of each visible line: the first eight sprites, from the one at the OAM address on, that cover the next
+// line.
 void Ppu::choose_sprites() {
     if (!sprites_valid_) index_sprites();
     r_.sprite_count = line_sprite_count_[r_.line];
@@ -348,7 +355,8 @@ void Ppu::copy_oam(const uint8_t* page) {
 // nes-py's map: the last byte of each region belongs to the next one, and there is no mirror above 0x3fff.
 uint8_t Ppu::read_bus(uint16_t address) const {
     if (address < 0x2000) return cartridge_.pattern[address];
-    if (address < 0x3eff) return memory_.video[cartridge_.name_tables[std::min((address - 0x2000) >> 10, 3)] + (address & 0x3ff)];
+    if (address < 0x3eff)
+        return memory_.video[cartridge_.name_tables[std::min((address - 0x2000) >> 10, 3)] + (address & 0x3ff)];
     if (address < 0x3fff) return memory_.palette[address & 0x1f];
     return 0;
 }
@@ -380,8 +388,8 @@ void Ppu::State::check() const {
     const Registers& r = registers;
     bool valid = r.line >= -1 && r.line <= kLines - 2 && r.dot >= (r.line < 0 ? 0 : 1) && r.dot <= kDotsPerLine;
     valid = valid && r.fine_x < 8 && (r.increment == 1 || r.increment == 32) && r.sprite_count <= 8;
-    for (uint8_t flag : {r.first_write, r.even_frame, r.vblank, r.hit, r.nmi_enabled, r.tall_sprites, r.background_page, r.sprite_page,
-                         r.show_background, r.show_sprites, r.hide_background_edge, r.hide_sprite_edge})
+    for (uint8_t flag : {r.first_write, r.even_frame, r.vblank, r.hit, r.nmi_enabled, r.tall_sprites, r.background_page,
+                         r.sprite_page, r.show_background, r.show_sprites, r.hide_background_edge, r.hide_sprite_edge})
         valid = valid && flag < 2;
     for (uint8_t sprite : r.sprites) valid = valid && sprite < 64;
     if (!valid) throw std::invalid_argument("state: impossible picture unit registers");

@@ -1,19 +1,19 @@
 // The picture unit (2C02), as nes-py 8.2.1 times it.
 //
-// A frame is a pre-render line (-1), 240 visible lines, an idle line (240) and 20 lines of vertical blank (241-260), of 341
-// dots each; every second frame is one dot shorter if both layers are shown. Dots are numbered from 1 (the very first line
-// after a reset has a dot 0 in front). In a line:
+// A frame is a pre-render line (-1), 240 visible lines, an idle line (240) and 20 lines of vertical blank (241-260), of
+// 341 dots each; every second frame is one dot shorter if both layers are shown. Dots are numbered from 1 (the very
+// first line after a reset has a dot 0 in front). In a line:
 //
 //     dots 1-256  pixel `dot - 1` of visible lines; the background address moves right after each eighth pixel
 //     dot 257     background address one row down
 //     dot 258     horizontal part of the background address reloaded (also in the pre-render line)
 //     dots 281-304 of the pre-render line: vertical part reloaded
-//     dot 341     sprites of the next line chosen. Line 0 shows those chosen at the end of line 239 of the frame before.
-//     dot 1 of line -1: vertical blank and sprite-0 flags cleared; dot 1 of line 241: vertical blank set, NMI
+//     dot 341     sprites of the next line chosen. Line 0 shows those chosen at the end of line 239 of the frame
+//     before. dot 1 of line -1: vertical blank and sprite-0 flags cleared; dot 1 of line 241: vertical blank set, NMI
 //
 // Nothing happens between the CPU's accesses that the CPU could see, so `run_to` is called only just before an access,
-// and works through whole lines. A frame that nobody looks at is not drawn: then a line costs a few additions, and only the
-// lines that sprite 0 touches are put together, until it hits.
+// and works through whole lines. A frame that is not shown is not drawn: then a line costs a few additions, and only
+// the lines that sprite 0 touches are composed, until it hits.
 #pragma once
 
 #include <algorithm>
@@ -39,8 +39,8 @@ class Ppu {
     // Power button of nes-py: registers start over, memories, the read buffer and the edge masks stay.
     void reset();
 
-    // Time is counted in dots since the start of the console's current step. `screen` is where this step draws (every pixel at
-    // least once), null if nobody looks.
+    // Time is counted in dots since the start of the console's current step. `screen` is where this step draws (every
+    // pixel at least once), null if nobody looks.
     void begin_step(Screen* screen) { done_ = 0, screen_ = screen; }
     void run_to(int dots) {
         while (done_ < dots) advance(dots - done_);
@@ -115,7 +115,8 @@ class Ppu {
     };
     State state() const {
         State state{r_, memory_};
-        // What is left of earlier lines behind the chosen ones has no meaning: equal consoles shall have equal states.
+        // Entries after the chosen ones are leftovers of earlier lines: cleared, so that equal consoles have equal
+        // states.
         std::fill(state.registers.sprites.begin() + r_.sprite_count, state.registers.sprites.end(), uint8_t{0});
         return state;
     }
@@ -147,14 +148,15 @@ class Ppu {
     Registers r_;
     int32_t done_ = 0;
     Screen* screen_ = nullptr;
-    std::array<uint8_t, 0x20> colours_{};  // of the palette: its low six bits, where nes-py reads outside its colour table for 64-255
+    std::array<uint8_t, 0x20>
+        colours_{};  // of the palette: its low six bits, where nes-py reads outside its colour table for 64-255
     bool nmi_ = false;
     bool sprites_valid_ = false;
     Memory memory_;
-    // The name tables of the 2 KiB of video RAM as pixels (palette entries), always up to date: scrolling lines are cut out of them.
-    // 32 rows of tiles, as the last two, which hold attributes, can be shown too.
+    // The name tables of the 2 KiB of video RAM as pixels (palette entries), always up to date: scrolling lines are cut
+    // out of them. 32 rows of tiles, as the last two, which hold attributes, can be shown too.
     std::array<std::array<uint8_t, 256 * 256>, 2> painted_;
-    std::array<uint8_t, kHeight> line_sprite_count_{};                // valid if sprites_valid_: the choice at the end of each line
+    std::array<uint8_t, kHeight> line_sprite_count_{};  // valid if sprites_valid_: the choice at the end of each line
     std::array<std::array<uint8_t, 8>, kHeight> line_sprites_{};
 };
 
@@ -162,9 +164,10 @@ template <class Archive>
 void Ppu::State::serialize(Archive& archive) {
     Registers& r = registers;
     archive(r.line), archive(r.dot), archive(r.address), archive(r.temporary);
-    for (uint8_t* field : {&r.fine_x, &r.first_write, &r.read_buffer, &r.oam_address, &r.increment, &r.even_frame, &r.vblank, &r.hit,
-                           &r.nmi_enabled, &r.tall_sprites, &r.background_page, &r.sprite_page, &r.show_background, &r.show_sprites,
-                           &r.hide_background_edge, &r.hide_sprite_edge, &r.sprite_count})
+    for (uint8_t* field :
+         {&r.fine_x, &r.first_write, &r.read_buffer, &r.oam_address, &r.increment, &r.even_frame, &r.vblank, &r.hit,
+          &r.nmi_enabled, &r.tall_sprites, &r.background_page, &r.sprite_page, &r.show_background, &r.show_sprites,
+          &r.hide_background_edge, &r.hide_sprite_edge, &r.sprite_count})
         archive(*field);
     archive(r.sprites), archive(memory.video), archive(memory.palette), archive(memory.oam);
 }

@@ -30,7 +30,10 @@ constexpr uint32_t kCapacity = 8 << 20;  // more than 32,766 instructions with t
 constexpr uint16_t kRom = 0x8000, kEnd = 0xfffe;  // an instruction begins before kEnd
 
 // Registers of the host. RAX, RCX and R15 are free for use within one instruction.
-enum Host { kRax, kRcx, kCarry, kRam, kRsp, kState, kNegative, kZero, kA, kX, kY, kSp, kProgram, kCycle, kUntil, kR15, kNoIndex = -1 };
+enum Host {
+    kRax, kRcx, kCarry, kRam, kRsp, kState, kNegative, kZero, kA, kX, kY, kSp, kProgram, kCycle, kUntil, kR15,
+    kNoIndex = -1
+};
 
 // Conditions as the low bits of a conditional jump; `condition ^ 1` is the opposite.
 enum Condition { kBelow = 2, kAboveOrEqual = 3, kEqual = 4, kNotEqual = 5, kGreaterOrEqual = 13 };
@@ -57,11 +60,19 @@ class Assembler {
     void move(int to, int from) { registers(0x89, to, from); }
     void move(int to, uint32_t value) { rex(0, 0, to), byte(0xb8 | (to & 7)), word(value); }
     void calculate(Operation operation, int to, int from) { registers(operation, to, from); }
-    void calculate(Operation operation, int to, uint32_t value) { rex(0, 0, to), byte(0x81), byte(0xc0 | (operation & 0x38) | (to & 7)), word(value); }
+    void calculate(Operation operation, int to, uint32_t value) {
+        rex(0, 0, to), byte(0x81), byte(0xc0 | (operation & 0x38) | (to & 7)), word(value);
+    }
     void test(int one, uint32_t value) { rex(0, 0, one), byte(0xf7), byte(0xc0 | (one & 7)), word(value); }
-    void shift(Shift shift, int to, int count) { rex(0, 0, to), byte(0xc1), byte(0xc0 | (shift << 3) | (to & 7)), byte(count); }
-    void extend8(int to, int from) { rex(to, 0, from), byte(0x0f), byte(0xb6), byte(0xc0 | ((to & 7) << 3) | (from & 7)); }
-    void extend16(int to, int from) { rex(to, 0, from), byte(0x0f), byte(0xb7), byte(0xc0 | ((to & 7) << 3) | (from & 7)); }
+    void shift(Shift shift, int to, int count) {
+        rex(0, 0, to), byte(0xc1), byte(0xc0 | (shift << 3) | (to & 7)), byte(count);
+    }
+    void extend8(int to, int from) {
+        rex(to, 0, from), byte(0x0f), byte(0xb6), byte(0xc0 | ((to & 7) << 3) | (from & 7));
+    }
+    void extend16(int to, int from) {
+        rex(to, 0, from), byte(0x0f), byte(0xb7), byte(0xc0 | ((to & 7) << 3) | (from & 7));
+    }
 
     void load8(int to, const Memory& from) { memory(0, {0x0f, 0xb6}, to, from); }
     void load32(int to, const Memory& from) { memory(0, {0x8b}, to, from); }
@@ -78,7 +89,7 @@ class Assembler {
     void jump_through(const Memory& pointer) { memory(0, {0xff}, 4, pointer); }
     void leave() { byte(0xc3); }
 
-    // Jumps whose distance is set later: they return where it lies.
+    // Jumps whose distance is set later: they return its offset.
     uint32_t jump() { return byte(0xe9), distance(); }
     uint32_t jump_if(int condition) { return byte(0x0f), byte(0x80 | condition), distance(); }
     void land(uint32_t at, uint32_t target) {
@@ -90,12 +101,17 @@ class Assembler {
 
  private:
     uint32_t distance() { return word(0), used_ - 4; }
-    void rex(int reg, int index, int base, int wide = 0) { byte(0x40 | wide | ((reg >> 3) << 2) | ((index >> 3) << 1) | (base >> 3)); }
-    void registers(int operation, int to, int from) { rex(from, 0, to), byte(operation), byte(0xc0 | ((from & 7) << 3) | (to & 7)); }
+    void rex(int reg, int index, int base, int wide = 0) {
+        byte(0x40 | wide | ((reg >> 3) << 2) | ((index >> 3) << 1) | (base >> 3));
+    }
+    void registers(int operation, int to, int from) {
+        rex(from, 0, to), byte(operation), byte(0xc0 | ((from & 7) << 3) | (to & 7));
+    }
     void memory(int wide, std::initializer_list<int> operation, int reg, const Memory& at) {
         rex(reg, at.index == kNoIndex ? 0 : at.index, at.base, wide);
         for (int one : operation) byte(one);
-        byte(0x84 | ((reg & 7) << 3)), byte((at.scale << 6) | ((at.index == kNoIndex ? 4 : at.index & 7) << 3) | (at.base & 7)), word(at.offset);
+        byte(0x84 | ((reg & 7) << 3)),
+            byte((at.scale << 6) | ((at.index == kNoIndex ? 4 : at.index & 7) << 3) | (at.base & 7)), word(at.offset);
     }
 
     uint8_t* memory_;
@@ -109,15 +125,19 @@ namespace {
 bool in_rom(int pc) { return pc >= kRom && pc < kEnd; }
 
 // How an instruction finds its operand; kNone: it is the interpreter's.
-enum Mode { kNone, kImplied, kImmediate, kZeroPage, kZeroPageX, kZeroPageY, kAbsolute, kAbsoluteX, kAbsoluteY, kIndirectY, kRelative };
+enum Mode {
+    kNone, kImplied, kImmediate, kZeroPage, kZeroPageX, kZeroPageY, kAbsolute, kAbsoluteX, kAbsoluteY, kIndirectY,
+    kRelative
+};
 constexpr int kLengths[] = {0, 1, 2, 2, 2, 2, 3, 3, 3, 2, 2};
 
 Mode mode_of(uint8_t opcode) {
-    constexpr Mode arithmetic[] = {kNone, kZeroPage, kImmediate, kAbsolute, kIndirectY, kZeroPageX, kAbsoluteY, kAbsoluteX};
+    constexpr Mode arithmetic[] = {kNone,      kZeroPage,  kImmediate, kAbsolute,
+                                   kIndirectY, kZeroPageX, kAbsoluteY, kAbsoluteX};
     const int column = (opcode >> 2) & 7, row = opcode >> 5;
     switch (opcode) {
-        case 0x0a: case 0x2a: case 0x4a: case 0x6a: case 0x88: case 0x8a: case 0x98: case 0x9a: case 0xa8: case 0xaa: case 0xba: case 0xc8:
-        case 0xca: case 0xe8: case 0xea: case 0x18: case 0x38: case 0x48: case 0x68: case 0x60:
+        case 0x0a: case 0x2a: case 0x4a: case 0x6a: case 0x88: case 0x8a: case 0x98: case 0x9a: case 0xa8: case 0xaa:
+        case 0xba: case 0xc8: case 0xca: case 0xe8: case 0xea: case 0x18: case 0x38: case 0x48: case 0x68: case 0x60:
             return kImplied;
         case 0xa2: case 0xa0: case 0xc0: case 0xe0: return kImmediate;
         case 0x24: case 0x84: case 0xa4: case 0xc4: case 0xe4: return kZeroPage;
@@ -131,7 +151,12 @@ Mode mode_of(uint8_t opcode) {
     }
     if ((opcode & 3) == 1) return arithmetic[column];
     if ((opcode & 0x1f) == 0x10) return kRelative;
-    if ((opcode & 3) == 2 && (column & 1)) return column == 1 ? kZeroPage : column == 3 ? kAbsolute : column == 5 ? kZeroPageX : row == 4 ? kNone : kAbsoluteX;
+    if ((opcode & 3) == 2 && (column & 1))
+        return column == 1   ? kZeroPage
+               : column == 3 ? kAbsolute
+               : column == 5 ? kZeroPageX
+               : row == 4    ? kNone
+                             : kAbsoluteX;
     return kNone;
 }
 
@@ -168,7 +193,8 @@ bool Translator::reserve() {
     return writable_ && executable_;
 }
 
-// The way in: void enter(Registers*, const uint8_t* code). The ways out, one for each reason, with the program counter in EAX.
+// The way in: void enter(Registers*, const uint8_t* code). The ways out, one for each reason, with the program counter
+// in EAX.
 void Translator::emit_entry() {
     Assembler out(writable_, used_);
     constexpr int kept[] = {kRam, kState, kProgram, kCycle, kUntil, kR15};
@@ -195,11 +221,13 @@ void Translator::emit_entry() {
     }
     offsets_.assign(kEnd - kRom, 0);
     code_.reset(new std::atomic<const uint8_t*>[kEnd - kRom]);
-    for (int i = 0; i < kEnd - kRom; ++i) code_[i].store(executable_ + leave_[kUntranslated], std::memory_order_relaxed);
+    for (int i = 0; i < kEnd - kRom; ++i)
+        code_[i].store(executable_ + leave_[kUntranslated], std::memory_order_relaxed);
 }
 
 Translator::Reason Translator::run(Registers& registers) {
-    const auto enter = reinterpret_cast<void (*)(Registers*, const uint8_t*)>(reinterpret_cast<uintptr_t>(executable_ + enter_));
+    const auto enter =
+        reinterpret_cast<void (*)(Registers*, const uint8_t*)>(reinterpret_cast<uintptr_t>(executable_ + enter_));
     registers.program = program_, registers.code = code_.get();
     for (;;) {
         enter(&registers, code_[registers.pc - kRom].load(std::memory_order_acquire));
@@ -220,7 +248,8 @@ void Translator::translate(uint16_t pc) {
     }
     for (const Jump& jump : jumps_) out.land(jump.at, offsets_[jump.target - kRom]);
     unsigned ignored[4];
-    __get_cpuid(0, &ignored[0], &ignored[1], &ignored[2], &ignored[3]);  // nothing of the new code may have been fetched before it was written
+    // Nothing of the new code may have been fetched before it was written.
+    __get_cpuid(0, &ignored[0], &ignored[1], &ignored[2], &ignored[3]);
     for (uint16_t one : made_) code_[one - kRom].store(executable_ + offsets_[one - kRom], std::memory_order_release);
     jumps_.clear(), made_.clear();
 }
@@ -253,9 +282,9 @@ void Translator::emit_line(uint16_t pc) {
             exits_.push_back({out.jump(), pc, kInterpret});
             goes_on = false;
         }
-        const uint16_t behind = static_cast<uint16_t>(pc + kLengths[mode]);  // where the interpreter, or a subroutine, comes back
-        if (!goes_on && !jumps_away && mode != kNone && in_rom(behind)) reached_.push_back(behind);
-        pc = behind;
+        const uint16_t following = static_cast<uint16_t>(pc + kLengths[mode]);  // where the interpreter comes back to
+        if (!goes_on && !jumps_away && mode != kNone && in_rom(following)) reached_.push_back(following);
+        pc = following;
     }
     for (const Exit& exit : exits_) {
         out.land_here(exit.at);
@@ -264,7 +293,8 @@ void Translator::emit_line(uint16_t pc) {
     }
 }
 
-// Emits one instruction behind its check of the time; false if it is one for the interpreter, whatever was emitted until then.
+// Emits a check of the time and one instruction; returns false if the interpreter must run it, whatever was emitted
+// until then.
 bool Translator::emit_instruction(uint16_t pc) {
     Assembler out(writable_, used_);
     const uint8_t* const code = program_ + (pc - kRom);
@@ -274,10 +304,12 @@ bool Translator::emit_instruction(uint16_t pc) {
     const uint16_t absolute = static_cast<uint16_t>(code[1] | (code[2] << 8));
     const int cycles = cycles_of(opcode);
 
-    // Where the operand is: in the instruction; in memory at `place`; anywhere, at the address in R15; or nowhere (writes that do nothing).
+    // Where the operand is: in the instruction; in memory at `place`; anywhere, at the address in R15; or nowhere
+    // (writes that do nothing).
     bool constant = false, anywhere = false, nowhere = false;
     Memory place{kRam, kNoIndex, 0};
-    const bool stores = (opcode & 0xe3) == 0x81 || opcode == 0x84 || opcode == 0x8c || opcode == 0x94 || opcode == 0x86 || opcode == 0x8e || opcode == 0x96;
+    const bool stores = (opcode & 0xe3) == 0x81 || opcode == 0x84 || opcode == 0x8c || opcode == 0x94 ||
+                        opcode == 0x86 || opcode == 0x8e || opcode == 0x96;
     const auto at = [&](uint16_t address, int index) {  // an address, or 256 of them, in RAM or ROM
         const int last = address + (index == kNoIndex ? 0 : 255);
         if (index == kNoIndex && address < 0x2000)
@@ -357,7 +389,8 @@ bool Translator::emit_instruction(uint16_t pc) {
     const Memory top{kRam, kSp, 0x100};
     const auto add = [&] {  // A + EAX + carry
         out.move(kRcx, kA), out.calculate(kAdd, kRcx, kRax), out.calculate(kAdd, kRcx, kCarry);
-        out.move(kR15, kA), out.calculate(kXor, kR15, kRcx), out.calculate(kXor, kRax, kRcx), out.calculate(kAnd, kRax, kR15);
+        out.move(kR15, kA), out.calculate(kXor, kR15, kRcx), out.calculate(kXor, kRax, kRcx),
+            out.calculate(kAnd, kRax, kR15);
         out.shift(kRight, kRax, 7), out.calculate(kAnd, kRax, 1u), out.store32(STATE(overflow), kRax);
         out.move(kCarry, kRcx), out.shift(kRight, kCarry, 8);
         out.extend8(kA, kRcx), result(kA);
@@ -394,17 +427,20 @@ bool Translator::emit_instruction(uint16_t pc) {
     };
 
     if (mode == kRelative) {
-        const uint16_t behind = pc + 2, target = static_cast<uint16_t>(behind + static_cast<int8_t>(operand));
+        const uint16_t following = pc + 2, target = static_cast<uint16_t>(following + static_cast<int8_t>(operand));
         if (!in_rom(target)) return false;
         int taken = kEqual;  // when the branch is taken, as the host sees it
         switch (opcode) {
             case 0x10: case 0x30: out.test(kNegative, 0x80), taken = opcode == 0x30 ? kNotEqual : kEqual; break;
-            case 0x50: case 0x70: out.load32(kRax, STATE(overflow)), out.calculate(kCmp, kRax, 0u), taken = opcode == 0x70 ? kNotEqual : kEqual; break;
+            case 0x50: case 0x70:
+                out.load32(kRax, STATE(overflow)), out.calculate(kCmp, kRax, 0u),
+                    taken = opcode == 0x70 ? kNotEqual : kEqual;
+                break;
             case 0x90: case 0xb0: out.calculate(kCmp, kCarry, 0u), taken = opcode == 0xb0 ? kNotEqual : kEqual; break;
             default: out.calculate(kCmp, kZero, 0u), taken = opcode == 0xd0 ? kNotEqual : kEqual; break;
         }
         const uint32_t stay = out.jump_if(taken ^ 1);
-        tick(cycles + ((behind ^ target) & 0xff00 ? 3 : 1));
+        tick(cycles + ((following ^ target) & 0xff00 ? 3 : 1));
         go_to(target);
         out.land_here(stay);
         tick(cycles);
@@ -432,14 +468,16 @@ bool Translator::emit_instruction(uint16_t pc) {
             return true;
         case 0x60:
             move_sp(1), out.load8(kRax, top), move_sp(1), out.load8(kRcx, top);
-            out.shift(kLeft, kRcx, 8), out.calculate(kOr, kRax, kRcx), out.calculate(kAdd, kRax, 1u), out.extend16(kRax, kRax);
+            out.shift(kLeft, kRcx, 8), out.calculate(kOr, kRax, kRcx), out.calculate(kAdd, kRax, 1u),
+                out.extend16(kRax, kRax);
             tick(cycles), go_to_eax();
             return true;
 
         case 0x0a: case 0x2a: case 0x4a: case 0x6a: change(kA); break;
         case 0x88: case 0xca: case 0xc8: case 0xe8: {
             const int which = opcode == 0x88 || opcode == 0xc8 ? kY : kX;
-            out.calculate(kAdd, which, opcode == 0x88 || opcode == 0xca ? ~0u : 1u), out.extend8(which, which), result(which);
+            out.calculate(kAdd, which, opcode == 0x88 || opcode == 0xca ? ~0u : 1u), out.extend8(which, which),
+                result(which);
             break;
         }
         case 0x8a: out.move(kA, kX), result(kA); break;

@@ -1,8 +1,8 @@
 // The program ROM in the host's own instructions: what the interpreter in cpu.cpp does, without fetching and decoding.
 //
-// Instructions are translated one by one, each with its own check of the time, so that the console can stop in front of any of them. What
-// is rare or touches a register of the machine is left to the interpreter, one instruction at a time. Code is made where it is first
-// reached, and shared by all consoles of a cartridge.
+// Instructions are translated one by one, each with its own check of the time, so that the console can stop in front of
+// any of them. What is rare or touches a register of the machine is left to the interpreter, one instruction at a time.
+// Code is made where it is first reached, and shared by all consoles of a cartridge.
 #pragma once
 
 #include <atomic>
@@ -28,15 +28,16 @@ class Translator {
         uint32_t reason;
     };
 
-    // Null where there is no translator: not an x86-64 with Linux, no right to make code, or NES_TRANSLATE=0 in the environment.
+    // Null where there is no translator: not an x86-64 with Linux, no right to make code, or NES_TRANSLATE=0 in the
+    // environment.
     static std::unique_ptr<Translator> make(const uint8_t* program);
     ~Translator();
 
     // False in a process forked from the one that made it: both would write to the same memory.
     bool usable() const { return forks_then_ == forks_.load(std::memory_order_relaxed); }
 
-    // Runs from a program counter in the ROM until the time is over (kTime), or until the next instruction is one for the interpreter
-    // (kInterpret) or does not lie in the ROM (kOutside).
+    // Runs from a program counter in the ROM until the time is over (kTime), or until the next instruction is one for
+    // the interpreter (kInterpret) or is outside of the ROM (kOutside).
     Reason run(Registers& registers);
 
  private:
@@ -62,16 +63,16 @@ class Translator {
     std::vector<uint16_t> reached_;  // instructions that may still have to be translated
     std::vector<uint16_t> made_;     // and those that have been
     struct Jump {
-        uint32_t at;  // where its 32-bit distance lies
+        uint32_t at;  // offset of its 32-bit distance
         uint16_t target;
     };
-    std::vector<Jump> jumps_;  // to be joined when everything is there
+    std::vector<Jump> jumps_;  // to be resolved when everything is emitted
     struct Exit {
         uint32_t at;
         uint16_t pc;
         Reason reason;
     };
-    std::vector<Exit> exits_;  // to be emitted behind the line of instructions
+    std::vector<Exit> exits_;  // to be emitted after the straight line of instructions
 };
 
 }  // namespace nes

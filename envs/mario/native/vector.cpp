@@ -33,13 +33,16 @@ Cause end_cause(const Info& info, bool single_stage) {
 }
 
 // The fork of 4-4: the upper path up to x = 1500, the lower one from 1588 to 2380.
-bool lost_in_4_4(const Info& info) { return (info.x <= 1500 && info.y < 127) || (1588 <= info.x && info.x < 2380 && info.y >= 127); }
+bool lost_in_4_4(const Info& info) {
+    return (info.x <= 1500 && info.y < 127) || (1588 <= info.x && info.x < 2380 && info.y >= 127);
+}
 
 // The two mazes of 7-4: a wrong floor in one of seven windows, or the game has sent Mario back.
 bool lost_in_7_4(const Info& before, const Info& info) {
     const int x = info.x, y = info.y;
-    return (506 <= x && x <= 832 && y > 127) || (832 < x && x <= 1064 && y < 80) || (1113 < x && x <= 1464 && y < 191) ||
-           (1579 < x && x <= 1943 && y < 191) || (1946 < x && x <= 1964 && y >= 191) || (1984 < x && x <= 2060 && (y >= 191 || y < 127)) ||
+    return (506 <= x && x <= 832 && y > 127) || (832 < x && x <= 1064 && y < 80) ||
+           (1113 < x && x <= 1464 && y < 191) || (1579 < x && x <= 1943 && y < 191) ||
+           (1946 < x && x <= 1964 && y >= 191) || (1984 < x && x <= 2060 && (y >= 191 || y < 127)) ||
            (2114 < x && x < 2440 && y < 191) || x < before.x - 500;
 }
 
@@ -52,9 +55,15 @@ void spin(const Condition& met) {
 
 }  // namespace
 
-Vector::Vector(std::shared_ptr<const nes::Cartridge> cartridge, const Options& options, uint8_t* observations, Report* reports)
-    : options_(options), cartridge_(std::move(cartridge)), observations_(observations), reports_(reports), observer_(options.top),
-      errors_(options.count), taken_(options.count) {
+Vector::Vector(std::shared_ptr<const nes::Cartridge> cartridge, const Options& options, uint8_t* observations,
+               Report* reports)
+    : options_(options),
+      cartridge_(std::move(cartridge)),
+      observations_(observations),
+      reports_(reports),
+      observer_(options.top),
+      errors_(options.count),
+      taken_(options.count) {
     for (int i = 0; i < options_.count; ++i) environments_.push_back(std::make_unique<Environment>(cartridge_));
     for (int worker = 1; worker < options_.threads; ++worker) threads_.emplace_back(&Vector::work, this, worker);
 }
@@ -154,12 +163,13 @@ void Vector::work(int worker) {
     }
 }
 
-// A thread's own environments first, whose memory its core's cache knows. Then it helps the others from the end of their share, but leaves
-// them their next one: to move it to another cache would take longer than to wait for it.
+// A thread plays its own environments first, whose memory is in its core's cache. Then it helps the others from the end
+// of their share, but leaves them their next one: to move it to another cache would take longer than to wait for it.
 void Vector::play_share(int worker) {
     for (int k = 0; k < options_.threads; ++k) {
         const int share = (worker + k) % options_.threads;
-        const int begin = options_.count * share / options_.threads, end = options_.count * (share + 1) / options_.threads;
+        const int begin = options_.count * share / options_.threads,
+                  end = options_.count * (share + 1) / options_.threads;
         if (k == 0) {
             for (int i = begin; i < end; ++i)
                 if (!taken_[i].exchange(true)) play_guarded(i);
@@ -178,7 +188,8 @@ void Vector::play_guarded(int i) {
     }
 }
 
-// One decision. Only its last two frames are drawn; should the episode end before them, its frames are played once more.
+// One decision. Only its last two frames are drawn; should the episode end before them, its frames are played once
+// more.
 void Vector::play(int i, uint8_t buttons, const uint8_t* sticky) {
     Environment& environment = *environments_[i];
     Game& game = environment.game;
@@ -213,7 +224,8 @@ void Vector::play(int i, uint8_t buttons, const uint8_t* sticky) {
     }
     if (std::max(frame - 1, 0) < options_.skip - 2) redraw(environment, before, pressed, frame);
     const Info& info = game.info();
-    report.score = info.score, report.time = info.time, report.coins = info.coins, report.world = info.world, report.stage = info.stage;
+    report.score = info.score, report.time = info.time, report.coins = info.coins, report.world = info.world,
+    report.stage = info.stage;
     environment.shown = frame & 1;
     push(i, frame);
 }
@@ -225,7 +237,7 @@ void Vector::redraw(Environment& environment, const Snapshot& before, const uint
         environment.game.step(pressed[frame], frame >= last - 1 ? &environment.screens[frame & 1] : nullptr);
 }
 
-// The reward that is learned from: see `reward_env`, `reward_score` and `reward_score_rules` in envs/mario/rules.py.
+// The reward that PPO is shown: see `reward_env`, `reward_score` and `reward_score_rules` in envs/mario/rules.py.
 double Vector::shape(const Outcome& outcome, const Info& before, const Info& after, bool& end) const {
     const Reward kind = static_cast<Reward>(options_.reward);
     if (kind == Reward::kEnv) return outcome.reward;
@@ -247,7 +259,8 @@ void Vector::push(int i, int last_frame) {
     uint8_t* const stack = observations_ + static_cast<size_t>(i) * options_.stack * kObservation;
     uint8_t* const newest = stack + (options_.stack - 1) * kObservation;
     std::memmove(stack, stack + kObservation, newest - stack);
-    observer_.observe(environment.screen(), last_frame > 0 ? &environment.screens[1 - environment.shown] : nullptr, newest);
+    observer_.observe(environment.screen(), last_frame > 0 ? &environment.screens[1 - environment.shown] : nullptr,
+                      newest);
 }
 
 // -------------------------------------------------------------------------------------------------------------- states

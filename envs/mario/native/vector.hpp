@@ -1,7 +1,7 @@
 // N environments stepped by one call: controller bytes, frame skip, rewards, ends of episodes, observations.
 //
-// Random numbers are the caller's: it names the start of each episode, the buttons of its start frames, and the frames in which the
-// console holds the last button byte (sticky actions).
+// Random numbers are the caller's: it names the start of each episode, the buttons of its start frames, and the frames
+// in which the console holds the last button byte (sticky actions).
 #pragma once
 
 #include <atomic>
@@ -35,7 +35,7 @@ struct Options {
 // What the caller reads after each call; one per environment, fixed layout.
 struct Report {
     double env_reward;    // of the last decision: the environment's own
-    double reward;        // and the one that is learned from
+    double reward;        // and the one that PPO is shown
     int64_t frames;       // played in this episode after its start frames
     int32_t cause;        // Cause of the end of the episode, 0 while it goes on
     int32_t x_max, score, time, coins, world, stage;
@@ -48,19 +48,20 @@ struct Report {
 class Vector {
  public:
     // `observations` is (N, stack, 84, 84), `reports` (N); both belong to the caller and outlive this.
-    Vector(std::shared_ptr<const nes::Cartridge> cartridge, const Options& options, uint8_t* observations, Report* reports);
+    Vector(std::shared_ptr<const nes::Cartridge> cartridge, const Options& options, uint8_t* observations,
+           Report* reports);
     ~Vector();
 
     // Plays to the beginning of a stage, or takes a snapshot; returns its number for `begin`.
     int add_start(const Target& target);
     int add_start(const Target& target, const uint8_t* snapshot, size_t size);
 
-    // Starts an episode of environment `i`: the buttons of `count` start frames are pressed first. An episode that ends in them starts
-    // again without any.
+    // Starts an episode of environment `i`: the buttons of `count` start frames are pressed first. An episode that ends
+    // in them starts again without any.
     void begin(int i, int start, const uint8_t* buttons, int count);
 
-    // Plays one decision in each environment with `buttons[i]`. `sticky` is null or (N, skip): non-zero holds the byte of the frame before.
-    // Throws std::runtime_error, after all have played, if one did not return to play.
+    // Plays one decision in each environment with `buttons[i]`. `sticky` is null or (N, skip): non-zero holds the byte
+    // of the frame before. Throws std::runtime_error, after all have played, if one did not return to play.
     void step(const uint8_t* buttons, const uint8_t* sticky);
 
     // A running episode as bytes, but for its observation and its report, which the caller has.
