@@ -29,7 +29,8 @@ def names(pages):
 
 def blocks(text, language):
     """The fenced blocks of a page that are marked with a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [block for mark, block in found if mark == language]
 
 
 def commands(text):
