@@ -1,4 +1,4 @@
-"""PPOBuffer: what one rank saw in one epoch, as (T, N) arrays. Knows nothing of MPI and files.
+"""PPOBuffer: one rank's data of one epoch, as (T, N) arrays. Knows nothing of MPI and files.
 
 Letters of the shapes: T steps of an epoch, N environments of this rank, *O the shape of one observation.
 """
@@ -15,7 +15,7 @@ class PPOBuffer:
     """Stores the steps of N environments and turns their paths into advantages and returns.
 
     The order per step is `observe`, then `store`, then `finish_path` for each environment whose episode ended;
-    `finish` cuts all open paths at the end of the epoch. A path is a run of steps of one environment within one
+    `finish` cuts all open paths at the end of the epoch. A path is consecutive steps of one environment within one
     episode and one epoch.
     """
 
@@ -108,6 +108,6 @@ class PPOBuffer:
         return {name: getattr(self, name) for name in ("obs", "act", "val", "logp", "adv", "ret")}
 
     def clear(self) -> None:
-        """Forget what was stored."""
+        """Discard what was stored."""
         self.ptr = 0
         self.path_start[:] = 0

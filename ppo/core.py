@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 
 def discount_cumsum(x: np.ndarray, discount: float) -> np.ndarray:
-    """Sum what is still to come: y_t = x_t + discount * y_{t+1}, with y_T = 0.
+    """Discounted sum from each step to the end: y_t = x_t + discount * y_{t+1}, with y_T = 0.
 
     Args:
         x: (T,) float.
@@ -33,7 +33,7 @@ def gae(rew: np.ndarray, val: np.ndarray, last_val: float, gamma: float, lam: fl
     """Estimate the advantages of one path: A_t = sum_l (gamma lam)^l delta_{t+l} (GAE eq. 16).
 
     delta_t = r_t + gamma V(s_{t+1}) - V(s_t) (GAE eq. 10). A path never crosses the end of an episode, so nothing
-    has to be masked: what follows its last step is `last_val`.
+    has to be masked: `last_val` stands for everything after its last step.
 
     Args:
         rew: (T,) rewards that PPO is shown.
@@ -59,7 +59,7 @@ def rewards_to_go(rew: np.ndarray, last_val: float, gamma: float) -> np.ndarray:
 def sample_actions(logits: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw one action per row by inversion: the first action whose cumulative probability exceeds `uniform`.
 
-    The random number comes from outside, so that an environment draws the same actions whichever rank steps it.
+    The random number is an argument, so that an environment draws the same actions whichever rank steps it.
 
     Args:
         logits: (N, A) float32.
@@ -136,7 +136,7 @@ def approx_kl(logp: torch.Tensor, logp_old: torch.Tensor) -> torch.Tensor:
 
 
 def explained_variance(sums: np.ndarray) -> float:
-    """Return 1 - Var(R - V) / Var(R): 1 is a perfect critic, 0 one that knows the mean only, below 0 a worse one.
+    """Return 1 - Var(R - V) / Var(R): 1 for a perfect critic, 0 for one that predicts the mean, negative for a worse.
 
     Args:
         sums: (5,) count, sum R, sum R^2, sum (R - V), sum (R - V)^2 of the joined batch.
@@ -151,5 +151,5 @@ def explained_variance(sums: np.ndarray) -> float:
 
 
 def anneal(start: float, progress: float, on: bool) -> float:
-    """Return `start` or, if `on`, the straight line from `start` at progress 0 to zero at progress 1."""
+    """Return `start` or, if `on`, its linear decay from progress 0 to zero at progress 1."""
     return start * (1.0 - progress) if on else start

@@ -1,6 +1,6 @@
 """Actors and critics, as the papers draw them: two networks that share no parameter.
 
-Letters of the shapes: M samples, C H W image, D vector, A actions. Images arrive as uint8 and are scaled to [0, 1]
+Letters of the shapes: M samples, C H W image, D vector, A actions. Images are uint8 and are scaled to [0, 1]
 inside the network. A new network is one function and one row of NETWORKS. `ppo/compute` evaluates the same networks
 faster.
 """
@@ -16,7 +16,7 @@ from torch import nn
 
 SCALE = 1.0 / 255.0  # of a pixel
 
-Body = Callable[[tuple[int, ...]], tuple[nn.Sequential, int]]  # shape of an observation -> layers, features they give
+Body = Callable[[tuple[int, ...]], tuple[nn.Sequential, int]]  # shape of an observation -> layers, number of features
 
 
 class ScaleImage(nn.Module):
@@ -190,7 +190,7 @@ class ActorCritic(nn.Module):
         layers, features = body(obs_shape)
         net = nn.Sequential(*layers, nn.Linear(features, outputs))
         initialise(net, init, gain, generator)
-        if len(obs_shape) == 3:  # the order of memory that torch's convolutions prefer
+        if len(obs_shape) == 3:  # the memory format that torch's convolutions prefer
             net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return net
 
@@ -213,4 +213,4 @@ class ActorCritic(nn.Module):
         return self.logits(prepared), self.value(prepared)
 
     def refresh(self) -> None:
-        """Take notice of changed weights: nothing is kept of them here."""
+        """Update what was made from the weights: nothing here."""

@@ -1,6 +1,6 @@
 """Adam for a network that every rank holds: gradients are summed over the ranks, then each takes the same step.
 
-`ppo/compute/adam.py` is a drop-in that shares the work out among the ranks.
+`ppo/compute/adam.py` is a drop-in that divides the work among the ranks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Adam:
     """The optimiser of one network: Kingma and Ba 2015, "Adam", arXiv:1412.6980, algorithm 1, as torch computes it.
 
     A minibatch is `zero_gradient`, backward passes, `sum_gradients`, `step`, `publish`. The networks of one minibatch
-    travel together: `first.sum_gradients(second)`.
+    are exchanged in one call: `first.sum_gradients(second)`.
     """
 
     def __init__(self, net: nn.Module, comm: Comm, lr: float, eps: float) -> None:
@@ -30,7 +30,7 @@ class Adam:
         Args:
             net: network.
             comm: the ranks.
-            lr, eps: step size; what keeps Adam from dividing by zero.
+            lr, eps: step size; the term that keeps Adam from dividing by zero.
         """
         self._parameters, self._comm = list(net.parameters()), comm
         self._adam = torch.optim.Adam(self._parameters, lr, betas=BETAS, eps=eps)
@@ -84,16 +84,16 @@ class Adam:
         self._adam.step()
 
     def publish(self, *others: Adam) -> None:
-        """Let every rank compute with the new weights: here each has taken the same step."""
+        """Make the new weights known to all ranks: here each has taken the same step."""
 
     def gather_weights(self, *others: Adam) -> None:
-        """Let every rank hold all weights after an update: here each does."""
+        """Gather all weights on every rank after an update: here each has them."""
 
     def gather_moments(self, *others: Adam) -> None:
-        """Let every rank hold all moments for a checkpoint: here each does."""
+        """Gather all moments on every rank for a checkpoint: here each has them."""
 
     def refresh(self) -> None:
-        """Take notice of weights that something else has set: nothing is kept of them here."""
+        """Update what was made from weights that were set from outside: nothing here."""
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return step and moments of each parameter, named INDEX/NAME as torch names them; nothing before a step."""

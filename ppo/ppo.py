@@ -34,7 +34,7 @@ from ppo.training import (
 )
 from utils.seeding import Purpose, generator
 
-POLL_STEPS = 32  # steps between two looks at whether some rank was asked to stop
+POLL_STEPS = 32  # steps between two checks of whether some rank was asked to stop
 
 
 def ppo(
@@ -42,7 +42,7 @@ def ppo(
     save: Callable[[Training, bool], None],
     log: Callable[[Training, dict[str, Any], list[dict[str, Any]]], bool],
 ) -> None:
-    """Train from `training.epoch` on until the last epoch, or until `log` says that it is enough.
+    """Train from `training.epoch` on until the last epoch, or until `log` ends the run.
 
     Args:
         training: as built or as restored from a checkpoint.
@@ -75,14 +75,14 @@ def ppo(
             raise Interrupted(stop)
 
 
-# 1. Collect: run the policy for T steps in each environment (Algorithm 1, lines 2 to 4) ------------------------------
+# 1. Collect: run the policy for T steps in each environment (Algorithm 1, lines 2 and 3) ------------------------------
 
 
 def collect(training: Training, save: Callable[[Training, bool], None] = lambda training, now: None) -> Episodes:
     """Fill the buffer and return the finished episodes.
 
     Raises:
-        Interrupted: after `save`: the networks are still those of the epoch's start, so it is done again on resume.
+        Interrupted: after `save`: the networks are those of the epoch's start, so a resumed run collects it again.
     """
     cfg, env, buf = training.cfg, training.env, training.buf
     uniforms = action_uniforms(cfg, training.env_indices, training.epoch)  # (T, N)
@@ -112,7 +112,7 @@ def collect(training: Training, save: Callable[[Training, bool], None] = lambda 
 
 
 def action_uniforms(cfg: PPOConfig, env_indices: range, epoch: int) -> torch.Tensor:
-    """Return (T, N) float32 uniform numbers that decide one epoch's actions, from the environments' streams."""
+    """Return (T, N) float32 uniform numbers, from the environments' streams, that one epoch's actions are sampled with."""
     draws = [
         generator(cfg.seed, i, Purpose.ACTION, epoch).random(cfg.local_steps, dtype=np.float32) for i in env_indices
     ]
@@ -136,13 +136,13 @@ def values_of(training: Training, obs: np.ndarray) -> np.ndarray:
     return training.nets.value(training.nets.prepare(to_device(training, obs))).cpu().numpy()
 
 
-# 2. Advantages (Algorithm 1, line 5): computed path by path in `PPOBuffer`, normalised over the joined batch ---------
+# 2. Advantages (Algorithm 1, line 4): computed path by path in `PPOBuffer`, normalised over the joined batch ---------
 
 
 def advantages(training: Training) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return the epoch's data (T, N, ...) with normalised advantages, and what is logged about the values."""
     if (training.epoch + 1) % training.cfg.check_every == 0 or training.epoch + 1 == training.cfg.num_epochs:
-        check_parameters(training)  # before the update, which would spread a difference or mend it
+        check_parameters(training)  # before the update, which would spread or hide a difference
     data = training.buf.get()
     values = value_statistics(training, data)
     if training.cfg.adv_norm == "batch":
@@ -300,7 +300,7 @@ def join(training: Training, active: list[Learner], sums: Tensors) -> dict[str, 
 
 
 def step(training: Training, active: list[Learner], joined: dict[str, float]) -> None:
-    """Move the weights of the learners, but for those that stop here."""
+    """Move the weights of the learners, except those that stop here."""
     moved = []
     for learner in active:
         learner.stopped = learner.target_kl is not None and joined["KL"] > 1.5 * learner.target_kl
@@ -313,7 +313,7 @@ def step(training: Training, active: list[Learner], joined: dict[str, float]) ->
 
 
 def summarise(passes: list[dict[str, float]], steps: int) -> dict[str, float]:
-    """Return the epoch's numbers: losses of the first pass and how they changed up to the last one, KL at the end."""
+    """Return the epoch's statistics: losses of the first pass, their change up to the last one, KL of the last one."""
 
     def of(i: int, name: str) -> float:
         values = [means[name] for means in passes if name in means]

@@ -25,7 +25,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 class NotFinite(RuntimeError):
-    """A NaN or an infinity turned up; it has not reached a parameter or a file."""
+    """A NaN or an infinity occurred; it has not reached a parameter or a file."""
 
 
 class Interrupted(Exception):
@@ -37,7 +37,7 @@ class Interrupted(Exception):
 
 
 class Coefficients(NamedTuple):
-    """What an epoch's losses are weighted and clipped with, after annealing."""
+    """An epoch's clip ratio and entropy coefficient, after annealing."""
 
     clip_ratio: float
     ent_coef: float
@@ -48,13 +48,13 @@ class Learner:
     """A network that is trained.
 
     Attributes:
-        name: the end of its columns: "Pi" or "V".
+        name: suffix of its columns: "Pi" or "V".
         optimiser: of its weights.
         lr: step size at the start of the run.
         passes: over an epoch's data.
-        loss: of a part of a minibatch, as this part's share of the joined mean, and statistics of it alike.
+        loss: returns, for a part of a minibatch, that part's share of the joined mean loss and of its statistics.
         target_kl: its passes of an epoch end once KL exceeds 1.5 times this; None: never.
-        stopped: whether they have ended.
+        stopped: whether its passes of this epoch have ended.
         steps: taken in this epoch.
     """
 
@@ -84,10 +84,10 @@ class Training:
     watchdog: Watchdog
     timer: Timer
     signals: StopSignals | None = None
-    progress: Callable[[int], None] = lambda steps: None  # told of every step, for a progress bar
+    progress: Callable[[int], None] = lambda steps: None  # called after each step, for a progress bar
     epoch: int = 0
     obs: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    env_states: list[bytes] = field(default_factory=list)  # as the epoch began or, after the update, as it ended
+    env_states: list[bytes] = field(default_factory=list)  # at the epoch's start or, after the update, at its end
     best: float = -math.inf
     recent: list[list[float]] = field(default_factory=list)  # flag and return of the last episodes, on rank 0
 
@@ -129,7 +129,7 @@ def stop_signal(training: Training) -> int:
 
 
 def check_parameters(training: Training) -> None:
-    """See that the parameters are finite, and by checksum that all ranks have the same.
+    """Check that the parameters are finite and, by checksum, equal on all ranks.
 
     Raises:
         NotFinite: on all ranks, with the name of the first tensor that holds a NaN or an infinity.

@@ -1,12 +1,12 @@
-"""Drop-in for `ppo.optimiser.Adam`: each rank takes its part of the step.
+"""Drop-in for `ppo.optimiser.Adam`: each rank performs its part of the step.
 
 A network's weights are one array, of which its parameters are views, and so are its gradients. Each rank sums one part
 of the gradient over the ranks, takes Adam's step with it and sends the new weights to the others: stage 1 of ZeRO
-(Rajbhandari et al. 2020, arXiv:1910.02054, section 5.1). As many numbers are sent as in an Allreduce; what Adam reads
-and writes, which takes longer than its sums, is divided by the number of ranks.
+(Rajbhandari et al. 2020, arXiv:1910.02054, section 5.1). It sends as much as an Allreduce, while Adam's memory
+traffic, which takes longer than its arithmetic, is divided by the number of ranks.
 
-Weights of which the network uses bfloat16 copies need not be sent in an update: where the ranks share memory, there is
-one set of copies for all of them, of which each rank writes its part.
+Weights that the network uses as bfloat16 copies need not be sent in an update where the ranks share memory: there is
+one set of copies for all ranks, and each rank writes its part.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from utils.mpi import Comm
 
 
 class FlatArray:
-    """P float32 numbers on the run's device, and the array that the ranks exchange: on the CPU one and the same."""
+    """P float32 numbers on the run's device, and the array that the ranks exchange; on the CPU both are the same."""
 
     def __init__(self, count: int, comm: Comm, device: torch.device) -> None:
         """Fill it with zeros."""
@@ -47,15 +47,15 @@ class FlatArray:
         return self._host.numpy()
 
     def from_host(self) -> None:
-        """Take over what the exchange has made of it."""
+        """Copy the result of the exchange to the device."""
         if self._host is not self.flat:
             self.flat.copy_(self._host)
 
 
 class ShardedAdam:
-    """The optimiser of one network; see `ppo.optimiser.Adam` for what each method promises.
+    """The optimiser of one network; see `ppo.optimiser.Adam` for the contract of each method.
 
-    On the CPU the step is our own code, where that was compiled, and torch's elsewhere: the same up to rounding.
+    On the CPU the step is our own code where that was compiled, and torch's elsewhere; they agree up to rounding.
     """
 
     def __init__(self, net: nn.Module, comm: Comm, lr: float, eps: float, copies: Copies | None = None) -> None:
@@ -64,7 +64,7 @@ class ShardedAdam:
         Args:
             net: network. Its parameters become views of one array, and so do their gradients and their copies.
             comm: the ranks.
-            lr, eps: step size; what keeps Adam from dividing by zero.
+            lr, eps: step size; the term that keeps Adam from dividing by zero.
             copies: bfloat16 copies of the first of the network's parameters.
         """
         self._parameters, self._comm, self._eps = list(net.parameters()), comm, eps
@@ -112,7 +112,7 @@ class ShardedAdam:
         self._adam.param_groups[0]["lr"] = value
 
     def zero_gradient(self) -> None:
-        """Begin a minibatch: the gradients of weights with copies are replaced by the first ones that come."""
+        """Begin a minibatch: for weights with copies, the first gradients that arrive replace the old ones."""
         self.gradient.flat[len(self.copies) :].zero_()
         if self._copies is not None:
             self._copies.expect_gradients()
@@ -143,7 +143,7 @@ class ShardedAdam:
             self._my_copies.copy_(self.weights.mine[: len(self._my_copies)])
 
     def publish(self, *others: ShardedAdam) -> None:
-        """Let every rank compute with the new weights; those that have copies in shared memory are not sent."""
+        """Make the new weights known to all ranks; those that have copies in shared memory are not sent."""
         if self._comm.world_size > 1:
             optimisers = (self, *others)
             self._gather(*others, begins=[optimiser.first_to_send for optimiser in optimisers])
@@ -152,7 +152,7 @@ class ShardedAdam:
                     optimiser.refresh()
 
     def gather_weights(self, *others: ShardedAdam) -> None:
-        """Let every rank hold all weights after an update."""
+        """Gather all weights on every rank after an update."""
         if self._comm.world_size > 1:
             self._gather(*others, begins=[0] * (1 + len(others)))
 
@@ -163,7 +163,7 @@ class ShardedAdam:
             optimiser.weights.from_host()
 
     def gather_moments(self, *others: ShardedAdam) -> None:
-        """Let every rank hold all moments for a checkpoint."""
+        """Gather all moments on every rank for a checkpoint."""
         for moment in (moment for optimiser in (self, *others) for moment in optimiser.moments.values()):
             host = moment.cpu()
             self._comm.all_gather(host.numpy())

@@ -1,4 +1,4 @@
-"""Drop-in for what torch does to long arrays in an update: one pass over them (arrays.cpp) where torch takes several.
+"""Drop-in for torch's operations on long arrays in an update: one pass (arrays.cpp) where torch takes several.
 
 `compiled` says whether there is such code; without it torch does it all.
 """

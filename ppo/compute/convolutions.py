@@ -34,7 +34,7 @@ class Layer(ctypes.Structure):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """Return the compiled functions, or None where this processor is better served by torch or they are not wanted."""
+    """Return the compiled functions, or None where torch is faster on this processor, or where they are turned off."""
     flags = system.processor_flags()
     if os.environ.get("PPO_CONVOLUTION") == "0" or "avx512_bf16" not in flags or "amx_bf16" in flags:
         return None
@@ -90,7 +90,7 @@ def convolve(x: torch.Tensor, layers: Sequence[nn.Conv2d], relu: bool) -> torch.
 
 
 class Convolutions(torch.autograd.Function):
-    """Both directions by convolutions.cpp. Sums are float32, and what is between two layers is rounded to bfloat16."""
+    """Both directions by convolutions.cpp. Sums are float32, activations between layers are rounded to bfloat16."""
 
     @staticmethod
     def forward(
@@ -124,7 +124,7 @@ class Call:
         parameters: Sequence[torch.Tensor],
         outputs: Sequence[torch.Tensor] = (),
     ) -> None:
-        """Lay the arrays out; `outputs` are those of the forward pass, if it has been."""
+        """Allocate the arrays; `outputs` are those of the forward pass, for a backward pass."""
         self._x = channels_last(x)
         self._keep: list[torch.Tensor] = []  # alive while pointers to them are
         self._layers = (Layer * len(steps))()

@@ -1,4 +1,4 @@
-"""Drop-ins for torch's layers: the body of a network as the papers draw it, with what is slow replaced.
+"""Drop-ins for torch's layers: the body of a network as the papers draw it, with the slow layers replaced.
 
 The replaced layers use the parameters of the ones that they replace.
 """
@@ -14,7 +14,7 @@ from ppo.compute.convolutions import Conv2d, ConvolutionStack
 
 
 class ReLU(nn.Module):
-    """Drop-in for `torch.nn.ReLU`: max(x, 0), which may take the place of x."""
+    """Drop-in for `torch.nn.ReLU`: max(x, 0), in place where that is allowed."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Any shape -> the same shape."""
@@ -46,7 +46,7 @@ class BitwiseReLU(torch.autograd.Function):
 
 
 def fast(module: nn.Module) -> nn.Module:
-    """Return `module` with its convolutions and ReLUs replaced by ours, inside of it too; it may be changed."""
+    """Return `module` with all its convolutions and ReLUs replaced by ours; it may be modified."""
     if isinstance(module, nn.Sequential):
         return with_stack(nn.Sequential(*(fast(child) for child in module)))
     if type(module) is nn.ReLU:

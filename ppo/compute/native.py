@@ -1,4 +1,4 @@
-"""Loads the compiled part of the wing, and gives its functions torch's threads."""
+"""Loads the compiled part of the wing, and runs its functions on torch's threads."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def library() -> ctypes.CDLL | None:
 def torch_parallel() -> int | None:
     """Return the address of GOMP_parallel in the OpenMP library that torch uses, or None where it has another one.
 
-    Threads of our own would have to wait for torch's, which stay awake for a while after their work.
+    Threads of our own would compete with torch's, which spin for a while after their work.
     """
     try:
         native = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
