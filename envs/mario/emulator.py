@@ -1,4 +1,4 @@
-"""A Nintendo Entertainment System for the NROM games, byte for byte the same as nes-py 8.2.1's and far faster.
+"""A Nintendo Entertainment System for the NROM games, equal to nes-py 8.2.1's byte for byte, and far faster.
 
 One `step` is nes-py's: 29,781 CPU cycles. After each of them all 2048 bytes of RAM and all 240 x 256 pixels are equal.
 """
@@ -18,9 +18,7 @@ from envs.mario import native
 HEIGHT, WIDTH = 240, 256
 RAM_SIZE = 2048
 STATE_VERSION = 1
-_STATE_HEADER = struct.Struct(
-    "<4sHIII"
-)  # magic, version, CRC-32 of the ROM and of the rest, its size before compression
+_STATE_HEADER = struct.Struct("<4sHIII")  # magic, version, CRC-32 of ROM and body, size of the body uncompressed
 _STATE_MAGIC = b"NESs"
 
 
@@ -81,7 +79,7 @@ class Emulator:
 
         Args:
             buttons: bit mask of controller 1, 0-255: A, B, select, start, up, down, left, right from bit 0.
-            draw: False leaves the picture as it was, which is faster and changes nothing else.
+            draw: False does not update the picture, which is faster and changes nothing else.
 
         Raises:
             ValueError: buttons outside of 0-255.
@@ -108,7 +106,7 @@ class Emulator:
 
         Args:
             state: the bytes.
-            controllers: False leaves the controllers' shift registers as they are, which is what nes-py's restore does.
+            controllers: False keeps the controllers' shift registers, as nes-py's restore does.
 
         Raises:
             ValueError: not such a state, damaged, of another version or another ROM.

@@ -35,7 +35,7 @@ def gray(bgra: np.ndarray) -> np.ndarray:
     weighted = bgra.astype(np.float32) @ _WEIGHTS
     weighted += _HALF
     weighted *= _UNIT
-    return weighted.astype(np.uint8)  # cuts the fraction off, as the shift does
+    return weighted.astype(np.uint8)  # truncates, as the shift does
 
 
 class BoxResize:
