@@ -65,7 +65,9 @@ def test_the_cell_shows_the_reference_emulator():
              for e, c in (("native", 90), ("nes-py", 96))]  # fmt: skip
     lines.append(lines[0] | {"start_frames": 30, "start_mode": "random", "cleared": 50, "clear_rate": 0.5})
     assert cell({"lines": lines}).startswith("96% (90 to 98)") and cell(None) == "-"
-    assert cell({"lines": lines}, "Random buttons").startswith("50%") and cell({"lines": lines}, "Sticky buttons") == "-"
+    assert (
+        cell({"lines": lines}, "Random buttons").startswith("50%") and cell({"lines": lines}, "Sticky buttons") == "-"
+    )
 
 
 def test_unknown_stages_and_a_readme_without_marks_are_refused(shipped, capsys):

@@ -1,4 +1,4 @@
-"""Measuring in turn: the same work by several parties, A B A B ..., so that a slow moment hits them all."""
+"""Measurements in turn: the same work by several parties, A B A B ..., so that a slow moment affects all of them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def figures(
 
 
 def in_turn(parties: dict[str, Callable[[], float]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Call every party once per round and return what they gave, after `warm_up` calls each that do not count."""
+    """Call every party once per round and return their results, after `warm_up` calls each that do not count."""
     for party in list(parties.values()) * warm_up:
         party()
     values: dict[str, list[float]] = {who: [] for who in parties}
@@ -62,7 +62,7 @@ def in_turn(parties: dict[str, Callable[[], float]], rounds: int, warm_up: int =
 
 
 def rate(work: Callable[[], None], amount: float, seconds: float) -> Callable[[], float]:
-    """Return a party that repeats `work` for about `seconds` and gives amounts per second."""
+    """Return a party that repeats `work` for about `seconds` and returns amounts per second."""
 
     def measured() -> float:
         start, done = time.perf_counter(), 0
@@ -77,7 +77,7 @@ def rate(work: Callable[[], None], amount: float, seconds: float) -> Callable[[]
 
 @contextmanager
 def apart(make: Callable[..., Callable[[], float]], *args: Any) -> Iterator[Callable[[], float]]:
-    """Give a party that lives in a process of its own: what this process sets for itself (memory, threads) stays here.
+    """Provide a party in a process of its own, which is unaffected by this one's settings (memory, threads).
 
     Args:
         make: called there with `args`, all of which can be pickled; returns the party.

@@ -71,16 +71,16 @@ class UsualMario(gymnasium.Env[np.ndarray, Any]):
         return self._observe(np.max(pictures[-2:], axis=0)), total, done, False, {}
 
 
-# A plain loop: float32, channels first, torch's modules and Adam as they come ----------------------------------------
+# A plain loop: float32, channels first, torch's modules and Adam unchanged -----------------------------------------
 
 
 def plain_copy(net: nn.Sequential) -> nn.Sequential:
     """Return the same network out of torch's own modules, with the same weights, in float32 and channels first.
 
-    The first linear layer behind the convolutions reads its inputs in another order: (C, H, W) instead of (H, W, C).
+    The first linear layer after the convolutions reads its inputs in another order: (C, H, W) instead of (H, W, C).
     """
     layers: list[nn.Module] = []
-    side, channels = 84, 0  # of what the convolutions so far give
+    side, channels = 84, 0  # of the output of the convolutions so far
     for module in net:
         if isinstance(module, ScaleImage | Flatten):
             kind = {ScaleImage: Scale, Flatten: nn.Flatten}[type(module)]

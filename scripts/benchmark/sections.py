@@ -136,7 +136,7 @@ def _raw_nes(options: Options) -> Callable[[], float]:
 
 
 def threads(options: Options) -> list[Figure]:
-    """Two threads in one process against two processes, 32 environments together."""
+    """Two threads in one process against two processes, 32 environments in all."""
 
     def one_process() -> float:
         return sum(_processes([(32, 2)], options.seconds))
@@ -197,14 +197,14 @@ def inference(options: Options) -> list[Figure]:
 def _inference(network: str, batch: int, training: Training, options: Options) -> list[Figure]:
     pi, v = peers.plain_copy(training.ac.pi), peers.plain_copy(training.ac.v)
     obs = torch.randint(256, (batch, 4, 84, 84), dtype=torch.uint8)
-    lying = obs.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # as it lies in our buffer
+    channels_last = obs.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # as in our buffer
 
     @torch.no_grad()
     def plain() -> None:
         pi(obs), v(obs)
 
     def ours() -> None:
-        training.nets.step(lying)
+        training.nets.step(channels_last)
 
     seconds = options.seconds / 3
     parties = {"plain float32": rate(plain, batch, seconds), _ours(training): rate(ours, batch, seconds)}
@@ -240,7 +240,7 @@ def _update(network: str, options: Options) -> list[Figure]:
 def _epoch(training: Training) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]:
     """Return a collected epoch as our update takes it, and as the plain loop does."""
     ppo.collect(training)
-    data = {name: array.copy(order="K") for name, array in training.buf.get().items()}  # (T, N, ...), as it lies
+    data = {name: array.copy(order="K") for name, array in training.buf.get().items()}  # (T, N, ...)
     ppo.normalise_advantages(training, data["adv"])
     return data, {name: torch.from_numpy(np.ascontiguousarray(a)).flatten(0, 1) for name, a in data.items()}
 
