@@ -112,7 +112,7 @@ def collect(training: Training, save: Callable[[Training, bool], None] = lambda 
 
 
 def action_uniforms(cfg: PPOConfig, env_indices: range, epoch: int) -> torch.Tensor:
-    """Return (T, N) float32 uniform numbers, from the environments' streams, that one epoch's actions are sampled with."""
+    """Return (T, N) float32 uniform numbers from the environments' streams: an epoch's actions are drawn by them."""
     draws = [
         generator(cfg.seed, i, Purpose.ACTION, epoch).random(cfg.local_steps, dtype=np.float32) for i in env_indices
     ]
