@@ -1,4 +1,4 @@
-# make train | make test | make check    -- each sets up .venv first; see README.md
+# make train | make test | make check    -- each sets up .venv first; see README.md and CONTRIBUTING.md
 #
 # Variables:
 #   PYTHON     interpreter for .venv, 3.11 or 3.12 (found if not given)
