@@ -96,7 +96,7 @@ def environment(words):
 def test_the_functions_of_algorithm_1_exist():
     """Every name on the right of the pseudo-code can be found where it says."""
     modules = {"core": core, "ppo": importlib.import_module("ppo.ppo"), "PPOBuffer": PPOBuffer}
-    listing = next(block for block in blocks(README.read_text(), "") if block.startswith("for each epoch"))
+    listing = next(block for block in blocks(README.read_text(), "") if "for each epoch:" in block)
     found = re.findall(r"\b(ppo|core|PPOBuffer)\.(\w+)", listing)
     assert len(found) >= 14
     for owner, name in found:
