@@ -151,8 +151,8 @@ EXPORT int player_step(Player* player, uint8_t buttons, bool draw, double* rewar
         return static_cast<int>(outcome.done);
     });
 }
-// Holds the buttons for some frames, undrawn, or until the episode ends. Returns 0 while it goes on, 2 at the flag, 1 at any other end, -1 for
-// an error.
+// Holds the buttons for some frames, undrawn, or until the episode ends. Returns 0 while it goes on, 2 at the flag, 1
+// at any other end, -1 for an error.
 EXPORT int player_hold(Player* player, uint8_t buttons, int frames, char* error) {
     return guarded(error, -1, [&] {
         for (int frame = 0; frame < frames; ++frame)
