@@ -61,6 +61,8 @@ class PPOBuffer:
             raise ValueError(f"buffer is full: it holds {self.max_size} steps")
         if self._images is None or obs.shape[1] == 1:
             self.obs[self.ptr] = obs
+        elif (channels_last := obs.transpose(0, 2, 3, 1)).flags.c_contiguous:
+            self._images[self.ptr] = channels_last
         else:
             for channels, image in zip(obs, self._images[self.ptr], strict=True):
                 cv2.merge(tuple(channels), image)  # ten times as fast as numpy's assignment

@@ -64,7 +64,7 @@ class PPOConfig:
     lam: float = _field(0.95, "lambda of GAE", at_least=0, at_most=1)
 
     # learning
-    network: str = _field("mlp", "actor and critic: mario, nature, small, impala, mlp or MODULE:FUNCTION")
+    network: str = _field("mlp", "actor and critic: mario, nature, small, impala, impoola, mlp or MODULE:FUNCTION")
     init: str = _field("orthogonal", "initial weights", choices=("orthogonal", "xavier"))
     pi_lr: float = _field(3e-4, "Adam step size of the actor", at_least=0)
     v_lr: float = _field(3e-4, "Adam step size of the critic", at_least=0)

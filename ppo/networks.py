@@ -88,14 +88,28 @@ class Residual(nn.Module):
 
 def impala_cnn(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
     """Fifteen convolutions in three stages, of Espeholt et al. 2018, "IMPALA", arXiv:1802.01561, figure 3 (right)."""
+    layers, (channels, height, width) = _impala_stages(obs_shape)
+    layers += [Flatten(), nn.Linear(channels * height * width, 256), nn.ReLU()]
+    return nn.Sequential(*layers), 256
+
+
+def impoola_cnn(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
+    """IMPALA's convolutions, each channel averaged over the image before the 256 units, of Trumpp et al. 2025,
+    "Impoola: The Power of Average Pooling for Image-Based Deep Reinforcement Learning", RLC 2025."""
+    layers, (channels, _, _) = _impala_stages(obs_shape)
+    layers += [nn.AdaptiveAvgPool2d(1), Flatten(), nn.Linear(channels, 256), nn.ReLU()]
+    return nn.Sequential(*layers), 256
+
+
+def _impala_stages(obs_shape: tuple[int, ...]) -> tuple[list[nn.Module], tuple[int, int, int]]:
+    """Return the convolutions, with a ReLU after them, and the shape that they give."""
     channels, height, width = obs_shape
     layers: list[nn.Module] = [ScaleImage()]
     for out in (16, 32, 32):
         layers += [nn.Conv2d(channels, out, 3, padding=1), nn.MaxPool2d(3, stride=2, padding=1)]
         layers += [Residual(out), Residual(out)]
         channels, height, width = out, (height + 1) // 2, (width + 1) // 2
-    layers += [nn.ReLU(), Flatten(), nn.Linear(32 * height * width, 256), nn.ReLU()]
-    return nn.Sequential(*layers), 256
+    return [*layers, nn.ReLU()], (channels, height, width)
 
 
 def mlp(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
@@ -108,6 +122,7 @@ NETWORKS: dict[str, Body] = {
     "nature": nature_cnn,
     "small": small_cnn,
     "impala": impala_cnn,
+    "impoola": impoola_cnn,
     "mlp": mlp,
 }
 

@@ -171,10 +171,34 @@ def test_other_convolutions_are_torchs(change):
     assert type(layer(x).grad_fn).__name__ == "ConvolutionBackward0" and torch.equal(layer(x), plain(x))
 
 
-def test_without_the_processor_everything_is_torchs(monkeypatch):
+@pytest.mark.parametrize("shape", SHAPES)
+def test_without_the_processor_everything_is_torchs(shape, monkeypatch):
+    """On any machine: the same layers give torch's outputs and gradients, close to double precision."""
     monkeypatch.setattr(convolutions, "library", lambda: None)
-    layer, x, _ = random_case(2, 4, 16, 12, 4, 2, 0)
-    assert type(layer(x).grad_fn).__name__ == "ConvolutionBackward0"
+    layer, x, generator = random_case(*shape)
+    out = layer(x)
+    assert type(out.grad_fn).__name__ == "ConvolutionBackward0"
+    grad = random_images(generator, *out.shape)
+    out.backward(grad)
+    exact_out, exact, _ = in_double(layer, x, grad, relu=False)
+    for ours, theirs in zip([out, layer.weight.grad, layer.bias.grad], [exact_out, *exact], strict=True):
+        assert (ours - theirs).norm() < 0.02 * theirs.norm()
+
+
+def test_without_the_processor_a_stack_is_torchs(monkeypatch):
+    """Forward and backward, as torch's own layers give them."""
+    monkeypatch.setattr(convolutions, "library", lambda: None)
+    torch.manual_seed(0)
+    layers = [Conv2d(16, 32, 4, stride=2), ReLU(), Conv2d(32, 16, 3), ReLU()]
+    stack = ConvolutionStack(*layers).to(torch.bfloat16).to(memory_format=torch.channels_last)
+    x = random_images(torch.Generator().manual_seed(0), 3, 16, 20, 20)
+    found = []
+    for net in (stack, nn_stack(stack)):
+        stack.zero_grad()
+        out = net(x)
+        out.float().square().sum().backward()
+        found.append([out.detach().clone(), *(p.grad.clone() for p in stack.parameters())])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize(

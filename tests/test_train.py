@@ -292,6 +292,27 @@ def test_nan_stops_the_run_before_it_reaches_a_parameter(tmp_path, where, monkey
     run_.close()
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_parameter_that_is_not_finite_stops_the_run(tmp_path, precision, monkeypatch):
+    """Even where activations hide it (a negative NaN is 0 after a ReLU by bits); it reaches no file, on one rank."""
+    cfg = config.build(num_envs=2, steps_per_epoch=32, minibatch_size=32, precision=precision, data_dir=str(tmp_path),
+                       train_pi_iters=1, train_v_iters=1, epochs=3, save_every=1)  # fmt: skip
+    collect, epochs = ppo.collect, []
+
+    def spoiled(training, *args):
+        if training.epoch == 1:
+            with torch.no_grad():
+                training.ac.pi[1].weight[0] = -math.nan
+            training.nets.refresh()
+            epochs.append(training.epoch)
+        return collect(training, *args)
+
+    monkeypatch.setattr(ppo, "collect", spoiled)
+    with pytest.raises(ppo.NotFinite):
+        train(cfg)
+    assert epochs == [1] and [p.name for p in (cfg.run_dir / "checkpoints").glob("step_*")] == ["step_0000000032"]
+
+
 @pytest.mark.parametrize(
     ("args", "names"),
     [
