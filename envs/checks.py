@@ -1,4 +1,4 @@
-"""A checker of the vector contract, for the tests of every family and for whoever adds one."""
+"""A checker of the vector contract, for the tests of every family and for its author."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def check_step(
     """Check the shapes and dtypes of one step, and that the infos agree with the flags."""
     count, single = env.num_envs, env.single_observation_space
     assert obs.shape == env.observation_space.shape and obs.dtype == single.dtype, (obs.shape, obs.dtype)
-    assert all(single.contains(one) for one in obs), "an observation lies outside its space"
+    assert all(single.contains(one) for one in obs), "an observation is outside its space"
     assert rewards.shape == (count,) and rewards.dtype == np.float32
     assert infos["env_reward"].shape == (count,) and infos["env_reward"].dtype == np.float64
     for flags in (terminated, truncated):

@@ -130,7 +130,7 @@ OPTIONS = (
            help="the first of the levels to train on"),
     Option(name="levels", default="train", choices=("train", "test", "all"), training_only=True,
            help="which are played: the training levels, all that come after them, or all there are"),
-    Option(name="use_backgrounds", default=True, kind=bool, portable=True, help="pictures behind the game, not black"),
+    Option(name="use_backgrounds", default=True, kind=bool, portable=True, help="pictures as backgrounds, not black"),
     Option(name="reward", default="env", choices=("env", "scaled"), training_only=True,
            help="what PPO is shown: the game's reward, or that divided by the game's largest return"),
     MAX_EPISODE_STEPS,

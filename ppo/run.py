@@ -26,7 +26,7 @@ if __name__ == "__main__":  # there is nothing to save yet: an early Ctrl-C ends
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from utils import mpi, system  # noqa: E402
-from utils.command import printable  # noqa: E402
+from utils.command import BAD_INPUT, ending, printable  # noqa: E402
 from utils.watchdog import StopSignals  # noqa: E402
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from ppo.training import Learner, Training
 
 T = TypeVar("T")
-EXIT_BAD_INPUT = 2
-EXIT_PREEMPTED = 75  # EX_TEMPFAIL: a batch system may start the job again
 
 
 def bad_input(message: str) -> Any:
@@ -48,7 +46,7 @@ def bad_input(message: str) -> Any:
     if mpi.launched_rank() == 0:
         sys.stderr.write(f"ppo.run: error: {printable(message, 1000)}\n")
     sys.stderr.flush()
-    sys.exit(EXIT_BAD_INPUT)
+    sys.exit(BAD_INPUT)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -78,7 +76,7 @@ def exit_code(comm: mpi.Comm | None, error: BaseException) -> int:
     if isinstance(error, Refused):
         bad_input(str(error))
     if isinstance(error, Interrupted):
-        return EXIT_PREEMPTED if error.signal_number == signal.SIGUSR1 else 128 + error.signal_number
+        return ending(error.signal_number)[1]
     mpi.exit_together(comm, error)  # whatever happened to this rank, the others must not wait for it
     raise AssertionError
 
@@ -208,11 +206,10 @@ def _train(
         reason, code = "finished", 0
         recorder.say(f"finished: {cfg.run_dir}" + (f" ({recorder.reached})" if recorder.reached else ""))
     except Refused as error:
-        reason, code = f"error: {error}", EXIT_BAD_INPUT
+        reason, code = f"error: {error}", BAD_INPUT
         raise
     except ppo.Interrupted as stop:
-        number = stop.signal_number
-        reason, code = ("preempted", EXIT_PREEMPTED) if number == signal.SIGUSR1 else ("interrupted", 128 + number)
+        reason, code = ending(stop.signal_number)
         if recorder is not None:
             recorder.say(f"\n{stop}: saved. Continue with the same command and --resume")
         raise

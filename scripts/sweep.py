@@ -24,14 +24,13 @@ from typing import IO
 
 from utils import columns, system
 from utils.analysis import files, runs
-from utils.command import Parser, printable
+from utils.command import PREEMPTED, Parser, printable
 from utils.command import run as run_command
 
 PROG = "python -m scripts.sweep"
 COMMAND = (sys.executable, "-m", "ppo.run")
 OWN = {"resume", "overwrite"}  # the sweep decides on these
 SINGLE = {"exp-name", "data-dir", "cpu"}
-PREEMPTED = 75  # the code of a run that has saved itself for a later start
 POLL_SECONDS = 0.2
 VIEW_SECONDS = 2.0
 LAST_LINES = 8
@@ -260,7 +259,7 @@ class Sweep:
     """Runs jobs, some at a time, until all have ended or somebody stops it."""
 
     def __init__(self, jobs: Sequence[Job], at_once: int, command: Sequence[str]) -> None:
-        """Take jobs that wait; `command` starts one run when its arguments are put behind it."""
+        """Take jobs that wait; `command` starts one run when its arguments follow it."""
         self.jobs, self.at_once, self.command = list(jobs), at_once, list(command)
         self.stops = 0  # how often somebody has asked to stop
         self.sent = 0  # how many of SIGNALS have been sent
@@ -313,7 +312,7 @@ class Sweep:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         job.share_at_start = progress(job).share
         ranks = int(job.flags.get("cpu", "1"))
-        threads = str(max(1, cores() // (self.at_once * ranks)))
+        threads = str(max(1, system.cores() // (self.at_once * ranks)))
         limits = {name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         job.output = job.log.open("ab")
         job.process = subprocess.Popen(
@@ -354,11 +353,6 @@ class Sweep:
         if self._drawn:
             print(f"\x1b[{self._drawn}A\x1b[J", end="", flush=True)
             self._drawn = 0
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 # ---------------------------------------------------------------------------------------------- command line
@@ -450,9 +444,9 @@ def _main(argv: list[str], command: Sequence[str], check: Check) -> int:
         print("\n".join(listed(jobs, command)))
         return 0
     busy = min(args.jobs, len(jobs)) * max(int(job.flags.get("cpu", "1")) for job in jobs)
-    if busy > cores():
+    if busy > system.cores():
         print(
-            f"note: {busy} processes at a time on {cores()} cores: fewer --jobs would not be slower",
+            f"note: {busy} processes at a time on {system.cores()} cores: fewer --jobs would not be slower",
             file=sys.stderr,
         )
     sweep = Sweep(jobs, args.jobs, command)

@@ -116,7 +116,7 @@ def test_a_sweep_runs_everything_and_again_nothing(tmp_path, capsys):
 
 
 def test_threads_are_shared_among_jobs_and_ranks(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "cores", lambda: 8)
+    monkeypatch.setattr(sweep.system, "cores", lambda: 8)
     assert run(["--data-dir", str(tmp_path), "--exp-name", "t", "--cpu", "2", "--seed", "0", "--jobs", "2"]) == 0
     assert (tmp_path / "t" / "t_s0" / "starts.txt").read_text().split()[0] == "2"
 

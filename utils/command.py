@@ -5,10 +5,19 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, TextIO
+
+BAD_INPUT = 2
+PREEMPTED = 75  # EX_TEMPFAIL: saved after SIGUSR1; a batch system may start the job again
+
+
+def ending(signal_number: int) -> tuple[str, int]:
+    """Return the reason and the exit code of a command that a signal ended."""
+    return ("preempted", PREEMPTED) if signal_number == signal.SIGUSR1 else ("interrupted", 128 + signal_number)
 
 
 class Parser(argparse.ArgumentParser):
@@ -17,7 +26,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the message on one line and exit with code 2."""
         print(f"{self.prog}: error: {message}", file=sys.stderr)
-        raise SystemExit(2)
+        raise SystemExit(BAD_INPUT)
 
 
 def run(prog: str, action: Callable[[], int | None]) -> int:
@@ -30,9 +39,9 @@ def run(prog: str, action: Callable[[], int | None]) -> int:
         return 1
     except (ValueError, OSError) as error:
         print(f"{prog}: error: {printable(str(error), 1000)}", file=sys.stderr)
-        return 2
+        return BAD_INPUT
     except KeyboardInterrupt:
-        return 130
+        return ending(signal.SIGINT)[1]
 
 
 def any_character(stream: TextIO) -> None:

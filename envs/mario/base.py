@@ -54,7 +54,7 @@ def draw_start(shared: Setup, draws: np.random.Generator) -> bytes:
 
 
 class MarioVecBase(VecEnv):
-    """What N Mario environments share, whoever plays their frames. Observations (N, stack, 84, 84) uint8; actions are
+    """What N Mario environments share, in Python and in C++. Observations (N, stack, 84, 84) uint8; actions are
     numbers of the action set.
 
     infos hold, for every name of the option `ram_info`, an array (N,) uint8 of the console's memory as the returned

@@ -14,7 +14,7 @@ CORE_VERSION = "1"  # raised when a frame, a reward or an end of the core change
 
 
 def versions() -> dict[str, str]:
-    """Return the versions behind this back end. Raises ValueError if the core is not compiled."""
+    """Return the versions of this back end. Raises ValueError if the core is not compiled."""
     native.library_path()
     return {"core": CORE_VERSION}
 

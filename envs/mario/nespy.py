@@ -24,7 +24,7 @@ MAX_SKIPPED_FRAMES = 6000
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages behind this back end.
+    """Return the versions of the packages that this back end uses.
 
     Raises:
         ValueError: a package is missing, or its version is one whose numbers would differ.

@@ -23,6 +23,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
+from utils import system
 from utils.analysis.files import read_object, read_regular
 from utils.analysis.older_runs import MARIO
 from utils.analysis.tables import COMMA, TAB, Table, parse_table
@@ -294,7 +295,7 @@ def _number(value: object) -> float | None:
 def read_runs(paths: Sequence[Path], wanted: Iterable[str] | None = None, jobs: int | None = None) -> list[LoggedRun]:
     """Return the runs of the folders in order; many folders are read by `jobs` processes (default: every core)."""
     columns = None if wanted is None else list(wanted)
-    jobs = jobs or len(os.sched_getaffinity(0))
+    jobs = jobs or system.cores()
     size = sum((p / "progress.txt").lstat().st_size for p in paths if os.path.lexists(p / "progress.txt"))
     if jobs == 1 or size < 50_000_000:  # starting processes costs about a second
         return [read_run(path, columns) for path in paths]

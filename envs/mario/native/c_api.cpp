@@ -160,7 +160,7 @@ EXPORT int player_hold(Player* player, uint8_t buttons, int frames, char* error)
         return 0;
     });
 }
-// The game as bytes, without its picture: for whoever goes back to a moment often, in the process that saved it.
+// The game as bytes, without its picture: to go back to a moment often, in the process that saved it.
 EXPORT size_t player_state_size() {
     static const size_t size = [] {
         nes::Sizer sizer;
