@@ -124,11 +124,11 @@ class PPOConfig:
             self.epochs is None or self.total_steps is None, "total_steps", self.total_steps, "not given with epochs"
         )
         _require(self.steps_per_epoch % self.num_envs == 0, "steps_per_epoch", self.steps_per_epoch,
-                 f"a multiple of num_envs ({self.num_envs})")  # fmt: skip
+                 f"a multiple of num-envs ({self.num_envs})")  # fmt: skip
         _require(self.steps_per_epoch % self.minibatch_size == 0, "minibatch_size", self.minibatch_size,
-                 f"a divisor of steps_per_epoch ({self.steps_per_epoch})")  # fmt: skip
+                 f"a divisor of steps-per-epoch ({self.steps_per_epoch})")  # fmt: skip
         _require(self.minibatch_size % self.num_envs == 0, "minibatch_size", self.minibatch_size,
-                 f"a multiple of num_envs ({self.num_envs}), each of which gives as many steps")  # fmt: skip
+                 f"a multiple of num-envs ({self.num_envs}), each of which gives as many steps")  # fmt: skip
 
     def _check_names(self) -> None:
         names = [preset.name for preset in presets(self.env)]
@@ -158,7 +158,7 @@ class PPOConfig:
     @property
     def experiment(self) -> str:
         """Name of the experiment: the given one, or the environment's."""
-        return self.exp_name or "ppo_" + self.env.lower().replace("/", "-")
+        return self.exp_name or "ppo_" + self.env.lower().replace("/", "-").replace(":", "-")
 
     @property
     def run_dir(self) -> Path:

@@ -68,7 +68,9 @@ def environment(policy: Policy, **wanted: Any) -> tuple[str, dict[str, Any]]:
         raise BadPolicy("policy.json: env and spec must say what the policy was made for")
     given = wanted.pop("env", None)
     if given is None and ":" in env_id:  # its module would be imported: only who runs this may name one
-        raise BadPolicy(f"policy.json: env is {env_id!r}, which names a module to import")
+        raise BadPolicy(
+            f"policy.json: env is {env_id!r}, which names a module to import: if you trust it, add --env {env_id}"
+        )
     env_id = given or env_id
     wanted = {name: value for name, value in wanted.items() if value is not None}
     if given is not None or wanted:

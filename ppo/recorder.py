@@ -289,7 +289,8 @@ class Recorder:
             for name, value in row.items():
                 self.logger.log(name, value)
             self._attempt("row of the log", self.logger.dump)
-            self.console.epoch(row, self.cfg.num_epochs)
+            own = [column for column in run.env.family.columns if column.name in run.env.family.evaluated]
+            self.console.epoch(row, self.cfg.num_epochs, own)
             problem = self._keep_best(run, row)
             self.reached = self._goal(row)
         problem, self.reached = self.comm.broadcast((problem, self.reached))

@@ -199,12 +199,15 @@ def _train(
         recorder = Recorder(cfg, comm, resume, overwrite)
         recorder.begin(training, allow_mismatch)
         recorder.say(describe_start(training))
+        began = training.epoch
         if training.signals is not None:
             training.signals.armed = True
         if recorder.reached is None:
             ppo.ppo(training, recorder.save, with_callback(recorder, comm, on_epoch))
         reason, code = "finished", 0
         recorder.say(f"finished: {cfg.run_dir}" + (f" ({recorder.reached})" if recorder.reached else ""))
+        if training.epoch == began and not recorder.reached:
+            recorder.say(f"nothing was left to do: it has its {cfg.num_epochs} epochs; --epochs makes it longer")
     except Refused as error:
         reason, code = f"error: {error}", BAD_INPUT
         raise
@@ -432,8 +435,8 @@ def describe_load(comm: mpi.Comm) -> str:
     if idle is None or idle > wanted - 0.5:
         return ""
     return (
-        f"\n{idle:.1f} cores are idle for {wanted} threads, which wait for each other: OMP_NUM_THREADS=1 may be many "
-        "times as fast"
+        f"\nwarning: other programs use this machine's cores ({idle:.1f} are idle), and the {wanted} threads of this run "
+        "wait for each other; with OMP_NUM_THREADS=1 it may be many times as fast"
     )
 
 

@@ -25,4 +25,4 @@ def test_the_notebook_runs_to_its_end(tmp_path, monkeypatch):
     assert kinds.count("image/png") == 3
     assert any("<video" in output.get("data", {}).get("text/html", "") for output in outputs)
     text = "".join(output.get("text", "") for output in outputs)
-    assert "finished: " in text and "furthest x" in text and "cleared" in text
+    assert "finished: " in text and "XMax" in text and "ClearRate" in text

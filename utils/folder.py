@@ -70,7 +70,10 @@ class RunFolder:
             self.fresh = not there or overwrite
             self._aside = there and overwrite
             if there and not (resume or overwrite):
-                raise Refused(f"{path} holds a run: use --resume to continue it or --overwrite to move it aside")
+                raise Refused(
+                    f"{path} holds a run: --resume continues it, --overwrite moves it aside, --exp-name takes another "
+                    "folder"
+                )
             if not self._aside:
                 self._refuse_links()
         except BaseException:

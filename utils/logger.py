@@ -13,12 +13,14 @@ import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from utils.columns import Column
 from utils.command import any_character, printable
 from utils.files import open_file
 
@@ -219,42 +221,42 @@ class Console:
         if self._terminal:
             self._bar.update(steps)
 
-    def epoch(self, row: dict[str, Any], epochs: int) -> None:
-        """Print the row's main numbers, at most one row per second, with the heading every 20 rows."""
+    def epoch(self, row: dict[str, Any], epochs: int, own: Sequence[Column] = ()) -> None:
+        """Print the row's main numbers in 80 columns; after 20 rows at most one per second. Every 20 rows have a heading.
+
+        Args:
+            row: of progress.txt.
+            epochs: of the whole run.
+            own: the family's columns that are worth a look; two have room.
+        """
         now, last = time.monotonic(), row["Epoch"] == epochs - 1
-        if now - self._last_row < 1.0 and not last:
+        if self._rows >= 20 and now - self._last_row < 1.0 and not last:
             return
         self._last_row = now
         columns = [
-            ("epoch", f"{row['Epoch']}/{epochs - 1}"),
-            ("steps", _short(row["TotalEnvInteracts"])),
-            ("episodes", f"{row['EpCount']}"),
-            ("return", _number(row["AverageEpRet"], 1)),
-            ("best", _number(row["MaxEpRet"], 0)),
-            ("length", _number(row["EpLen"], 0)),
+            ("epoch", f"{row['Epoch'] + 1}/{epochs}", 7),
+            ("steps", _short(row["TotalEnvInteracts"]), 6),
+            ("EpRet", _number(row["AverageEpRet"], 1), 8),
+            *((c.name, _percent(row[c.name]) if c.unit == "%" else _number(row[c.name], 0), 6) for c in own[:2]),
+            ("Entropy", _number(row["Entropy"], 2), 7),
+            ("KL", _number(row["KL"], 4), 6),
+            ("ExplVar", _number(row["ExplainedVariance"], 2), 7),
+            ("steps/s", _number(row["StepsPerSecond"], 0), 7),
+            ("time", _clock(row["Time"]), 8),
         ]
-        if "XMax" in row:
-            columns += [("furthest x", _number(row["XMax"], 0)), ("cleared", _percent(row["ClearRate"]))]
-        columns += [
-            ("entropy", _number(row["Entropy"], 2)),
-            ("KL", _number(row["KL"], 4)),
-            ("expl.var", _number(row["ExplainedVariance"], 2)),
-            ("steps/s", _number(row["StepsPerSecond"], 0)),
-            (
-                "time",
-                time.strftime("%H:%M:%S", time.gmtime(row["Time"])) if row["Time"] < 86400 else _short(row["Time"]),
-            ),
-        ]
-        widths = [max(len(name), 10 if name in ("epoch", "furthest x") else 7) for name, _ in columns]
         if self._rows % 20 == 0:
-            self.say("  ".join(name.rjust(width) for (name, _), width in zip(columns, widths, strict=True)))
-        self.say("  ".join(text.rjust(width) for (_, text), width in zip(columns, widths, strict=True)))
+            self.say(" ".join(name.rjust(width) for name, _, width in columns))
+        self.say(" ".join(text.rjust(max(width, len(name))) for name, text, width in columns))
         self._rows += 1
 
     def close(self) -> None:
         """Leave the terminal as it was."""
         with contextlib.suppress(OSError, ValueError):
             self._bar.close()
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%H:%M:%S", time.gmtime(seconds)) if seconds < 86400 else f"{seconds / 86400:.1f} d"
 
 
 def _number(value: float | None, digits: int) -> str:
