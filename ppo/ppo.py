@@ -71,7 +71,7 @@ def ppo(
             save(training, bool(stop) or enough)
         if enough:
             return
-        if stop:
+        if stop and training.epoch < training.cfg.num_epochs:
             raise Interrupted(stop)
 
 

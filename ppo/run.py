@@ -314,7 +314,7 @@ def build_learners(
     """Return what evaluates the networks, and their learners: those of `ppo.compute`, or the plain ones without it."""
     import torch
 
-    from ppo import compute, ppo
+    from ppo import ppo
     from ppo.optimiser import Adam
     from ppo.training import Learner
 
@@ -322,7 +322,7 @@ def build_learners(
         p.data.copy_(torch.from_numpy(comm.broadcast_array(p.detach().cpu().contiguous().numpy())))
     nets: Any = ac
     pi, v = ((net, comm, lr, cfg.adam_eps) for net, lr in ((ac.pi, cfg.pi_lr), (ac.v, cfg.v_lr)))
-    if compute.wanted():
+    if compute_wanted():
         from ppo.compute.adam import ShardedAdam
         from ppo.compute.networks import FastActorCritic
 
@@ -362,6 +362,18 @@ def threads(comm: mpi.Comm) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def compute_wanted() -> bool:
+    """Return whether `ppo.compute` is used: PPO_COMPUTE in the environment is "fast" (the default) or "plain".
+
+    Raises:
+        ValueError: it is something else.
+    """
+    value = os.environ.get("PPO_COMPUTE", "fast")
+    if value not in ("fast", "plain"):
+        raise ValueError(f"PPO_COMPUTE must be fast or plain, got {value!r}")
+    return value == "fast"
+
+
 def pick_device(wanted: str, local_rank: int) -> str:
     """Return the torch device of this rank: the ranks of a host share its GPUs in turn.
 
@@ -391,9 +403,7 @@ def pick_precision(wanted: str, images: bool, device: torch.device) -> torch.dty
     """
     import torch
 
-    from ppo import compute
-
-    if not compute.wanted():
+    if not compute_wanted():
         if wanted == "bfloat16":
             raise ValueError("precision is 'bfloat16', which PPO_COMPUTE=plain does not have")
         return torch.float32
@@ -408,15 +418,15 @@ def pick_precision(wanted: str, images: bool, device: torch.device) -> torch.dty
 
 def describe_start(training: Training) -> str:
     """Return what a person wants to read before the first epoch."""
-    from ppo.compute import convolutions
-
     cfg, comm = training.cfg, training.comm
     sizes = [sum(p.numel() for p in net.parameters()) for net in (training.ac.pi, training.ac.v)]
     ranks = f"{comm.world_size} rank{'s' if comm.world_size > 1 else ''}"
     dtype = getattr(training.nets, "dtype", None)
     machine = f"{training.device} in {str(dtype).removeprefix('torch.') if dtype else 'float32 without ppo.compute'}"
-    if training.env.shows_images and machine == "cpu in bfloat16" and convolutions.library():
-        machine += " with our own convolutions"
+    if training.env.shows_images and machine == "cpu in bfloat16":
+        from ppo.compute import convolutions
+
+        machine += " with our own convolutions" if convolutions.library() else ""
     return (
         f"{cfg.env} -> {cfg.run_dir}  (preset {cfg.preset}, seed {cfg.seed})\n"
         f"{ranks}, {cfg.num_envs} environments, {machine}; {cfg.network} actor {sizes[0]:,} and critic "
@@ -435,7 +445,7 @@ def describe_load(comm: mpi.Comm) -> str:
     if idle is None or idle > wanted - 0.5:
         return ""
     return (
-        f"\nwarning: other programs use this machine's cores ({idle:.1f} are idle), and the {wanted} threads of this run "
+        f"\nwarning: other programs use this machine's cores ({idle:.1f} are idle): the {wanted} threads of this run "
         "wait for each other; with OMP_NUM_THREADS=1 it may be many times as fast"
     )
 

@@ -152,7 +152,7 @@ def test_a_path_that_the_terminal_cannot_write(tmp_path, env, shown):
     """ASCII output and a path that is not: its letters become numbers, and nothing else is lost."""
     where = ["--data-dir", str(tmp_path / "\u00e9t\u00e9")]
     done = run(["-m", "ppo.run", "--env", "Echo-v0", "--epochs", "2", *where], env=env)
-    assert done.code == 0 and "finished: " in done.out and "1/1" in done.out, done.err
+    assert done.code == 0 and "finished: " in done.out and "2/2" in done.out, done.err
     assert shown in done.out
 
 

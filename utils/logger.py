@@ -222,7 +222,7 @@ class Console:
             self._bar.update(steps)
 
     def epoch(self, row: dict[str, Any], epochs: int, own: Sequence[Column] = ()) -> None:
-        """Print the row's main numbers in 80 columns; after 20 rows at most one per second. Every 20 rows have a heading.
+        """Print the row's main numbers in 80 columns, with the heading every 20 rows; later at most one row per second.
 
         Args:
             row: of progress.txt.

@@ -214,7 +214,8 @@ class MpiComm(Comm):
         array = np.frombuffer(memory, np.int16)
         if self.rank == 0:
             array[:] = 0
-        self._meet()
+        with self._timed("host_buffer"):
+            self._meet()
         return array
 
     def free_buffers(self) -> None:
@@ -231,8 +232,9 @@ class MpiComm(Comm):
         room = os.path.isdir(SHARED_MEMORY) and shutil.disk_usage(SHARED_MEMORY).free > needed
         if self.any(self.local_size < self.world_size or not room):
             return None
-        window = self._mpi.Win.Allocate_shared(size, 1, comm=self._world)
-        window.Lock_all()
+        with self._timed("shared memory"):
+            window = self._mpi.Win.Allocate_shared(size, 1, comm=self._world)
+            window.Lock_all()
         self._windows.append(window)
         return window
 

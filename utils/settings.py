@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,8 @@ class Setting:
             return False
         if self.choices:
             return value in self.choices
+        if isinstance(value, float) and not math.isfinite(value):
+            return False
         return (
             (self.at_least is None or value >= self.at_least)
             and (self.above is None or value > self.above)

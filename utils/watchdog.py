@@ -11,6 +11,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from utils import system
 from utils.mpi import Comm, let_launcher_forward
@@ -36,7 +38,7 @@ class Watchdog:
         if self._launched:  # the kernel does it at once, for a stopped process too; the thread does it elsewhere
             system.end_with_parent(signal.SIGKILL)
         self._comm, self._stall_timeout = comm, stall_timeout
-        self.phase = "start"
+        self.phase, self._paused = "start", False
         self._moved = time.monotonic()
         self._parent = os.getppid()
         self._done = threading.Event()
@@ -47,6 +49,16 @@ class Watchdog:
         """Say that this rank is alive and what it does."""
         self.phase = phase
         self._moved = time.monotonic()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let the block take as long as it likes."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self.touch(self.phase)
+            self._paused = False
 
     def close(self) -> None:
         """Stop watching; a second time does nothing."""
@@ -74,7 +86,12 @@ class Watchdog:
                 os._exit(1)
             still = time.monotonic() - self._moved
             grace = min(10.0, 0.5 * self._stall_timeout) if self._comm.waiting else 0.0
-            if self._stall_timeout and still > self._stall_timeout + grace and not self._done.is_set():
+            if (
+                self._stall_timeout
+                and not self._paused
+                and still > self._stall_timeout + grace
+                and not self._done.is_set()
+            ):
                 self._report_and_abort(still)
 
     def _report_and_abort(self, still: float) -> None:
@@ -104,7 +121,7 @@ class StopSignals:
             ends_process: whether an early SIGINT ends the process, without a word; otherwise, as for a notebook's
                 kernel, it raises KeyboardInterrupt.
         """
-        self._ends_process = ends_process
+        self._ends_process, self._interrupted = ends_process, False
         self.received: int = 0
         self.armed = False
         self._old = {
@@ -117,8 +134,9 @@ class StopSignals:
         if not self.armed and number != signal.SIGUSR1:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        if number == signal.SIGINT and self.received == signal.SIGINT:
+        if number == signal.SIGINT and self._interrupted:
             raise KeyboardInterrupt
+        self._interrupted = self._interrupted or number == signal.SIGINT
         self.received = max(self.received, number)
 
     def close(self) -> None:

@@ -120,6 +120,9 @@ class ShardedAdam:
     def sum_gradients(self, *others: ShardedAdam) -> list[float]:
         """Sum this gradient and the others' over the ranks, each rank its part; return the squares of its norms."""
         optimisers = (self, *others)
+        for optimiser in optimisers:
+            if optimiser._copies is not None:
+                optimiser._copies.zero_missing()
         if self._comm.world_size > 1:
             self._comm.reduce_scatter(*(optimiser.gradient.to_host() for optimiser in optimisers))
             for optimiser in optimisers:

@@ -5,12 +5,14 @@ The replaced layers use the parameters of the ones that they replace.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
 from torch import nn
 
 from ppo.compute.convolutions import Conv2d, ConvolutionStack
+from ppo.networks import Residual
 
 
 class ReLU(nn.Module):
@@ -46,13 +48,18 @@ class BitwiseReLU(torch.autograd.Function):
 
 
 def fast(module: nn.Module) -> nn.Module:
-    """Return `module` with all its convolutions and ReLUs replaced by ours; it may be modified."""
-    if isinstance(module, nn.Sequential):
-        return with_stack(nn.Sequential(*(fast(child) for child in module)))
-    if type(module) is nn.ReLU:
-        return ReLU()
+    """Return `module` with its convolutions and ReLUs replaced by ours, inside of it too; it may be changed.
+
+    A ReLU is replaced only where it follows a layer whose output nobody else can have: ours takes its place in memory.
+    """
     if type(module) is nn.Conv2d:
         return Conv2d.of(module)
+    if type(module) is nn.Sequential:
+        layers = [fast(child) for child in module]
+        for i, (before, layer) in enumerate(itertools.pairwise(list(module))):
+            if type(layer) is nn.ReLU and type(before) in (nn.Conv2d, nn.Linear, Residual):
+                layers[i + 1] = ReLU()
+        return with_stack(nn.Sequential(*layers))
     for name, child in list(module.named_children()):
         setattr(module, name, fast(child))
     return module

@@ -45,6 +45,12 @@ class Copies:
         """Let the next gradients replace those that the weights have."""
         self._received.clear()
 
+    def zero_missing(self) -> None:
+        """Zero the gradients of weights whose copies received none since `expect_gradients`."""
+        for i, weight in enumerate(self.weights):
+            if i not in self._received and weight.grad is not None:
+                weight.grad.zero_()
+
     def _receive(self, i: int, low: torch.Tensor) -> None:
         gradient = self.weights[i].grad
         assert gradient is not None and low.grad is not None
