@@ -10,8 +10,9 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete, Space, flatdim, flatten
+from gymnasium.spaces import Discrete, MultiDiscrete
 
+from envs import spaces
 from envs.family import MAX_EPISODE_STEPS, Family, Option, Preset
 from envs.vector import VecEnv, check_arrays, pack
 from utils.seeding import episode_seed
@@ -57,12 +58,7 @@ FAMILY = Family(
 
 
 class ClassicVec(VecEnv):
-    """N Gymnasium environments, stepped one after the other.
-
-    Observations: a Box of uint8 stays as it is, any other Box becomes float32, every other space is flattened to a
-    float32 vector (a Discrete observation to one-hot). Actions: Discrete ones count from 0; those of a Box are
-    clipped to its bounds before they reach the environment.
-    """
+    """N Gymnasium environments, stepped one after the other; `envs/spaces.py` says what the agent sees and does."""
 
     def __init__(self, env_id: str, num_envs: int, seed: int, first_index: int, options: dict[str, Any]) -> None:
         arguments = dict(options["env_kwargs"])
@@ -72,8 +68,9 @@ class ClassicVec(VecEnv):
         self._source = self.envs[0].observation_space
         self._actions = self.envs[0].action_space
         super().__init__(
-            num_envs, seed, first_index, _vector_space(self._source), _agent_actions(env_id, self._actions)
-        )
+            num_envs, seed, first_index, spaces.observation_space(env_id, self._source),
+            spaces.action_space(env_id, self._actions),
+        )  # fmt: skip
         self.env_id, self.options = env_id, options
         self.spec_dict = {
             "env_id": env_id,
@@ -90,23 +87,15 @@ class ClassicVec(VecEnv):
         self.episodes.begin(i, episode)
         self._played[i] = []
         obs, _ = self.envs[i].reset(seed=episode_seed(self.seed, self.first_index + i, episode))
-        self._obs[i] = self._convert(obs)
+        self._obs[i] = spaces.observe(self._source, obs)
 
     def _observe(self) -> np.ndarray:
         return self._obs
 
-    def _convert(self, obs: Any) -> Any:
-        return obs if isinstance(self._source, Box) else flatten(self._source, obs)
-
     def _act(self, i: int, action: Any) -> tuple[float, bool, bool]:
         """Step environment i with an action as the agent gives it; return reward, terminated, truncated."""
-        if isinstance(self._actions, Discrete):
-            played = int(self._actions.start) + int(action)
-        else:
-            box = self._actions
-            played = np.clip(action, box.low, box.high).astype(box.dtype)  # type: ignore[attr-defined]
-        obs, reward, terminated, truncated, _ = self.envs[i].step(played)
-        self._obs[i] = self._convert(obs)
+        obs, reward, terminated, truncated, _ = self.envs[i].step(spaces.act(self._actions, action))
+        self._obs[i] = spaces.observe(self._source, obs)
         self._played[i].append(action)
         return float(reward), bool(terminated), bool(truncated)
 
@@ -130,11 +119,15 @@ class ClassicVec(VecEnv):
         return self._obs, rewards, terminated, truncated, infos
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:
-        if isinstance(self.single_action_space, Discrete):
-            return self._check_actions(actions, int(self.single_action_space.n))
-        array = np.array(actions, np.float32)
-        if array.shape != self.action_space.shape or not np.isfinite(array).all():
-            raise ValueError(f"actions: shape {array.shape}, expected {self.action_space.shape}, all of them finite")
+        space = self.single_action_space
+        if isinstance(space, Discrete):
+            return self._check_actions(actions, int(space.n))
+        array = np.array(actions, space.dtype)
+        good = array.shape == self.action_space.shape and bool(np.isfinite(array).all())
+        if good and isinstance(space, MultiDiscrete):
+            good = bool(((array >= 0) & (array < space.nvec)).all())
+        if not good:
+            raise ValueError(f"actions: {str(actions)[:100]}, expected shape {self.action_space.shape} within {space}")
         return array
 
     def get_state(self) -> list[bytes]:
@@ -180,21 +173,3 @@ class ClassicVec(VecEnv):
         """Close the environments."""
         for env in self.envs:
             env.close()
-
-
-def _vector_space(space: Space) -> Box:
-    """Return the space of the observations that the agent sees."""
-    if isinstance(space, Box):
-        if space.dtype == np.uint8:
-            return space
-        return Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
-    return Box(-np.inf, np.inf, (flatdim(space),), np.float32)
-
-
-def _agent_actions(env_id: str, space: Space) -> Space:
-    """Return the space of the agent's actions."""
-    if isinstance(space, Discrete):
-        return Discrete(int(space.n))
-    if isinstance(space, Box) and np.issubdtype(space.dtype, np.floating):
-        return Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
-    raise ValueError(f"env: {env_id!r} has the action space {space}, expected Discrete or a Box of floats")

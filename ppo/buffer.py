@@ -1,6 +1,7 @@
 """PPOBuffer: one rank's data of one epoch, as (T, N) arrays. Knows nothing of MPI and files.
 
-Letters of the shapes: T steps of an epoch, N environments of this rank, *O the shape of one observation.
+Letters of the shapes: T steps of an epoch, N environments of this rank, *O the shape of one observation, *A of one
+action.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class PPOBuffer:
         gamma: float,
         lam: float,
         value_target: str = "lambda",
+        act_shape: tuple[int, ...] = (),
+        act_dtype: type = np.int64,
     ) -> None:
         """Allocate once for the whole run.
 
@@ -37,6 +40,7 @@ class PPOBuffer:
             obs_shape, obs_dtype: of one observation; images stay uint8.
             gamma, lam: discount and lambda of GAE.
             value_target: "lambda": R_t = A_t + V(s_t), the TD(lambda) return; "rewards-to-go": the discounted rewards.
+            act_shape, act_dtype: of one action.
         """
         self._images: np.ndarray | None = None
         if len(obs_shape) == 3:  # images are channels last in memory, which the networks prefer
@@ -45,7 +49,7 @@ class PPOBuffer:
             self.obs = self._images.transpose(0, 1, 4, 2, 3)
         else:
             self.obs = np.zeros((steps, num_envs, *obs_shape), obs_dtype)
-        self.act = np.zeros((steps, num_envs), np.int64)
+        self.act: np.ndarray = np.zeros((steps, num_envs, *act_shape), act_dtype)
         self.rew = np.zeros((steps, num_envs), np.float32)
         self.val = np.zeros((steps, num_envs), np.float32)
         self.logp = np.zeros((steps, num_envs), np.float32)
@@ -69,7 +73,7 @@ class PPOBuffer:
         return self.obs[self.ptr]
 
     def store(self, act: np.ndarray, rew: np.ndarray, val: np.ndarray, logp: np.ndarray) -> None:
-        """Add what followed the observed row, each (N,), and move on to the next step."""
+        """Add what followed the observed row, act (N, *A) and the others (N,), and move on to the next step."""
         self.act[self.ptr] = act
         self.rew[self.ptr] = rew
         self.val[self.ptr] = val

@@ -66,6 +66,9 @@ class PPOConfig:
     # learning
     network: str = _field("mlp", "actor and critic: mario, nature, small, impala, impoola, mlp or MODULE:FUNCTION")
     init: str = _field("orthogonal", "initial weights", choices=("orthogonal", "xavier"))
+    squash: bool = _field(False, "actions that are numbers: keep them within their bounds by tanh")
+    log_std: float = _field(0.0, "actions that are numbers: log standard deviation at the start, of half their range",
+                            at_least=-10, at_most=10)  # fmt: skip
     pi_lr: float = _field(3e-4, "Adam step size of the actor", at_least=0)
     v_lr: float = _field(3e-4, "Adam step size of the critic", at_least=0)
     adam_eps: float = _field(1e-5, "epsilon of Adam", above=0)
@@ -208,7 +211,7 @@ PRESETS = (
             "num_envs": 4, "steps_per_epoch": 4000, "minibatch_size": 4000, "gamma": 0.99, "lam": 0.97, "pi_lr": 3e-4,
             "v_lr": 1e-3, "adam_eps": 1e-8, "train_pi_iters": 80, "train_v_iters": 80, "target_kl": 0.01,
             "ent_coef": 0.0, "max_grad_norm": None, "value_target": "rewards-to-go", "epochs": 50,
-            "max_episode_steps": 1000,
+            "max_episode_steps": 1000, "log_std": -0.5,
         },
     ),
 )  # fmt: skip

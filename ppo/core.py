@@ -1,6 +1,7 @@
 """The mathematics of PPO: numbers and arrays in, numbers and arrays out.
 
-Letters of the shapes: T steps, N environments of this rank, M samples of a minibatch, A actions.
+Letters of the shapes: T steps, N environments of this rank, M samples of a minibatch, A actions or numbers of one
+action, P parameters of a distribution of actions, U uniform numbers that decide an action.
 
 Sources, cited as PPO and GAE below:
     PPO  Schulman et al. 2017, "Proximal Policy Optimization Algorithms", arXiv:1707.06347
@@ -9,6 +10,10 @@ Sources, cited as PPO and GAE below:
 """
 
 from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.signal
@@ -81,6 +86,167 @@ def log_prob_and_entropy(logits: torch.Tensor, act: torch.Tensor) -> tuple[torch
     logp = logp_all.gather(-1, act[:, None]).squeeze(-1)
     entropy = -(logp_all.exp() * logp_all).sum(dim=-1)
     return logp, entropy
+
+
+class Distribution(ABC):
+    """Which actions a policy may take, and how likely: one object per kind of action space.
+
+    The actor's output (M, P) is the parameters. Random numbers come from outside, see `sample_actions`.
+
+    Attributes:
+        num_params, num_uniforms: P and U.
+        act_shape, act_dtype: of one action.
+    """
+
+    num_params: int
+    num_uniforms: int
+    act_shape: tuple[int, ...]
+    act_dtype: type = np.int64
+
+    @abstractmethod
+    def sample(self, params: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw actions.
+
+        Args:
+            params: (N, P) float32.
+            uniform: (N, U) float32 in [0, 1).
+
+        Returns:
+            act (N, ...) and logp (N,) float32, log pi(act | obs).
+        """
+
+    @abstractmethod
+    def log_prob_and_entropy(self, params: torch.Tensor, act: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return log pi(act | obs) and the entropy of pi(. | obs), both (M,), from params (M, P) and act (M, ...)."""
+
+    @abstractmethod
+    def mode(self, params: torch.Tensor) -> torch.Tensor:
+        """Return the most probable actions (M, ...)."""
+
+    def to_env(self, act: torch.Tensor) -> torch.Tensor:
+        """Return what the environment is given for actions (N, ...): here they themselves."""
+        return act
+
+
+class Categorical(Distribution):
+    """One of A actions (a Discrete space); the parameters are logits (M, A)."""
+
+    def __init__(self, num_actions: int) -> None:
+        self.num_actions = self.num_params = num_actions
+        self.num_uniforms, self.act_shape = 1, ()
+
+    def sample(self, params: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `sample_actions`."""
+        return sample_actions(params, uniform[:, 0])
+
+    def log_prob_and_entropy(self, params: torch.Tensor, act: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See the function of this name."""
+        return log_prob_and_entropy(params, act)
+
+    def mode(self, params: torch.Tensor) -> torch.Tensor:
+        """The largest logit's, (M,) int64."""
+        return params.argmax(dim=-1)
+
+
+class MultiCategorical(Distribution):
+    """A choice in each of A places (a MultiDiscrete space); the parameters are all places' logits, side by side.
+
+    The choices are independent given the observation: log pi(act | obs) = sum_a log pi_a(act_a | obs), and the entropy
+    is the sum of the entropies.
+    """
+
+    def __init__(self, counts: Sequence[int]) -> None:
+        """Args: counts: (A,) how many choices each place has."""
+        self.counts = [int(count) for count in counts]
+        self.num_params, self.num_uniforms = sum(self.counts), len(self.counts)
+        self.act_shape = (len(self.counts),)
+
+    def sample(self, params: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw each place's choice with a number of its own."""
+        places = zip(params.split(self.counts, dim=-1), uniform.unbind(-1), strict=True)
+        acts, logps = zip(*(sample_actions(logits, number) for logits, number in places), strict=True)
+        return torch.stack(acts, dim=-1), torch.stack(logps, dim=-1).sum(dim=-1)
+
+    def log_prob_and_entropy(self, params: torch.Tensor, act: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sums over the places."""
+        places = zip(params.split(self.counts, dim=-1), act.unbind(-1), strict=True)
+        logps, entropies = zip(*(log_prob_and_entropy(logits, choice) for logits, choice in places), strict=True)
+        return torch.stack(logps, dim=-1).sum(dim=-1), torch.stack(entropies, dim=-1).sum(dim=-1)
+
+    def mode(self, params: torch.Tensor) -> torch.Tensor:
+        """Each place's most probable choice, (M, A) int64."""
+        return torch.stack([logits.argmax(dim=-1) for logits in params.split(self.counts, dim=-1)], dim=-1)
+
+
+class Gaussian(Distribution):
+    """A numbers, each from a normal distribution (a Box space); the parameters are A means and A log std.
+
+    What is sampled is what log-probabilities are of: an environment that clips an action to its bounds does so
+    afterwards. The normal numbers are made from uniform ones by the inverse of their cumulative distribution.
+    """
+
+    act_dtype = np.float32
+
+    def __init__(self, size: int) -> None:
+        """Args: size: A."""
+        self.size, self.num_params, self.num_uniforms, self.act_shape = size, 2 * size, size, (size,)
+
+    def sample(self, params: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """act = mean + std Phi^-1(u): (N, A) float32."""
+        mean, log_std = params.chunk(2, dim=-1)
+        # Uniform float32 numbers are 2^-24 apart and begin at 0, where Phi^-1 is infinite: take the middles.
+        centred = uniform.double() + 2.0**-25
+        act = mean + log_std.exp() * torch.special.ndtri(centred).float()
+        return act, self._log_prob(params, act)
+
+    def _log_prob(self, params: torch.Tensor, act: torch.Tensor) -> torch.Tensor:
+        """log pi = sum_a -((act_a - mean_a) / std_a)^2 / 2 - log std_a - log(2 pi) / 2: (M,)."""
+        mean, log_std = params.chunk(2, dim=-1)
+        return (-0.5 * ((act - mean) / log_std.exp()) ** 2 - log_std - 0.5 * math.log(2 * math.pi)).sum(dim=-1)
+
+    def log_prob_and_entropy(self, params: torch.Tensor, act: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The entropy is sum_a log std_a + log(2 pi e) / 2."""
+        log_std = params.chunk(2, dim=-1)[1]
+        return self._log_prob(params, act), (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(dim=-1)
+
+    def mode(self, params: torch.Tensor) -> torch.Tensor:
+        """The means, (M, A)."""
+        return params.chunk(2, dim=-1)[0]
+
+
+class SquashedGaussian(Gaussian):
+    """A numbers in (-1, 1): tanh of normally distributed ones.
+
+    The action that is kept is the number x before tanh, from which tanh(x) follows but not exactly the other way
+    round. log pi(tanh x) = log N(x) - sum_a log(1 - tanh^2 x_a), the change of variables (Haarnoja et al. 2018, "Soft
+    Actor-Critic", arXiv:1801.01290, appendix C).
+    """
+
+    NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(16)
+
+    def to_env(self, act: torch.Tensor) -> torch.Tensor:
+        """tanh(x)."""
+        return act.tanh()
+
+    def _log_prob(self, params: torch.Tensor, act: torch.Tensor) -> torch.Tensor:
+        return super()._log_prob(params, act) - log_slope_of_tanh(act).sum(dim=-1)
+
+    def log_prob_and_entropy(self, params: torch.Tensor, act: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The entropy is that of the normal numbers + E[sum_a log(1 - tanh^2 x_a)].
+
+        The expectation is a weighted sum over 16 points, by Gauss and Hermite's rule: no random numbers, and exact
+        gradients.
+        """
+        logp, entropy = super().log_prob_and_entropy(params, act)
+        mean, log_std = params.unsqueeze(-1).chunk(2, dim=1)  # (M, A, 1)
+        nodes, weights = (torch.from_numpy(x).to(params) for x in (self.NODES, self.WEIGHTS / self.WEIGHTS.sum()))
+        slopes = log_slope_of_tanh(mean + log_std.exp() * nodes)  # (M, A, 16)
+        return logp, entropy + (slopes @ weights).sum(dim=-1)
+
+
+def log_slope_of_tanh(x: torch.Tensor) -> torch.Tensor:
+    """Return log(1 - tanh^2 x) = 2 (log 2 - x - softplus(-2 x)), which does not overflow; the shape of x."""
+    return 2.0 * (math.log(2.0) - x - F.softplus(-2.0 * x))
 
 
 def clipped_surrogate(

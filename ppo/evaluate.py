@@ -181,13 +181,12 @@ def play_share(
     policy.check_spaces(env.single_observation_space, env.single_action_space)
     obs, _ = env.reset()
     done: list[list[dict[str, Any]]] = [[] for _ in share]
-    uniforms = np.zeros((0, len(share)), np.float32)
+    uniforms, count = np.zeros(0, np.float32), policy.ac.dist.num_uniforms
     t = 0
     while any(len(records) < quota for records, quota in zip(done, quotas, strict=True)):
         alive()
         if t % BLOCK == 0:
-            draws = [generator(seed, i, Purpose.EVALUATION, t // BLOCK).random(BLOCK, dtype=np.float32) for i in share]
-            uniforms = np.stack(draws, axis=1)
+            uniforms = np.stack([uniform_block(seed, i, t // BLOCK, count) for i in share], axis=1)
         obs, _, _, _, infos = env.step(act_in_groups(policy, obs, None if greedy else uniforms[t % BLOCK]))
         t += 1
         for record in infos["episodes"]:
@@ -196,6 +195,11 @@ def play_share(
                 mine.append(record)
     env.close()
     return [record for records in done for record in records]
+
+
+def uniform_block(seed: int, index: int, block: int, count: int) -> np.ndarray:
+    """Return (BLOCK, U) uniform numbers, U = `count`, for the actions of environment `index`: the block's steps."""
+    return generator(seed, index, Purpose.EVALUATION, block).random((BLOCK, count), dtype=np.float32)
 
 
 def act_in_groups(policy: Policy, obs: np.ndarray, uniform: np.ndarray | None) -> np.ndarray:

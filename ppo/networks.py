@@ -1,8 +1,8 @@
 """Actors and critics, as the papers draw them: two networks that share no parameter.
 
-Letters of the shapes: M samples, C H W image, D vector, A actions. Images are uint8 and are scaled to [0, 1]
-inside the network. A new network is one function and one row of NETWORKS. `ppo/compute` evaluates the same networks
-faster.
+Letters of the shapes: M samples, C H W image, D vector, P parameters of a distribution of actions (A logits of a
+Discrete space's). Images are uint8 and are scaled to [0, 1] inside the network. A new network is one function
+and one row of NETWORKS. `ppo/compute` evaluates the same networks faster.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import nn
+
+from ppo import core
 
 SCALE = 1.0 / 255.0  # of a pixel
 
@@ -147,6 +149,23 @@ def find(name: str) -> Body:
     return body
 
 
+class GaussianHead(nn.Linear):
+    """The last layer of an actor whose actions are numbers: their means, and a log std that no observation changes.
+
+    As in PPO section 6.1: "a Gaussian distribution, with variable standard deviations".
+    """
+
+    def __init__(self, features: int, size: int, log_std: float) -> None:
+        """Args: features: of the body. size: A. log_std: all log std at the start."""
+        super().__init__(features, size)
+        self.log_std = nn.Parameter(torch.full((size,), log_std))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(M, features) -> (M, 2 A): means, log std."""
+        mean = super().forward(x)
+        return torch.cat([mean, self.log_std.expand_as(mean)], dim=-1)
+
+
 def initialise(net: nn.Sequential, init: str, last_gain: float, generator: torch.Generator) -> None:
     """Fill the weights and zero the biases.
 
@@ -171,18 +190,27 @@ def initialise(net: nn.Sequential, init: str, last_gain: float, generator: torch
 
 
 class ActorCritic(nn.Module):
-    """An actor `pi`: obs -> logits (M, A), and a critic `v`: obs -> value (M,). They share nothing."""
+    """An actor `pi`: obs -> params (M, P), and a critic `v`: obs -> value (M,). They share nothing."""
 
-    def __init__(self, network: str | Body, obs_shape: tuple[int, ...], num_actions: int, init: str, seed: int) -> None:
+    def __init__(
+        self,
+        network: str | Body,
+        obs_shape: tuple[int, ...],
+        actions: int | core.Distribution,
+        init: str,
+        seed: int,
+        log_std: float = 0.0,
+    ) -> None:
         """Build both networks with weights drawn from `seed`.
 
         Args:
             network: a name in NETWORKS, or a function such as its values. No other name is imported here: it may come
                 from a stranger's file.
             obs_shape: (C, H, W) or (D,).
-            num_actions: A.
+            actions: their distribution; a number A stands for A actions of a Discrete space.
             init: see `initialise`.
             seed: of the weights.
+            log_std: at the start, of actions that are numbers.
 
         Raises:
             ValueError: unknown name, or a network that does not take such observations.
@@ -192,18 +220,31 @@ class ActorCritic(nn.Module):
             raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {network!r}")
         if isinstance(network, str) and (len(obs_shape) == 3) != (network != "mlp"):
             raise ValueError(f"network {network!r} does not take observations of shape {tuple(obs_shape)}")
-        self.network, self.num_actions = network, num_actions
+        self.network = network
+        self.dist = core.Categorical(actions) if isinstance(actions, int) else actions
         body = NETWORKS[network] if isinstance(network, str) else network
         generator = torch.Generator().manual_seed(seed)
-        self.pi = self._build(body, obs_shape, num_actions, init, 0.01, generator)
-        self.v = self._build(body, obs_shape, 1, init, 1.0, generator)
+        self.pi = self._build(body, obs_shape, self._head(log_std), init, 0.01, generator)
+        self.v = self._build(body, obs_shape, lambda features: nn.Linear(features, 1), init, 1.0, generator)
+
+    def _head(self, log_std: float) -> Callable[[int], nn.Linear]:
+        """Return what makes the actor's last layer, given the number of features."""
+        dist = self.dist
+        if isinstance(dist, core.Gaussian):
+            return lambda features: GaussianHead(features, dist.size, log_std)
+        return lambda features: nn.Linear(features, dist.num_params)
 
     @staticmethod
     def _build(
-        body: Body, obs_shape: tuple[int, ...], outputs: int, init: str, gain: float, generator: torch.Generator
+        body: Body,
+        obs_shape: tuple[int, ...],
+        head: Callable[[int], nn.Linear],
+        init: str,
+        gain: float,
+        generator: torch.Generator,
     ) -> nn.Sequential:
         layers, features = body(obs_shape)
-        net = nn.Sequential(*layers, nn.Linear(features, outputs))
+        net = nn.Sequential(*layers, head(features))
         initialise(net, init, gain, generator)
         if len(obs_shape) == 3:  # the memory format that torch's convolutions prefer
             net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -214,7 +255,7 @@ class ActorCritic(nn.Module):
         return obs if rows is None else obs.index_select(0, rows)
 
     def logits(self, prepared: torch.Tensor) -> torch.Tensor:
-        """(M, A) float32."""
+        """The parameters of the distribution of actions, (M, P) float32: logits but for a Box space."""
         return self.pi(prepared)
 
     def value(self, prepared: torch.Tensor) -> torch.Tensor:
@@ -223,7 +264,7 @@ class ActorCritic(nn.Module):
 
     @torch.no_grad()
     def step(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits (N, A) and values (N,) for acting."""
+        """Return the parameters (N, P) and values (N,) for acting."""
         prepared = self.prepare(obs)
         return self.logits(prepared), self.value(prepared)
 

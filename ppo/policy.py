@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ppo import core
+from ppo import actions, core
 from ppo.networks import ActorCritic
 from utils import checkpoint
 from utils.files import exchange, remove, sync_folder, write_synced
@@ -27,7 +27,6 @@ from utils.folder import Refused, read_json
 
 FORMAT = 1
 MAX_OBS = 4 * 512 * 512  # no environment of this project shows more numbers at once
-MAX_ACTIONS = 4096
 DTYPES = ("F32", "F16")  # as safetensors names them; half precision becomes float32 when it is loaded
 
 
@@ -46,18 +45,32 @@ class Policy:
 
     def check_spaces(self, obs_space: Any, action_space: Any) -> None:
         """Raise BadPolicy, which names both, unless the policy takes these observations and has these actions."""
-        shape, actions = list(obs_space.shape or ()), getattr(action_space, "n", None)
+        shape, dist = list(obs_space.shape or ()), self.ac.dist
         if shape != self.info["obs_shape"]:
             raise BadPolicy(f"the environment shows {shape}, the policy takes {self.info['obs_shape']}")
-        if actions != self.ac.num_actions:
-            raise BadPolicy(f"the environment has {action_space}, the policy {self.ac.num_actions} actions")
+        try:
+            theirs = actions.of_space(action_space, isinstance(dist, core.SquashedGaussian))
+        except ValueError:
+            theirs = None
+        if theirs is None or actions.describe(theirs) != actions.describe(dist):
+            raise BadPolicy(f"the environment has {action_space}, the policy {actions.words(dist)}")
 
     @torch.no_grad()
     def look(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the probabilities of the actions (N, A) float32 and V(obs) (N,) float32, None without a critic."""
-        at = self.ac.prepare(torch.from_numpy(obs))
-        probs = torch.softmax(self.ac.logits(at), dim=-1).numpy()
-        return probs, self.ac.value(at).numpy() if self.has_value else None
+        """Return what the actor makes of observations, and V(obs) (N,) float32, None without a critic.
+
+        The first is (N, A) float32: the probabilities of the actions, of all places side by side for MultiDiscrete;
+        the most probable action where it is numbers.
+        """
+        at, dist = self.ac.prepare(torch.from_numpy(obs)), self.ac.dist
+        params = self.ac.logits(at)
+        if isinstance(dist, core.Gaussian):
+            shown = dist.to_env(dist.mode(params))
+        elif isinstance(dist, core.MultiCategorical):
+            shown = torch.cat([logits.softmax(dim=-1) for logits in params.split(dist.counts, dim=-1)], dim=-1)
+        else:
+            shown = torch.softmax(params, dim=-1)
+        return shown.numpy(), self.ac.value(at).numpy() if self.has_value else None
 
     @torch.no_grad()
     def act(self, obs: np.ndarray, uniform: np.ndarray | None = None) -> np.ndarray:
@@ -65,15 +78,16 @@ class Policy:
 
         Args:
             obs: (N, *O), as the environment gives them.
-            uniform: (N,) float32 in [0, 1) that decide the sampled actions; None takes the most probable one.
+            uniform: (N, U) float32 in [0, 1) that decide the sampled actions, (N,) where one number does; None takes
+                the most probable ones.
 
         Returns:
-            (N,) int64.
+            what the environment is given: (N,) int64 for a Discrete space, (N, A) for others.
         """
-        logits = self.ac.logits(self.ac.prepare(torch.from_numpy(obs)))
+        params, dist = self.ac.logits(self.ac.prepare(torch.from_numpy(obs))), self.ac.dist
         if uniform is None:
-            return logits.argmax(dim=-1).numpy()
-        return core.sample_actions(logits, torch.from_numpy(uniform))[0].numpy()
+            return dist.to_env(dist.mode(params)).numpy()
+        return dist.to_env(dist.sample(params, torch.from_numpy(uniform.reshape(len(obs), -1)))[0]).numpy()
 
 
 def save_policy(folder: Path, ac: ActorCritic, info: dict[str, Any]) -> None:
@@ -82,7 +96,8 @@ def save_policy(folder: Path, ac: ActorCritic, info: dict[str, Any]) -> None:
     Args:
         folder: for instance RUN/policy/last.
         ac: both networks.
-        info: at least network, obs_shape, num_actions; what else is worth knowing. Must be JSON-able.
+        info: at least network, obs_shape and what `actions.describe` gives; what else is worth knowing. Must be
+            JSON-able.
     """
     write_policy(folder, copy_weights(ac), info)
 
@@ -170,7 +185,7 @@ def read_info(folder: Path) -> dict[str, Any]:
 
 def check_info(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
     """Return what `policy.json` of a folder says after checking the sizes in it. Raises BadPolicy."""
-    shape, actions = info.get("obs_shape"), info.get("num_actions")
+    shape = info.get("obs_shape")
     if info.get("format") != FORMAT:
         raise BadPolicy(f"{folder}: format is {info.get('format')!r}, expected {FORMAT}")
     if (
@@ -180,8 +195,10 @@ def check_info(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
         or math.prod(shape) > MAX_OBS
     ):
         raise BadPolicy(f"{folder}: obs_shape is {shape!r}, expected positive sizes of at most {MAX_OBS} numbers")
-    if not (type(actions) is int and 1 <= actions <= MAX_ACTIONS):
-        raise BadPolicy(f"{folder}: num_actions is {actions!r}, expected 1 to {MAX_ACTIONS}")
+    try:
+        actions.of_info(info)
+    except ValueError as error:
+        raise BadPolicy(f"{folder}: {error}") from None
     return info
 
 
@@ -190,8 +207,9 @@ def _read(path: Path, info: dict[str, Any], prefix: str) -> Policy:
     if not path.is_file():
         raise BadPolicy(f"{path}: no such file")
     try:
+        dist = actions.of_info(info)
         with torch.device("meta"):  # shapes without memory
-            ac = ActorCritic(str(info.get("network")), tuple(info["obs_shape"]), info["num_actions"], "xavier", seed=0)
+            ac = ActorCritic(str(info.get("network")), tuple(info["obs_shape"]), dist, "xavier", seed=0)
         with safe_open(path, framework="pt") as file:
             names = [name.removeprefix(prefix) for name in file.keys() if name.startswith(prefix)]
             slices = {name: file.get_slice(prefix + name) for name in names}

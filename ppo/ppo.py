@@ -5,7 +5,8 @@ every decision to stop or to go on is taken on numbers that all ranks share. Sum
 ranks, so the number of ranks changes the speed and nothing else.
 
 Letters of the shapes: T steps of an epoch, N environments of this rank, M samples of a minibatch on this rank,
-*O one observation. The maths is in `core.py`, with the equations.
+*O one observation, P parameters of a distribution of actions, U uniform numbers that decide an action. The maths is
+in `core.py`, with the equations.
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ def collect(training: Training, save: Callable[[Training, bool], None] = lambda 
     Raises:
         Interrupted: after `save`: the networks are those of the epoch's start, so a resumed run collects it again.
     """
-    cfg, env, buf = training.cfg, training.env, training.buf
-    uniforms = action_uniforms(cfg, training.env_indices, training.epoch)  # (T, N)
+    cfg, env, buf, dist = training.cfg, training.env, training.buf, training.ac.dist
+    uniforms = action_uniforms(cfg, training.env_indices, training.epoch, dist.num_uniforms)  # (T, N, U)
     episodes: Episodes = []
     for t in range(cfg.local_steps):
         training.watchdog.touch(f"collect, epoch {training.epoch}, step {t}")
@@ -94,9 +95,9 @@ def collect(training: Training, save: Callable[[Training, bool], None] = lambda 
             save(training, True)
             raise Interrupted(stop)
         row = buf.observe(training.obs)  # (N, *O)
-        logits, val = training.nets.step(to_device(training, row))
-        act, logp = core.sample_actions(logits.cpu(), uniforms[t])
-        training.obs, rew, terminated, truncated, infos = env.step(act.numpy())
+        params, val = training.nets.step(to_device(training, row))  # (N, P), (N,)
+        act, logp = dist.sample(params.cpu(), uniforms[t])
+        training.obs, rew, terminated, truncated, infos = env.step(dist.to_env(act).numpy())
         check_finite(training, t, rew, training.obs, infos)
         buf.store(act.numpy(), rew, val.cpu().numpy(), logp.numpy())
         training.progress(cfg.num_envs)
@@ -111,11 +112,10 @@ def collect(training: Training, save: Callable[[Training, bool], None] = lambda 
     return episodes
 
 
-def action_uniforms(cfg: PPOConfig, env_indices: range, epoch: int) -> torch.Tensor:
-    """Return (T, N) float32 uniform numbers from the environments' streams: an epoch's actions are drawn by them."""
-    draws = [
-        generator(cfg.seed, i, Purpose.ACTION, epoch).random(cfg.local_steps, dtype=np.float32) for i in env_indices
-    ]
+def action_uniforms(cfg: PPOConfig, env_indices: range, epoch: int, count: int) -> torch.Tensor:
+    """Return (T, N, U) uniform numbers from the environments' streams, U = `count`: an epoch's actions are drawn by them."""
+    streams = [generator(cfg.seed, i, Purpose.ACTION, epoch) for i in env_indices]
+    draws = [stream.random((cfg.local_steps, count), dtype=np.float32) for stream in streams]
     return torch.from_numpy(np.stack(draws, axis=1))
 
 
@@ -261,7 +261,7 @@ def policy_loss(
 ) -> tuple[torch.Tensor, Tensors]:
     """Return -mean(L^CLIP) - ent_coef mean(entropy) (PPO eq. 7 and the last term of eq. 9) and its statistics."""
     size = training.cfg.minibatch_size
-    logp, entropy = core.log_prob_and_entropy(training.nets.logits(obs), part["act"])
+    logp, entropy = training.ac.dist.log_prob_and_entropy(training.nets.logits(obs), part["act"])
     objective, ratio = core.clipped_surrogate(logp, part["logp"], part["adv"], now.clip_ratio)
     loss, mean_entropy = -objective.sum() / size, entropy.sum() / size
     with torch.no_grad():

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ppo import core
+from ppo import actions, core
 from ppo.config import GOAL, PPOConfig, all_settings, free_on_resume, free_settings
 from ppo.evaluate import evaluate_together, find_policy
 from ppo.networks import ActorCritic
@@ -454,7 +454,7 @@ class Recorder:
         return {
             "env": cfg.env, "spec": run.env.spec_dict, "network": cfg.network,
             "obs_shape": list(run.env.single_observation_space.shape or ()),
-            "num_actions": run.ac.num_actions, "preset": cfg.preset, "seed": cfg.seed,
+            **actions.describe(run.ac.dist), "preset": cfg.preset, "seed": cfg.seed,
             "epoch": run.epoch, "steps": run.epoch * cfg.steps_per_epoch, "hours": round(self._seconds() / 3600, 3),
             "command": cfg.command(self.comm.world_size), "processor": system.processor(), "cores": system.cores(),
             "commit": self._facts["commit"], "versions": self._facts["versions"],
@@ -513,7 +513,7 @@ def run_tensors(run: Run, env_states: list[bytes]) -> dict[str, torch.Tensor]:
 def frozen_policy(run: Run) -> Policy:
     """Return the run's networks as a policy that acts in float32, as one from a file does."""
     shape = run.env.single_observation_space.shape or ()
-    ac = ActorCritic(run.ac.network, shape, run.ac.num_actions, "xavier", seed=0)
+    ac = ActorCritic(run.ac.network, shape, run.ac.dist, "xavier", seed=0)
     ac.load_state_dict(run.ac.state_dict())
     return Policy(ac.eval(), {"obs_shape": list(shape)})
 

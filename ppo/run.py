@@ -257,7 +257,8 @@ def build_training(cfg: PPOConfig, comm: mpi.Comm) -> Training:
     nets, learners = build_learners(cfg, comm, ac.to(device), dtype)
     space = env.single_observation_space
     assert space.shape is not None and space.dtype is not None
-    buf = PPOBuffer(cfg.local_steps, env.num_envs, space.shape, space.dtype, cfg.gamma, cfg.lam, cfg.value_target)
+    buf = PPOBuffer(cfg.local_steps, env.num_envs, space.shape, space.dtype, cfg.gamma, cfg.lam, cfg.value_target,
+                    ac.dist.act_shape, ac.dist.act_dtype)  # fmt: skip
     timer, watchdog = Timer(lambda: comm.wait_seconds), Watchdog(comm, cfg.stall_timeout)
     return Training(cfg, comm, env, ac, nets, buf, learners, device, watchdog, timer, obs=obs)
 
@@ -287,24 +288,22 @@ def build_parts(cfg: PPOConfig, comm: mpi.Comm) -> tuple[VecEnv, ActorCritic, to
 
     No collective call is made here: on some rank it may fail.
     """
-    import gymnasium
     import torch
 
     import envs
-    from ppo import networks
+    from ppo import actions, networks
     from utils.seeding import Purpose, generator
 
     device = torch.device(pick_device(cfg.device, comm.local_rank))
     share = mpi.share(cfg.num_envs, comm.world_size, comm.rank)
     env = envs.make_vec(cfg.env, len(share), cfg.seed, first_index=share.start, **cfg.env_options)
-    if not isinstance(env.single_action_space, gymnasium.spaces.Discrete):
-        raise ValueError(f"env {cfg.env} has actions {env.single_action_space}, only Discrete ones can be learned")
+    dist = actions.of_space(env.single_action_space, cfg.squash)
     space = env.single_observation_space
     assert space.shape is not None
     dtype = pick_precision(cfg.precision, env.shows_images, device)
     weights_seed = int(generator(cfg.seed, 0, Purpose.WEIGHTS).integers(2**62))
     network = cfg.network if cfg.network in networks.NETWORKS else networks.find(cfg.network)
-    ac = networks.ActorCritic(network, space.shape, int(env.single_action_space.n), cfg.init, weights_seed)
+    ac = networks.ActorCritic(network, space.shape, dist, cfg.init, weights_seed, cfg.log_std)
     return env, ac, device, dtype
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import sys
 import zlib
 from collections.abc import Callable
@@ -19,11 +20,10 @@ import numpy as np
 
 import envs
 from envs.mario import demonstrations
-from ppo.evaluate import BLOCK, environment, find_policy
+from ppo.evaluate import BLOCK, environment, find_policy, uniform_block
 from ppo.policy import BadPolicy, Policy, load_policy
 from utils import command, video, window
 from utils.folder import read_json
-from utils.seeding import Purpose, generator
 
 MARIO_FPS = 60
 DEFAULT_ENV = "SuperMarioBros-1-1-v0"
@@ -147,6 +147,8 @@ def by_steps(args: argparse.Namespace) -> None:
     try:
         if policy is not None:
             policy.check_spaces(env.single_observation_space, env.single_action_space)
+        if args.overlay and not hasattr(env.single_action_space, "n"):
+            raise ValueError(f"overlay: shows how probable each action is, not {env.single_action_space}")
         show = Screen(args, f"{env_id}: {args.policy or 'random actions'}", fps)
         try:
             for record in episodes(env, policy, args, show):
@@ -194,19 +196,20 @@ def episodes(env: Any, policy: Policy | None, args: argparse.Namespace, show: Sc
         env.envs[0].watch = lambda screen: show.show(rgb(screen))
     env.seed = args.seed
     obs, _ = env.reset(seed=args.seed)
+    space = env.single_action_space
     labels = ["+".join(b) or "NOOP" for b in env.spec_dict.get("buttons", [])]
-    labels = labels or [f"action {i}" for i in range(int(env.single_action_space.n))]
+    labels = labels or [f"action {i}" for i in range(int(getattr(space, "n", 0)))]
     left, t, uniforms = args.episodes, 0, np.zeros(0, np.float32)
     while left:
         if t % BLOCK == 0:
-            uniforms = generator(args.seed, 0, Purpose.EVALUATION, t // BLOCK).random(BLOCK, dtype=np.float32)
-        uniform = uniforms[t % BLOCK : t % BLOCK + 1]
+            uniforms = uniform_block(args.seed, 0, t // BLOCK, math.prod(space.shape))
+        uniform = uniforms[t % BLOCK][None]  # (1, U)
         if policy is None:
-            act = (uniform * env.single_action_space.n).astype(np.int64)
+            act = random_action(space, uniform)
         else:
             act = policy.act(obs, None if args.deterministic else uniform)
             if args.overlay or args.terminal:
-                describe(show, policy, obs, int(act[0]), labels, args.overlay)
+                describe(show, policy, obs, act[0], labels, args.overlay)
         obs, _, _, _, infos = env.step(act)
         t += 1
         if not watched:
@@ -220,13 +223,23 @@ def rgb(screen: np.ndarray) -> np.ndarray:
     return screen if screen.shape[2] == 3 else np.ascontiguousarray(screen[:, :, 2::-1])
 
 
-def describe(show: Screen, policy: Policy, obs: np.ndarray, act: int, labels: list[str], overlay: bool) -> None:
+def random_action(space: Any, uniform: np.ndarray) -> np.ndarray:
+    """Return an action in a space of the agent's, each as probable as any other, from uniform numbers (1, U)."""
+    if hasattr(space, "n"):
+        return (uniform[:, 0] * space.n).astype(np.int64)
+    if hasattr(space, "nvec"):
+        return (uniform * space.nvec).astype(np.int64)
+    return 2 * uniform - 1
+
+
+def describe(show: Screen, policy: Policy, obs: np.ndarray, act: Any, labels: list[str], overlay: bool) -> None:
     """Say what the policy thinks of the observation, in the caption and, if wanted, in the panel."""
-    probs, value = policy.look(obs)
+    shown, value = policy.look(obs)
     worth = None if value is None else float(value[0])
-    show.caption = f"{labels[act]} {100 * probs[0, act]:.0f}%" + ("" if worth is None else f"  value {worth:.2f}")
+    show.caption = f"{labels[act]} {100 * shown[0, act]:.0f}%" if labels else np.array2string(act, precision=2)
+    show.caption += "" if worth is None else f"  value {worth:.2f}"
     if overlay:
-        show.thought = (labels, probs[0].tolist(), act, worth)
+        show.thought = (labels, shown[0].tolist(), int(act), worth)
 
 
 def report(record: dict[str, Any], show: Screen) -> None:

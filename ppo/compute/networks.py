@@ -4,7 +4,7 @@ All layers but the last can work in bfloat16, on a copy of the weights that the 
 last layer and its output stay float32. Images are scaled once for both networks and are channels last in memory, which
 convolutions prefer.
 
-Letters of the shapes: N observations, M samples, C H W image, A actions.
+Letters of the shapes: N observations, M samples, C H W image, P parameters of a distribution of actions.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class FastActorCritic:
         return scale_image(obs if rows is None else take_images(obs, rows), self.dtype)
 
     def logits(self, prepared: torch.Tensor) -> torch.Tensor:
-        """(M, A) float32."""
+        """(M, P) float32."""
         return self._ac.pi[-1](self._pi_body(prepared).float())
 
     def value(self, prepared: torch.Tensor) -> torch.Tensor:
@@ -107,7 +107,7 @@ class FastActorCritic:
 
     @torch.no_grad()
     def step(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits (N, A) and values (N,) for acting."""
+        """Return the parameters (N, P) and values (N,) for acting."""
         prepared = self.prepare(obs)
         return self.logits(prepared), self.value(prepared)
 
