@@ -10,7 +10,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Discrete, MultiDiscrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from envs import spaces
 from envs.family import MAX_EPISODE_STEPS, Family, Option, Preset
@@ -149,8 +149,9 @@ class ClassicVec(VecEnv):
         space, obs = self.single_action_space, self.single_observation_space
         check_arrays(arrays, actions=(space.dtype, (None, *(space.shape or ()))), obs=(obs.dtype, obs.shape or ()))
         actions = arrays["actions"]
-        if isinstance(space, Discrete) and not np.isin(actions, range(int(space.n))).all():
-            raise ValueError(f"state: its actions are not all in 0..{int(space.n) - 1}")
+        counts = space.n if isinstance(space, Discrete) else getattr(space, "nvec", np.inf)
+        if not ((actions >= 0) & (actions < counts)).all() and not isinstance(space, Box):
+            raise ValueError(f"state: its actions are not all in 0..{counts - 1}")
         if not np.isfinite(actions).all() or header["ep_len"] != len(actions):
             raise ValueError(f"state: {len(actions)} actions of {header['ep_len']} steps, or some that are not finite")
 

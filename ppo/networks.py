@@ -115,8 +115,10 @@ def _impala_stages(obs_shape: tuple[int, ...]) -> tuple[list[nn.Module], tuple[i
 
 
 def mlp(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
-    """Two layers of 64 tanh units for vectors, as in PPO section 6.1."""
-    return nn.Sequential(nn.Linear(int(np.prod(obs_shape)), 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh()), 64
+    """Two layers of 64 tanh units for vectors, as in PPO section 6.1; (M, D1, D2) -> (M, D1 * D2) first."""
+    flatten = [] if len(obs_shape) == 1 else [nn.Flatten()]
+    layers = nn.Linear(int(np.prod(obs_shape)), 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh()
+    return nn.Sequential(*flatten, *layers), 64
 
 
 NETWORKS: dict[str, Body] = {
