@@ -60,6 +60,8 @@ class PPOConfig:
     # collecting
     num_envs: int = _field(16, "environments over all ranks", at_least=1)
     steps_per_epoch: int = _field(4096, "steps of an epoch over all environments", at_least=1)
+    norm_obs: bool = _field(False, "normalise observations by their running mean and standard deviation, clip at 10")
+    norm_rew: bool = _field(False, "divide rewards by the running standard deviation of discounted returns, clip at 10")
     gamma: float = _field(0.99, "discount per step", at_least=0, at_most=1)
     lam: float = _field(0.95, "lambda of GAE", at_least=0, at_most=1)
 

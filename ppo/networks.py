@@ -151,6 +151,23 @@ def find(name: str) -> Body:
     return body
 
 
+class Normalise(nn.Module):
+    """(M, *O) -> clip((obs - mean) / std, -10, 10), by numbers that `ppo/normalise.py` sets; no parameters."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, obs_shape: tuple[int, ...]) -> None:
+        """Begin with what changes nothing. Args: obs_shape: *O."""
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(obs_shape))
+        self.register_buffer("std", torch.ones(obs_shape))
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        """Normalise and clip."""
+        return ((obs - self.mean) / self.std).clamp_(-10.0, 10.0)
+
+
 class GaussianHead(nn.Linear):
     """The last layer of an actor whose actions are numbers: their means, and a log std that no observation changes.
 
@@ -202,6 +219,7 @@ class ActorCritic(nn.Module):
         init: str,
         seed: int,
         log_std: float = 0.0,
+        norm_obs: bool = False,
     ) -> None:
         """Build both networks with weights drawn from `seed`.
 
@@ -213,16 +231,20 @@ class ActorCritic(nn.Module):
             init: see `initialise`.
             seed: of the weights.
             log_std: at the start, of actions that are numbers.
+            norm_obs: let `norm` normalise observations, which then are no images.
 
         Raises:
-            ValueError: unknown name, or a network that does not take such observations.
+            ValueError: unknown name, or a network or normalisation that does not take such observations.
         """
         super().__init__()
         if isinstance(network, str) and network not in NETWORKS:
             raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {network!r}")
         if isinstance(network, str) and (len(obs_shape) == 3) != (network != "mlp"):
             raise ValueError(f"network {network!r} does not take observations of shape {tuple(obs_shape)}")
+        if norm_obs and len(obs_shape) == 3:
+            raise ValueError(f"norm-obs: observations of shape {tuple(obs_shape)} are images, which are scaled anyway")
         self.network = network
+        self.norm = Normalise(obs_shape) if norm_obs else None
         self.dist = core.Categorical(actions) if isinstance(actions, int) else actions
         body = NETWORKS[network] if isinstance(network, str) else network
         generator = torch.Generator().manual_seed(seed)
@@ -254,7 +276,12 @@ class ActorCritic(nn.Module):
 
     def prepare(self, obs: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         """Return observations, or some rows of them (M,) int64, as `logits` and `value` take them."""
-        return obs if rows is None else obs.index_select(0, rows)
+        return self.take(obs, rows)
+
+    def take(self, obs: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+        """Return observations, or some rows of them, normalised where that was asked for."""
+        obs = obs if rows is None else obs.index_select(0, rows)
+        return obs if self.norm is None else self.norm(obs)
 
     def logits(self, prepared: torch.Tensor) -> torch.Tensor:
         """The parameters of the distribution of actions, (M, P) float32: logits but for a Box space."""

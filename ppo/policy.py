@@ -207,9 +207,9 @@ def _read(path: Path, info: dict[str, Any], prefix: str) -> Policy:
     if not path.is_file():
         raise BadPolicy(f"{path}: no such file")
     try:
-        dist = actions.of_info(info)
+        dist, norm_obs = actions.of_info(info), _flag(info, "norm_obs")
         with torch.device("meta"):  # shapes without memory
-            ac = ActorCritic(str(info.get("network")), tuple(info["obs_shape"]), dist, "xavier", seed=0)
+            ac = ActorCritic(str(info.get("network")), tuple(info["obs_shape"]), dist, "xavier", 0, norm_obs=norm_obs)
         with safe_open(path, framework="pt") as file:
             names = [name.removeprefix(prefix) for name in file.keys() if name.startswith(prefix)]
             slices = {name: file.get_slice(prefix + name) for name in names}
@@ -227,11 +227,19 @@ def _read(path: Path, info: dict[str, Any], prefix: str) -> Policy:
     return Policy(ac.eval(), info, has_value)
 
 
+def _flag(info: dict[str, Any], name: str) -> bool:
+    """Return a yes or no of policy.json; older files lack it. Raises BadPolicy for anything else."""
+    value = info.get(name, False)
+    if not isinstance(value, bool):
+        raise BadPolicy(f"policy.json: {name} is {str(value)[:100]!r}, expected true or false")
+    return value
+
+
 def _compare(path: Path, ac: ActorCritic, found: dict[str, tuple[list[int], str]]) -> bool:
     """Check names, shapes and types of a file's tensors; return whether the critic is among them. Raises BadPolicy."""
     dtype = next((d for _, d in found.values() if d in DTYPES), DTYPES[0])
     expected = {name: (list(p.shape), dtype) for name, p in ac.state_dict().items()}
-    actor = {name: value for name, value in expected.items() if name.startswith("pi.")}
+    actor = {name: value for name, value in expected.items() if not name.startswith("v.")}
     if found not in (expected, actor):
         wrong = sorted(set(map(str, found.items())) ^ set(map(str, expected.items())))
         raise BadPolicy(f"{path}: tensors are not those of the network in policy.json: {wrong[0]}")

@@ -64,6 +64,7 @@ def ppo(
         with timer("update"):
             data, values = advantages(training)
             learned = update(training, data)
+            training.normaliser.end_epoch(data["obs"])
         training.epoch += 1
         with timer("log"):
             enough = log(training, *epoch_row(training, episodes, values | learned))
@@ -99,9 +100,10 @@ def collect(training: Training, save: Callable[[Training, bool], None] = lambda 
         act, logp = dist.sample(params.cpu(), uniforms[t])
         training.obs, rew, terminated, truncated, infos = env.step(dist.to_env(act).numpy())
         check_finite(training, t, rew, training.obs, infos)
+        ended = terminated | truncated
+        rew = training.normaliser.rewards(t, rew, ended, infos["episodes"])
         buf.store(act.numpy(), rew, val.cpu().numpy(), logp.numpy())
         training.progress(cfg.num_envs)
-        ended = terminated | truncated
         if ended.any():
             last_val = truncated_values(training, terminated, truncated, infos)
             for i in np.flatnonzero(ended):
@@ -113,7 +115,7 @@ def collect(training: Training, save: Callable[[Training, bool], None] = lambda 
 
 
 def action_uniforms(cfg: PPOConfig, env_indices: range, epoch: int, count: int) -> torch.Tensor:
-    """Return (T, N, U) uniform numbers from the environments' streams, U = `count`: an epoch's actions are drawn by them."""
+    """Return (T, N, U) uniform numbers from the environments' streams: an epoch's actions are drawn by them."""
     streams = [generator(cfg.seed, i, Purpose.ACTION, epoch) for i in env_indices]
     draws = [stream.random((cfg.local_steps, count), dtype=np.float32) for stream in streams]
     return torch.from_numpy(np.stack(draws, axis=1))

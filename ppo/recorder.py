@@ -239,6 +239,7 @@ class Recorder:
         if not allow_mismatch:
             raise Refused(f"the environments cannot be restored: {problem} (--allow-mismatch begins fresh episodes)")
         run.obs = run.env.begin_after(states)
+        run.normaliser.carry[:] = 0.0
         notes.append(f"fresh episodes begin in all environments, which cannot be restored: {problem}")
         self._facts["fresh_episodes_at_epochs"] = [run.epoch]
 
@@ -454,7 +455,7 @@ class Recorder:
         return {
             "env": cfg.env, "spec": run.env.spec_dict, "network": cfg.network,
             "obs_shape": list(run.env.single_observation_space.shape or ()),
-            **actions.describe(run.ac.dist), "preset": cfg.preset, "seed": cfg.seed,
+            **actions.describe(run.ac.dist), "norm_obs": cfg.norm_obs, "preset": cfg.preset, "seed": cfg.seed,
             "epoch": run.epoch, "steps": run.epoch * cfg.steps_per_epoch, "hours": round(self._seconds() / 3600, 3),
             "command": cfg.command(self.comm.world_size), "processor": system.processor(), "cores": system.cores(),
             "commit": self._facts["commit"], "versions": self._facts["versions"],
@@ -500,11 +501,12 @@ def not_finite(tensors: dict[str, torch.Tensor], epoch: int) -> str | None:
 
 
 def run_tensors(run: Run, env_states: list[bytes]) -> dict[str, torch.Tensor]:
-    """Return all tensors of a checkpoint by name: ac/*, adam_pi/*, adam_v/*, env/<global index> (bytes)."""
+    """Return all tensors of a checkpoint by name: ac/*, adam_pi/*, adam_v/*, norm/*, env/<global index> (bytes)."""
     row_major = torch.contiguous_format
     tensors = {f"ac/{name}": p.cpu().clone(memory_format=row_major) for name, p in run.ac.state_dict().items()}
     for prefix, optimiser in ((f"adam_{learner.name.lower()}", learner.optimiser) for learner in run.learners):
         tensors |= {f"{prefix}/{name}": tensor for name, tensor in optimiser.state().items()}
+    tensors |= {f"norm/{name}": torch.from_numpy(array) for name, array in run.normaliser.state().items()}
     for i, state in enumerate(env_states):
         tensors[f"env/{i}"] = torch.frombuffer(bytearray(state), dtype=torch.uint8)
     return tensors
@@ -513,7 +515,7 @@ def run_tensors(run: Run, env_states: list[bytes]) -> dict[str, torch.Tensor]:
 def frozen_policy(run: Run) -> Policy:
     """Return the run's networks as a policy that acts in float32, as one from a file does."""
     shape = run.env.single_observation_space.shape or ()
-    ac = ActorCritic(run.ac.network, shape, run.ac.dist, "xavier", seed=0)
+    ac = ActorCritic(run.ac.network, shape, run.ac.dist, "xavier", 0, norm_obs=run.ac.norm is not None)
     ac.load_state_dict(run.ac.state_dict())
     return Policy(ac.eval(), {"obs_shape": list(shape)})
 
@@ -554,6 +556,7 @@ def restore(run: Run, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> No
         for prefix, optimiser in ((f"adam_{learner.name.lower()}", learner.optimiser) for learner in run.learners):
             own = {name.removeprefix(prefix + "/"): a for name, a in arrays.items() if name.startswith(prefix + "/")}
             optimiser.load_state(own)
+        run.normaliser.load_state({name[5:]: a for name, a in arrays.items() if name.startswith("norm/")})
         missing = [i for i in range(run.cfg.num_envs) if f"env/{i}" not in arrays]
         if missing:
             raise LookupError(f"env/{missing[0]}")

@@ -248,6 +248,7 @@ def build_training(cfg: PPOConfig, comm: mpi.Comm) -> Training:
         Refused: on all ranks: an environment, network or device cannot be built, with the reason.
     """
     from ppo.buffer import PPOBuffer
+    from ppo.normalise import Normaliser
     from ppo.training import Training
     from utils.timer import Timer
     from utils.watchdog import Watchdog
@@ -260,7 +261,10 @@ def build_training(cfg: PPOConfig, comm: mpi.Comm) -> Training:
     buf = PPOBuffer(cfg.local_steps, env.num_envs, space.shape, space.dtype, cfg.gamma, cfg.lam, cfg.value_target,
                     ac.dist.act_shape, ac.dist.act_dtype)  # fmt: skip
     timer, watchdog = Timer(lambda: comm.wait_seconds), Watchdog(comm, cfg.stall_timeout)
-    return Training(cfg, comm, env, ac, nets, buf, learners, device, watchdog, timer, obs=obs)
+    training = Training(cfg, comm, env, ac, nets, buf, learners, device, watchdog, timer, obs=obs)
+    training.normaliser = Normaliser(comm, training.env_indices, cfg.num_envs, cfg.local_steps, ac,
+                                     cfg.gamma if cfg.norm_rew else None)  # fmt: skip
+    return training
 
 
 def agreed(comm: mpi.Comm, build: Callable[[], T]) -> T:
@@ -303,7 +307,7 @@ def build_parts(cfg: PPOConfig, comm: mpi.Comm) -> tuple[VecEnv, ActorCritic, to
     dtype = pick_precision(cfg.precision, env.shows_images, device)
     weights_seed = int(generator(cfg.seed, 0, Purpose.WEIGHTS).integers(2**62))
     network = cfg.network if cfg.network in networks.NETWORKS else networks.find(cfg.network)
-    ac = networks.ActorCritic(network, space.shape, dist, cfg.init, weights_seed, cfg.log_std)
+    ac = networks.ActorCritic(network, space.shape, dist, cfg.init, weights_seed, cfg.log_std, cfg.norm_obs)
     return env, ac, device, dtype
 
 

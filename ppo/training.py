@@ -16,6 +16,7 @@ from envs.vector import VecEnv
 from ppo.buffer import PPOBuffer
 from ppo.config import PPOConfig
 from ppo.networks import ActorCritic
+from ppo.normalise import Normaliser
 from ppo.optimiser import Adam
 from utils.mpi import Comm
 from utils.timer import Timer
@@ -71,7 +72,7 @@ class Learner:
 @dataclass
 class Training:
     """A run in progress. What changes from epoch to epoch is `epoch`, `obs`, `env_states`, `best`, `recent` and what
-    the networks, optimisers and environments hold inside."""
+    the networks, optimisers, environments and statistics hold inside."""
 
     cfg: PPOConfig
     comm: Comm
@@ -83,6 +84,7 @@ class Training:
     device: torch.device
     watchdog: Watchdog
     timer: Timer
+    normaliser: Normaliser = field(default_factory=Normaliser)
     signals: StopSignals | None = None
     progress: Callable[[int], None] = lambda steps: None  # called after each step, for a progress bar
     epoch: int = 0

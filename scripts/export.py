@@ -44,7 +44,7 @@ def export(args: Any) -> int:
     if args.with_critic and not policy.has_value:
         raise ValueError(f"with-critic: {source} has none")
     dtype = torch.float16 if args.half else torch.float32
-    kept = {n: p for n, p in policy.ac.state_dict().items() if args.with_critic or n.startswith("pi.")}
+    kept = {n: p for n, p in policy.ac.state_dict().items() if args.with_critic or not n.startswith("v.")}
     weights = {name: p.detach().contiguous().to(dtype) for name, p in kept.items()}
     if not all(bool(weight.isfinite().all()) for weight in weights.values()):
         raise ValueError("half: a weight is too large for 16 bits")

@@ -91,7 +91,7 @@ class FastActorCritic:
     def prepare(self, obs: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         """Return observations, or some rows of them, as `logits` and `value` take them: converted once for both."""
         if not self._image:
-            return (obs if rows is None else obs.index_select(0, rows)).to(self.dtype)
+            return self._ac.take(obs, rows).to(self.dtype)
         channels_last = obs.permute(0, 2, 3, 1).is_contiguous()  # as in the buffer
         if self.dtype == torch.bfloat16 and obs.device.type == "cpu" and channels_last and arrays.compiled():
             return arrays.scale_images(obs, torch.arange(len(obs)) if rows is None else rows, SCALE)
