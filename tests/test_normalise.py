@@ -1,4 +1,4 @@
-"""Normalisation of observations and rewards: the statistics, who sees them, and that they are the same for all ranks."""
+"""Normalisation of observations and rewards: the statistics, who sees them, and that all ranks have the same."""
 
 import json
 
@@ -44,7 +44,7 @@ def test_moments_do_not_depend_on_what_is_stored_beside():
 
 
 def test_rewards_are_divided_by_the_std_of_discounted_returns():
-    """By hand: gamma 0.5, rewards 1 1 | 1 (an episode ends after two): returns 1, 1.5, 1; their std scales later ones."""
+    """By hand: gamma 0.5, rewards 1 1 | 1, two episodes: returns 1, 1.5, 1, whose std scales what comes later."""
     normaliser = Normaliser(mpi.Comm(), range(1), 1, 3, None, 0.5)
     records = [{"env": 0, "train_ret": 0.0}]
     for t, ended in enumerate([False, True, False]):
