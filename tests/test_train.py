@@ -330,7 +330,7 @@ def test_a_parameter_that_is_not_finite_stops_the_run(tmp_path, precision, monke
         (["--data-dir", "/proc/nowhere"], ["/proc/nowhere"]),
         (["--env", "CartPole-v1", "--network", "nature"], ["nature", "(4,)"]),
         (["--env", "CartPole-v1", "--device", "banana"], ["device", "banana"]),
-        (["--env", "Pendulum-v1"], ["Pendulum-v1", "Discrete"]),
+        (["--env", "tests.tasks:Dials-v0"], ["Dials-v0", "Dict", "Discrete"]),
     ],
 )  # fmt: skip
 def test_bad_input_gets_one_clear_line_and_code_2(args, names):
