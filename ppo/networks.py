@@ -248,6 +248,13 @@ class ActorCritic(nn.Module):
         self.dist = core.Categorical(actions) if isinstance(actions, int) else actions
         body = NETWORKS[network] if isinstance(network, str) else network
         generator = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):  # layers that `initialise` does not know draw from torch's own
+            torch.manual_seed(seed)
+            self._build_both(body, obs_shape, init, log_std, generator)
+
+    def _build_both(
+        self, body: Body, obs_shape: tuple[int, ...], init: str, log_std: float, generator: torch.Generator
+    ) -> None:
         self.pi = self._build(body, obs_shape, self._head(log_std), init, 0.01, generator)
         self.v = self._build(body, obs_shape, lambda features: nn.Linear(features, 1), init, 1.0, generator)
 

@@ -10,17 +10,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # there is nothing to save yet: an early Ctrl-C ends the process without a word
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -30,15 +29,11 @@ from utils.command import BAD_INPUT, ending, printable  # noqa: E402
 from utils.watchdog import StopSignals  # noqa: E402
 
 if TYPE_CHECKING:
-    import torch
-
-    from envs.vector import VecEnv
     from ppo.config import PPOConfig
-    from ppo.networks import ActorCritic
     from ppo.recorder import Recorder
-    from ppo.training import Learner, Training
+    from ppo.training import Training
 
-T = TypeVar("T")
+    OnEpoch = Callable[[dict[str, Any]], bool | None]
 
 
 def bad_input(message: str) -> Any:
@@ -59,6 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         if options.cpu > 1 and mpi.launched_size() == 1:
             relaunch(options.cpu, argv)
         comm = connect()
+        system.keep_freed_memory()
         train(cfg, comm, resume=options.resume, overwrite=options.overwrite, allow_mismatch=options.allow_mismatch,
               signals=signals)  # fmt: skip
     except SystemExit:  # --help, bad input: nothing has begun
@@ -139,38 +135,43 @@ def train(
     overwrite: bool = False,
     allow_mismatch: bool = False,
     signals: StopSignals | None = None,
-    on_epoch: Callable[[dict[str, Any]], bool | None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> Path:
-    """Train one run and return its folder. Every rank calls this; a notebook does so without `comm`.
+    """Train one run and return its folder. Every rank calls this, with the same arguments.
 
     Args:
         cfg: the run's settings.
-        comm: the ranks; one process if left out.
+        comm: the ranks; those that mpirun started if left out, one process without it.
         resume: continue what is in the folder, or start if there is nothing.
         overwrite: move what is in the folder aside.
         allow_mismatch: resume although settings or versions differ from the run's.
         signals: the caller's, which stay as they are at the end; otherwise the signals are taken over for the run.
         on_epoch: called after each epoch, on rank 0, with the row of progress.txt; returns true to end the run there.
+            It may take as long as it likes.
 
     Raises:
         Refused: on all ranks: the settings cannot be trained, or the folder cannot be used. Nothing was written.
         Interrupted: on all ranks: a signal ended the run; a checkpoint was saved.
         NotFinite: see `ppo.training`. With several ranks this and any other failure ends the whole job.
     """
+    from ppo.build import threads
     from ppo.training import Interrupted
     from utils.folder import Refused
 
-    comm = comm or mpi.Comm()
+    comm = comm or mpi.connect()
     try:
         with warnings.catch_warnings(), threads(comm):
             warnings.simplefilter("ignore")  # libraries' warnings are not for the person who watches a run
-            return _train(cfg, comm, (resume, overwrite, allow_mismatch), signals, on_epoch)
+            _train(cfg, comm, (resume, overwrite, allow_mismatch), signals, on_epoch)
     except (Refused, Interrupted):  # on all ranks alike
+        comm.free_buffers()
         raise
     except BaseException as error:
         if comm.world_size > 1:
             mpi.exit_together(comm, error)
         raise
+    comm.free_buffers()
+    return cfg.run_dir
 
 
 def _train(
@@ -178,32 +179,42 @@ def _train(
     comm: mpi.Comm,
     how: tuple[bool, bool, bool],
     signals: StopSignals | None,
-    on_epoch: Callable[[dict[str, Any]], bool | None] | None,
-) -> Path:
+    on_epoch: OnEpoch | None,
+) -> None:
     import torch
 
-    from ppo import ppo
+    from ppo.build import build_training
     from ppo.recorder import Recorder
-    from utils.folder import Refused
+    from utils.watchdog import Watchdog
 
     resume, overwrite, allow_mismatch = how
-    system.keep_freed_memory()
-    training = build_training(cfg, comm)
-    if not training.env.shows_images:
-        torch.set_num_threads(1)  # a small network is done before a second thread has begun
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    own = StopSignals(ends_process=False) if signals is None and in_main_thread else None
-    recorder, reason, code = None, "error", 1
-    try:
-        training.signals = signals or own
+    with ExitStack() as stack:
+        watchdog = stack.enter_context(Watchdog(comm, cfg.stall_timeout))
+        if signals is None and threading.current_thread() is threading.main_thread():
+            signals = stack.enter_context(StopSignals(ends_process=False))
+        training = build_training(cfg, comm, watchdog)
+        stack.callback(training.env.close)
+        training.signals = signals
+        if not training.env.shows_images:
+            torch.set_num_threads(1)  # a small network is done before a second thread has begun
         recorder = Recorder(cfg, comm, resume, overwrite)
+        _record(training, recorder, allow_mismatch, on_epoch)
+
+
+def _record(training: Training, recorder: Recorder, allow_mismatch: bool, on_epoch: OnEpoch | None) -> None:
+    """Train and keep the files of the run, and how it ended."""
+    from ppo import ppo
+    from utils.folder import Refused
+
+    reason, code = "error", 1
+    try:
         recorder.begin(training, allow_mismatch)
         recorder.say(describe_start(training))
-        began = training.epoch
+        began, cfg = training.epoch, training.cfg
         if training.signals is not None:
             training.signals.armed = True
         if recorder.reached is None:
-            ppo.ppo(training, recorder.save, with_callback(recorder, comm, on_epoch))
+            ppo.ppo(training, recorder.save, with_callback(recorder, on_epoch))
         reason, code = "finished", 0
         recorder.say(f"finished: {cfg.run_dir}" + (f" ({recorder.reached})" if recorder.reached else ""))
         if training.epoch == began and not recorder.reached:
@@ -213,210 +224,25 @@ def _train(
         raise
     except ppo.Interrupted as stop:
         reason, code = ending(stop.signal_number)
-        if recorder is not None:
-            recorder.say(f"\n{stop}: saved. Continue with the same command and --resume")
+        recorder.say(f"\n{stop}: saved. Continue with the same command and --resume")
         raise
     except BaseException as error:
         reason = f"error: {type(error).__name__}: {error}"
         raise
     finally:
-        if recorder is not None:
-            recorder.close(reason, code, training.epoch)
-        training.close()
-        if code != 1:  # all ranks came here
-            comm.free_buffers()
-        if own is not None:
-            own.close()
-    return cfg.run_dir
+        recorder.close(reason, code, training.epoch)
 
 
-def with_callback(recorder: Recorder, comm: mpi.Comm, on_epoch: Callable[[dict[str, Any]], bool | None] | None) -> Any:
-    """Return the recorder's `log`, followed by the user's callback if there is one; all ranks hear what it returns."""
+def with_callback(recorder: Recorder, on_epoch: OnEpoch | None) -> Any:
+    """Return the recorder's `log`, followed by the user's callback on rank 0; all ranks learn what it returns."""
 
     def log(training: Training, row: dict[str, Any], episodes: list[dict[str, Any]]) -> bool:
         enough = recorder.log(training, row, episodes)
-        asked = on_epoch is not None and comm.rank == 0 and bool(on_epoch(dict(row)))
-        return enough or comm.any(asked)
+        with training.watchdog.paused():
+            asked = on_epoch is not None and training.comm.rank == 0 and bool(on_epoch(dict(row)))
+            return training.comm.any(asked) or enough
 
-    return recorder.log if on_epoch is None else log
-
-
-def build_training(cfg: PPOConfig, comm: mpi.Comm) -> Training:
-    """Build environments, networks, buffer and optimisers of this rank, with the same weights on every rank.
-
-    Raises:
-        Refused: on all ranks: an environment, network or device cannot be built, with the reason.
-    """
-    from ppo.buffer import PPOBuffer
-    from ppo.normalise import Normaliser
-    from ppo.training import Training
-    from utils.timer import Timer
-    from utils.watchdog import Watchdog
-
-    env, ac, device, dtype = agreed(comm, lambda: build_parts(cfg, comm))
-    obs = env.reset()[0]
-    nets, learners = build_learners(cfg, comm, ac.to(device), dtype)
-    space = env.single_observation_space
-    assert space.shape is not None and space.dtype is not None
-    buf = PPOBuffer(cfg.local_steps, env.num_envs, space.shape, space.dtype, cfg.gamma, cfg.lam, cfg.value_target,
-                    ac.dist.act_shape, ac.dist.act_dtype)  # fmt: skip
-    timer, watchdog = Timer(lambda: comm.wait_seconds), Watchdog(comm, cfg.stall_timeout)
-    training = Training(cfg, comm, env, ac, nets, buf, learners, device, watchdog, timer, obs=obs)
-    training.normaliser = Normaliser(comm, training.env_indices, cfg.num_envs, cfg.local_steps, ac,
-                                     cfg.gamma if cfg.norm_rew else None)  # fmt: skip
-    return training
-
-
-def agreed(comm: mpi.Comm, build: Callable[[], T]) -> T:
-    """Return what `build` returns on this rank, once it has worked on all ranks.
-
-    Raises:
-        Refused: on all ranks: it raised a ValueError on one of them.
-    """
-    from utils.folder import Refused
-
-    built, problem = None, None
-    try:
-        built = build()
-    except ValueError as error:
-        problem = str(error)
-    problems = comm.gather(problem)
-    problem = comm.broadcast(next((p for p in problems if p is not None), None) if problems is not None else None)
-    if problem is not None:
-        raise Refused(problem)
-    return cast("T", built)
-
-
-def build_parts(cfg: PPOConfig, comm: mpi.Comm) -> tuple[VecEnv, ActorCritic, torch.device, torch.dtype]:
-    """Return this rank's environments, the networks with their first weights, the device, and what to compute in.
-
-    No collective call is made here: on some rank it may fail.
-    """
-    import torch
-
-    import envs
-    from ppo import actions, networks
-    from utils.seeding import Purpose, generator
-
-    device = torch.device(pick_device(cfg.device, comm.local_rank))
-    share = mpi.share(cfg.num_envs, comm.world_size, comm.rank)
-    env = envs.make_vec(cfg.env, len(share), cfg.seed, first_index=share.start, **cfg.env_options)
-    dist = actions.of_space(env.single_action_space, cfg.squash)
-    space = env.single_observation_space
-    assert space.shape is not None
-    dtype = pick_precision(cfg.precision, env.shows_images, device)
-    weights_seed = int(generator(cfg.seed, 0, Purpose.WEIGHTS).integers(2**62))
-    network = cfg.network if cfg.network in networks.NETWORKS else networks.find(cfg.network)
-    ac = networks.ActorCritic(network, space.shape, dist, cfg.init, weights_seed, cfg.log_std, cfg.norm_obs)
-    return env, ac, device, dtype
-
-
-def build_learners(
-    cfg: PPOConfig, comm: mpi.Comm, ac: ActorCritic, dtype: torch.dtype
-) -> tuple[ActorCritic, list[Learner]]:
-    """Return what evaluates the networks, and their learners: those of `ppo.compute`, or the plain ones without it."""
-    import torch
-
-    from ppo import ppo
-    from ppo.optimiser import Adam
-    from ppo.training import Learner
-
-    for p in ac.parameters():  # equal by construction; sent all the same, so that no library can make them differ
-        p.data.copy_(torch.from_numpy(comm.broadcast_array(p.detach().cpu().contiguous().numpy())))
-    nets: Any = ac
-    pi, v = ((net, comm, lr, cfg.adam_eps) for net, lr in ((ac.pi, cfg.pi_lr), (ac.v, cfg.v_lr)))
-    if compute_wanted():
-        from ppo.compute.adam import ShardedAdam
-        from ppo.compute.networks import FastActorCritic
-
-        nets = FastActorCritic(ac, dtype)
-        optimisers: list[Any] = [ShardedAdam(*pi, nets.pi_copies), ShardedAdam(*v, nets.v_copies)]
-    else:
-        optimisers = [Adam(*pi), Adam(*v)]
-    return nets, [
-        Learner("Pi", optimisers[0], cfg.pi_lr, cfg.train_pi_iters, ppo.policy_loss, cfg.target_kl),
-        Learner("V", optimisers[1], cfg.v_lr, cfg.train_v_iters, ppo.value_loss),
-    ]
-
-
-@contextmanager
-def threads(comm: mpi.Comm) -> Iterator[None]:
-    """Give torch this rank's share of the cores of its host, unless OMP_NUM_THREADS says otherwise.
-
-    More threads than cores make everything slower, many times so where they wait for each other: with two threads for
-    an MLP, on cores that others use too, a sweep of CartPole was thirty times as slow.
-
-    Raises:
-        Refused: OMP_NUM_THREADS is no number of threads.
-    """
-    import torch
-
-    from utils.folder import Refused
-
-    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    if given and not (given.isdigit() and int(given) > 0):
-        raise Refused(f"OMP_NUM_THREADS must be a number of threads, at least 1, got {given!r}")
-    share = int(given) if given else max(1, system.cores() // comm.local_size)
-    before = torch.get_num_threads()
-    torch.set_num_threads(share)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def compute_wanted() -> bool:
-    """Return whether `ppo.compute` is used: PPO_COMPUTE in the environment is "fast" (the default) or "plain".
-
-    Raises:
-        ValueError: it is something else.
-    """
-    value = os.environ.get("PPO_COMPUTE", "fast")
-    if value not in ("fast", "plain"):
-        raise ValueError(f"PPO_COMPUTE must be fast or plain, got {value!r}")
-    return value == "fast"
-
-
-def pick_device(wanted: str, local_rank: int) -> str:
-    """Return the torch device of this rank: the ranks of a host share its GPUs in turn.
-
-    Raises:
-        ValueError: no such name, or a GPU is wanted that is not there.
-    """
-    import torch
-
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", wanted):
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {wanted!r}")
-    gpus = torch.cuda.device_count()
-    if wanted == "cpu" or (wanted == "auto" and not gpus):
-        return "cpu"
-    number = int(wanted[5:]) if ":" in wanted else local_rank % max(1, gpus)
-    if number >= gpus:
-        raise ValueError(f"device is {wanted!r}, but torch sees {gpus or 'no'} GPU{'s' if gpus > 1 else ''}")
-    return f"cuda:{number}"
-
-
-def pick_precision(wanted: str, images: bool, device: torch.device) -> torch.dtype:
-    """Return the type in which the networks compute: for images bfloat16 where the processor or GPU has it.
-
-    Processors without its instructions emulate them, slower than float32.
-
-    Raises:
-        ValueError: bfloat16 is wanted and `ppo.compute`, which has it, is turned off.
-    """
-    import torch
-
-    if not compute_wanted():
-        if wanted == "bfloat16":
-            raise ValueError("precision is 'bfloat16', which PPO_COMPUTE=plain does not have")
-        return torch.float32
-    if wanted != "auto":
-        return getattr(torch, wanted)
-    if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-    else:
-        native = bool({"avx512_bf16", "amx_bf16"} & system.processor_flags())
-    return torch.bfloat16 if native and images else torch.float32
+    return log
 
 
 def describe_start(training: Training) -> str:

@@ -10,7 +10,8 @@ import pytest
 
 from envs import procgen
 from ppo import config, ppo
-from ppo.run import build_training, train
+from ppo.build import build_training
+from ppo.run import train
 from scripts import evaluate, play
 from tests.conftest import run
 from tests.test_ranks import first_update

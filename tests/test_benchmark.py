@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ppo import config, ppo
-from ppo.run import build_training
+from ppo.build import build_training
 from scripts.benchmark import measure, peers, sections
 from tests.conftest import run
 from utils import mpi

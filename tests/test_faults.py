@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from ppo import config
-from ppo.run import threads, train
+from ppo.build import threads
+from ppo.run import train
 from tests.conftest import finish, marked_processes, run, start
 from tests.test_train import assert_same
 from utils import checkpoint, mpi, system
@@ -263,7 +264,7 @@ def test_closed_output_does_not_end_a_run(tmp_path):
 
 THREADS = """
 import torch
-from ppo.run import threads
+from ppo.build import threads
 from utils import mpi
 with threads(mpi.connect()):
     print(torch.get_num_threads())

@@ -2,16 +2,24 @@
 
 import csv
 import json
+import os
+import shutil
 import signal
+import subprocess
+import sys
 import threading
+import time
 import warnings
 
 import pytest
 import torch
+from torch import nn
 
 from ppo import config
-from ppo.networks import NETWORKS, mlp
+from ppo.compute.networks import FastActorCritic
+from ppo.networks import NETWORKS, ActorCritic, mlp
 from ppo.run import train
+from tests.conftest import ROOT, run
 from utils.folder import Refused
 
 TINY = {
@@ -98,3 +106,99 @@ def test_ctrl_c_before_the_first_epoch_is_an_exception(tmp_path):
 
     with StopSignals(ends_process=False), pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+RANKS = """
+import sys
+from ppo.config import build
+from ppo.run import train
+from utils import mpi
+
+comm = mpi.connect()
+seen = []
+cfg = build(env="Echo-v0", num_envs=4, steps_per_epoch=64, minibatch_size=64, epochs=5, data_dir=sys.argv[1])
+if sys.argv[2] == "comm":
+    train(cfg, comm, on_epoch=(lambda row: row["Epoch"] == 1) if comm.rank == 0 else None)
+else:
+    train(cfg)
+print("done", comm.rank, flush=True)
+"""
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(("how", "epochs"), [("comm", 2), ("alone", 5)])
+def test_ranks_may_call_it(tmp_path, how, epochs):
+    """With their comm, and a callback on rank 0 alone; without one, where it finds the ranks of mpirun by itself."""
+    done = run(["-c", RANKS, str(tmp_path), how], ranks=2)
+    assert done.code == 0 and done.out.count("done") == 2, done.err
+    (log,) = tmp_path.glob("*/*/progress.txt")
+    assert log.read_text().count("\n") == 1 + epochs
+    assert json.loads((log.parent / "config.json").read_text())["world_size"] == 2
+
+
+def test_a_slow_callback_is_no_stall(tmp_path):
+    """The watchdog waits for the user's code."""
+    cfg = config.build(**TINY, epochs=2, stall_timeout=1.0, data_dir=str(tmp_path))
+    train(cfg, on_epoch=lambda row: time.sleep(3))
+
+
+def test_without_the_fast_implementation_everything_works(tmp_path):
+    """PPO_COMPUTE=plain trains in a checkout from which ppo/compute was removed."""
+    left_out = shutil.ignore_patterns(".git", ".venv", "data", "compute", "build", "*.md")
+    shutil.copytree(ROOT, tmp_path / "checkout", ignore=left_out)
+    (tmp_path / "checkout" / "data").mkdir()
+    code = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]\n"
+    code += "from ppo.run import main; main()"
+    words = [sys.executable, "-c", code, "--env", "Echo-v0", "--epochs", "1", "--data-dir", str(tmp_path)]
+    env = os.environ | {"PPO_COMPUTE": "plain"}
+    done = subprocess.run(words, cwd=tmp_path / "checkout", env=env, text=True, capture_output=True, timeout=120)
+    assert done.returncode == 0 and "without ppo.compute" in done.stdout, done.stderr
+
+
+class Skip(nn.Sequential):
+    """A residual block as people write it."""
+
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+def skipping(obs_shape):
+    """A user's network with a residual block, and a ReLU at its beginning."""
+    block = Skip(nn.ReLU(), nn.Linear(obs_shape[0], obs_shape[0]))
+    return nn.Sequential(nn.ReLU(), block, nn.Linear(obs_shape[0], 8), nn.ReLU()), 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_fast_implementation_respects_other_layers(dtype):
+    """A skip connection stays, and what the buffer holds is not written to."""
+    ac = ActorCritic(skipping, (4,), 3, "orthogonal", seed=0)
+    nets, obs = FastActorCritic(ac, dtype), torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    kept = obs.clone()
+    for ours, plain in zip(nets.step(obs), ac.step(obs), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=0.05 if dtype == torch.bfloat16 else 1e-5, atol=0.02)
+    assert torch.equal(obs, kept)
+
+
+def wrong_count(obs_shape):
+    """A network that says 65 features and gives 64."""
+    return mlp(obs_shape)[0], 65
+
+
+def no_layers(obs_shape):
+    """Not what a network returns."""
+    return "layers"
+
+
+def with_dropout(obs_shape):
+    """A network whose draws nobody could repeat."""
+    return nn.Sequential(nn.Linear(obs_shape[0], 8), nn.Dropout(0.5)), 8
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("wrong_count", "wrong_count"), ("no_layers", "no_layers"), ("with_dropout", "dropout")]
+)
+def test_networks_that_cannot_work_are_refused_before_anything_is_written(tmp_path, name, said):
+    """One line that names the network."""
+    with pytest.raises(Refused, match=said):
+        train(config.build(**TINY, network=f"tests.test_library:{name}", data_dir=str(tmp_path)))
+    assert list(tmp_path.iterdir()) == []

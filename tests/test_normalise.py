@@ -9,10 +9,11 @@ import torch
 
 import envs
 from ppo import config, ppo
+from ppo.build import build_training
 from ppo.networks import ActorCritic, Normalise
 from ppo.normalise import CLIP, Moments, Normaliser
 from ppo.policy import BadPolicy, load_policy
-from ppo.run import build_training, train
+from ppo.run import train
 from scripts import evaluate, export
 from tests.conftest import run
 from tests.test_ranks import first_update

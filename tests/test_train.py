@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from ppo import config, ppo
-from ppo.run import build_training, train
+from ppo.build import build_training
+from ppo.run import train
 from tests.conftest import finish, run, start
 from utils import checkpoint, mpi
 from utils.folder import Refused, RunFolder

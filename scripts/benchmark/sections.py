@@ -24,7 +24,7 @@ from envs.mario import stages
 from envs.mario.emulator import Emulator
 from envs.mario.nespy import NesPyBackend
 from ppo import config, ppo
-from ppo.run import build_training
+from ppo.build import build_training
 from ppo.training import Training
 from scripts.benchmark import peers
 from scripts.benchmark.allreduce import OURS

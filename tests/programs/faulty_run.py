@@ -73,16 +73,17 @@ def strike_in_save(save):
 
 def main() -> None:
     import envs
+    from ppo import build as building
     from ppo import run as module
 
     if HERE and KIND == "build":
         envs.make_vec = lambda *args, **kwargs: (_ for _ in ()).throw(RuntimeError("the ROM is missing"))
     if HERE and KIND.endswith("-in-save"):
         checkpoint.save_checkpoint = strike_in_save(checkpoint.save_checkpoint)
-    build = module.build_training
+    build = building.build_training
 
-    def build_and_break(cfg, comm):
-        run = build(cfg, comm)
+    def build_and_break(cfg, comm, watchdog):
+        run = build(cfg, comm, watchdog)
         BUILT["run"] = run
         count, step = 0, run.env.step
 
@@ -98,7 +99,7 @@ def main() -> None:
         run.env.step = breaking
         return run
 
-    module.build_training = build_and_break
+    building.build_training = build_and_break
     module.main(sys.argv[2:])
 
 

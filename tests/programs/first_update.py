@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 from ppo import config, ppo
-from ppo.run import build_training, threads
+from ppo.build import build_training, threads
 from utils import mpi
 
 DROP = ("StepsPerSecond", "MemoryMB", "Time")
