@@ -62,7 +62,8 @@ def build_training(cfg: PPOConfig, comm: mpi.Comm, watchdog: Watchdog | None = N
     sizes = (cfg.local_steps, env.num_envs, space.shape, space.dtype)
     buf = PPOBuffer(*sizes, cfg.gamma, cfg.lam, cfg.value_target, ac.dist.act_shape, ac.dist.act_dtype)
     timer = Timer(lambda: comm.wait_seconds)
-    training = Training(cfg, comm, env, ac, nets, buf, learners, device, watchdog, timer, obs=obs)
+    parts = (cfg, comm, env, ac, nets, buf, learners, device, watchdog, timer, arithmetic(env.shows_images, dtype))
+    training = Training(*parts, obs=obs)
     discount = cfg.gamma if cfg.norm_rew else None
     training.normaliser = Normaliser(comm, training.env_indices, cfg.num_envs, cfg.local_steps, ac, discount)
     return training
@@ -205,6 +206,18 @@ def compute_wanted() -> bool:
     if value not in ("fast", "plain"):
         raise ValueError(f"PPO_COMPUTE must be fast or plain, got {value!r}")
     return value == "fast"
+
+
+def arithmetic(images: bool, dtype: torch.dtype) -> str:
+    """Return which code computes, in words: the last bits of results depend on it."""
+    if not compute_wanted():
+        return "plain"
+    from ppo.compute import arrays, convolutions
+
+    words = ["fast", *(["our own arrays"] if arrays.compiled() else [])]
+    if images and dtype == torch.bfloat16 and convolutions.library():
+        words.append("our own convolutions")
+    return ", ".join(words)
 
 
 def pick_device(wanted: str, local_rank: int) -> str:

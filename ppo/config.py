@@ -30,8 +30,8 @@ SCHEDULES = ("anneal_lr", "anneal_clip", "anneal_ent")  # what falls over the le
 # Keys of a run's config.json that are not settings.
 FACTS = frozenset((
     "world_size", "spec", "commit", "versions", "processor", "mpi", "torch_threads", "resolved_device",
-    "resolved_precision", "num_epochs", "lengths", "resumed_at_epochs", "fresh_episodes_at_epochs", "mismatch",
-    "free_settings", "columns",
+    "resolved_precision", "arithmetic", "num_epochs", "lengths", "resumed_at_epochs", "fresh_episodes_at_epochs",
+    "mismatch", "free_settings", "columns",
 ))  # fmt: skip
 
 
@@ -80,14 +80,16 @@ class PPOConfig:
     train_v_iters: int = _field(4, "passes over the epoch's data for the critic", at_least=0)
     clip_ratio: float = _field(0.2, "epsilon of the clipped objective", above=0)
     anneal_clip: bool = _field(False, "let clip_ratio fall to zero over the run")
-    target_kl: float | None = _field(None, "stop the actor's passes of an epoch when KL exceeds 1.5 times this",
-                                     above=0)  # fmt: skip
+    target_kl: float | None = _field(None, "end the actor's updates of an epoch at the first minibatch whose KL "
+                                     "exceeds 1.5 times this", above=0)  # fmt: skip
     ent_coef: float = _field(0.0, "weight of the entropy bonus", at_least=0)
     anneal_ent: bool = _field(False, "let ent_coef fall to zero over the run")
     v_loss: str = _field("mse", "value loss", choices=("mse", "huber", "clipped"))
     v_clip: float = _field(0.2, "how far v_loss=clipped lets a value move in one epoch", above=0)
-    value_target: str = _field("lambda", "what the critic learns", choices=("lambda", "rewards-to-go"))
-    adv_norm: str = _field("batch", "advantages are normalised over this", choices=("batch", "minibatch", "none"))
+    value_target: str = _field("lambda", "target of the critic: advantage + value, or the discounted sum of rewards",
+                               choices=("lambda", "rewards-to-go"))  # fmt: skip
+    adv_norm: str = _field("batch", "over what advantages get mean 0 and standard deviation 1",
+                           choices=("batch", "minibatch", "none"))  # fmt: skip
     max_grad_norm: float | None = _field(0.5, "bound on the gradient norm of each network; none: no bound", above=0)
     chunk_size: int = _field(128, "samples that go through a network at once; larger minibatches are accumulated",
                              at_least=1, affects="detail")  # fmt: skip

@@ -35,10 +35,10 @@ def discount_cumsum(x: np.ndarray, discount: float) -> np.ndarray:
 
 
 def gae(rew: np.ndarray, val: np.ndarray, last_val: float, gamma: float, lam: float) -> np.ndarray:
-    """Estimate the advantages of one path: A_t = sum_l (gamma lam)^l delta_{t+l} (GAE eq. 16).
+    """Estimate the advantages of one path: A_t = sum_l (gamma lam)^l delta_{t+l} (PPO eq. 11, GAE eq. 16).
 
-    delta_t = r_t + gamma V(s_{t+1}) - V(s_t) (GAE eq. 10). A path never crosses the end of an episode, so nothing
-    has to be masked: `last_val` stands for everything after its last step.
+    delta_t = r_t + gamma V(s_{t+1}) - V(s_t) (PPO eq. 12, GAE eq. 10). A path never crosses the end of an episode, so
+    nothing has to be masked: `last_val` stands for everything after its last step.
 
     Args:
         rew: (T,) rewards that PPO is shown.
@@ -275,8 +275,9 @@ def value_loss(
 ) -> torch.Tensor:
     """Return the value loss of each sample (M,).
 
-    mse: (V - R)^2 (PPO eq. 9). huber: 0.5 d^2 where |d| < 1, else |d| - 0.5. clipped: the larger of (V - R)^2 and
-    the same with V kept within `clip` of `val_old`, as in openai/baselines ppo2.
+    With d = V - R: mse is d^2 (L^VF, defined with PPO eq. 9). huber is 0.5 d^2 where |d| < 1, else |d| - 0.5: half of
+    mse near zero. clipped is the larger of d^2 and the same with V kept within `clip` of `val_old`, as in
+    openai/baselines ppo2.
 
     Raises:
         ValueError: unknown kind.

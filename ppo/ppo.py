@@ -65,7 +65,7 @@ def ppo(
             data, values = advantages(training)
             learned = update(training, data)
             training.normaliser.end_epoch(data["obs"])
-        training.epoch += 1
+        training.epoch += 1  # line 7: the policy that acts from here on is the new one
         with timer("log"):
             enough = log(training, *epoch_row(training, episodes, values | learned))
         with timer("save"):
@@ -105,7 +105,7 @@ def collect(training: Training, save: Callable[[Training, bool], None] = lambda 
         buf.store(act.numpy(), rew, val.cpu().numpy(), logp.numpy())
         training.progress(cfg.num_envs)
         if ended.any():
-            last_val = truncated_values(training, terminated, truncated, infos)
+            last_val = truncated_values(training, terminated, truncated, infos)  # line 4: advantages, path by path
             for i in np.flatnonzero(ended):
                 buf.finish_path(int(i), float(last_val[i]))
         episodes += [(t, episode) for episode in infos["episodes"]]
@@ -261,7 +261,11 @@ def accumulate_gradients(
 def policy_loss(
     training: Training, obs: torch.Tensor, part: Tensors, now: Coefficients
 ) -> tuple[torch.Tensor, Tensors]:
-    """Return -mean(L^CLIP) - ent_coef mean(entropy) (PPO eq. 7 and the last term of eq. 9) and its statistics."""
+    """Return this part's share of -mean(L^CLIP) - ent_coef mean(entropy) (PPO eq. 7, last term of eq. 9).
+
+    Shares of all parts and ranks add up to the mean over the joined minibatch, whose size divides each sum here. So do
+    those of the statistics, returned too; LossPi is -mean(L^CLIP) alone.
+    """
     size = training.cfg.minibatch_size
     logp, entropy = training.ac.dist.log_prob_and_entropy(training.nets.logits(obs), part["act"])
     objective, ratio = core.clipped_surrogate(logp, part["logp"], part["adv"], now.clip_ratio)
@@ -274,7 +278,10 @@ def policy_loss(
 
 
 def value_loss(training: Training, obs: torch.Tensor, part: Tensors, now: Coefficients) -> tuple[torch.Tensor, Tensors]:
-    """Return mean(value loss) (the second term of PPO eq. 9; the critic shares nothing, so no weight is needed)."""
+    """Return this part's share of mean(value loss), and the same as a statistic: the second term of PPO eq. 9.
+
+    Without its weight c_1: the critic shares nothing.
+    """
     cfg = training.cfg
     val = training.nets.value(obs)
     loss = core.value_loss(val, part["ret"], cfg.v_loss, part["val"], cfg.v_clip).sum() / cfg.minibatch_size
@@ -302,7 +309,7 @@ def join(training: Training, active: list[Learner], sums: Tensors) -> dict[str, 
 
 
 def step(training: Training, active: list[Learner], joined: dict[str, float]) -> None:
-    """Move the weights of the learners, except those that stop here."""
+    """Take a step of Adam with each learner, except those that stop here: by the KL before this minibatch's step."""
     moved = []
     for learner in active:
         learner.stopped = learner.target_kl is not None and joined["KL"] > 1.5 * learner.target_kl

@@ -30,12 +30,19 @@ from utils import checkpoint, logger, system
 from utils.command import printable
 from utils.folder import Refused, RunFolder, read_json
 from utils.mpi import Comm
+from utils.seeding import Purpose, generator
 
 MAX_FAILED_WRITES = 3  # of one kind in a row, then the run ends
 RECENT = 100  # finished episodes that decide whether a policy is the best so far
+EVALUATION_SEED = 1 << 32  # counter of the draw that seeds evaluations
 EVAL_ENVS = 16  # as `scripts.evaluate` has by default
 EXACT_VERSIONS = ("python", "torch", "numpy")  # bit for bit only with the same of these
-MENTIONED = {"commit": "the code", "mpi": "the MPI library", "processor": "the processor"}  # in config.json
+MENTIONED = {
+    "commit": "the code",
+    "mpi": "the MPI library",
+    "processor": "the processor",
+    "arithmetic": "what computes",
+}  # in config.json
 RESOLVED = ("resolved_device", "resolved_precision")  # what "auto" meant; config.json of older versions lacks them
 ANNEALED = {"pi_lr": "anneal_lr", "v_lr": "anneal_lr", "clip_ratio": "anneal_clip", "ent_coef": "anneal_ent"}
 STATE_BYTES = 64 << 20  # no environment's state is larger
@@ -115,7 +122,7 @@ class Recorder:
             "spec": run.env.identity(), "commit": system.commit(), "free_settings": free_settings(self.cfg),
             "columns": [asdict(column) for column in run.env.family.columns], "resolved_device": run.device.type,
             "resolved_precision": str(getattr(run.nets, "dtype", torch.float32)).removeprefix("torch."),
-            "processor": system.processor(),
+            "processor": system.processor(), "arithmetic": run.arithmetic,
             "mpi": self.comm.library, "versions": system.versions(), "torch_threads": torch.get_num_threads(),
             "num_epochs": self.cfg.num_epochs, "resumed_at_epochs": [], "lengths": [[0, self.cfg.num_epochs]],
         }  # fmt: skip
@@ -349,9 +356,12 @@ class Recorder:
         row = dict.fromkeys(fields, math.nan)
         if run.epoch % cfg.eval_every and run.epoch != cfg.num_epochs:
             return row
+        seed = int(
+            generator(cfg.seed, 0, Purpose.EVALUATION, EVALUATION_SEED).integers(2**31)
+        )  # none of training's starts
         with run.timer("evaluate"):
             records = evaluate_together(
-                frozen_policy(run), cfg.env, cfg.evaluation_options(), cfg.eval_episodes, cfg.seed, EVAL_ENVS, False,
+                frozen_policy(run), cfg.env, cfg.evaluation_options(), cfg.eval_episodes, seed, EVAL_ENVS, False,
                 self.comm, lambda: run.watchdog.touch(f"evaluate, epoch {run.epoch - 1}"),
             )  # fmt: skip
         return {name: float(np.mean([r[fields[name]] for r in records])) if records else math.nan for name in row}

@@ -250,12 +250,8 @@ def describe_start(training: Training) -> str:
     cfg, comm = training.cfg, training.comm
     sizes = [sum(p.numel() for p in net.parameters()) for net in (training.ac.pi, training.ac.v)]
     ranks = f"{comm.world_size} rank{'s' if comm.world_size > 1 else ''}"
-    dtype = getattr(training.nets, "dtype", None)
-    machine = f"{training.device} in {str(dtype).removeprefix('torch.') if dtype else 'float32 without ppo.compute'}"
-    if training.env.shows_images and machine == "cpu in bfloat16":
-        from ppo.compute import convolutions
-
-        machine += " with our own convolutions" if convolutions.library() else ""
+    dtype = str(getattr(training.nets, "dtype", "torch.float32")).removeprefix("torch.")
+    machine = f"{training.device} in {dtype} ({training.arithmetic})"
     return (
         f"{cfg.env} -> {cfg.run_dir}  (preset {cfg.preset}, seed {cfg.seed})\n"
         f"{ranks}, {cfg.num_envs} environments, {machine}; {cfg.network} actor {sizes[0]:,} and critic "

@@ -77,13 +77,14 @@ class Training:
     cfg: PPOConfig
     comm: Comm
     env: VecEnv
-    ac: ActorCritic  # the weights
-    nets: ActorCritic  # what evaluates them: `ac` itself or ppo.compute's
+    ac: ActorCritic  # owns the float32 weights
+    nets: ActorCritic  # computes with them: `ac` itself, or a faster copy that needs `refresh` after a change of them
     buf: PPOBuffer
     learners: list[Learner]
     device: torch.device
     watchdog: Watchdog
     timer: Timer
+    arithmetic: str = "plain"  # what computes: plain, or parts of ppo.compute; recorded
     normaliser: Normaliser = field(default_factory=Normaliser)
     signals: StopSignals | None = None
     progress: Callable[[int], None] = lambda steps: None  # called after each step, for a progress bar

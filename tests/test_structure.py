@@ -150,3 +150,45 @@ def test_every_command_explains_itself(name, capsys):
         importlib.import_module(name).main(["--help"])
     said = capsys.readouterr().out
     assert end.value.code == 0 and name.removesuffix(".__main__") in said.splitlines()[0] and "%%" not in said
+
+
+def functions(path):
+    """Every function of a file, with how many lines it has."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            yield node.name, node.end_lineno - node.lineno + 1
+
+
+def test_the_procedure_is_read_in_one_sitting():
+    """No function has more than 50 lines, ppo/ppo.py not more than 360."""
+    assert [(str(path), *found) for path in FILES for found in functions(path) if found[1] > 50] == []
+    assert len((ROOT / "ppo" / "ppo.py").read_text().splitlines()) <= 360
+
+
+def test_the_rooms_of_ppo_know_what_they_should():
+    """Networks know no MPI and no settings; ppo.compute knows them and the optimiser; ppo.build alone uses it."""
+    used = {path.relative_to(ROOT / "ppo"): set(imports(path)) for path in FILES if path.is_relative_to(ROOT / "ppo")}
+    mine = {str(path): {name for name in names if name.split(".")[0] in ROOMS} for path, names in used.items()}
+    assert mine["networks.py"] <= {"ppo", "ppo.core"}
+    for name, found in mine.items():
+        if name.startswith("compute/"):
+            others = {word for word in found if not word.startswith(("ppo.compute", "utils"))}
+            assert others <= {"ppo", "ppo.networks", "ppo.optimiser"}, name
+        elif name not in ("build.py", "run.py"):
+            assert not any(word.startswith("ppo.compute") for word in found), name
+        if name in ("policy.py", "evaluate.py", "recorder.py", "progress.py", "training.py"):
+            assert not found & {"ppo.ppo", "ppo.run", "ppo.build"}, name
+
+
+def test_no_game_is_named_where_none_is_known():
+    """ppo/ and what a running job needs of utils/ have no word of a game in their code."""
+    words = ("mario", "clearrate", "x_max", "xmax", "atari", "procgen")
+    # Networks' names, the default environment, examples of units, packages whose versions are recorded.
+    allowed = {"ppo/networks.py", "ppo/config.py", "utils/columns.py", "utils/system.py"}
+    for path in FILES:
+        room, name = path.relative_to(ROOT).parts[0], str(path.relative_to(ROOT))
+        if room == "ppo" or (room == "utils" and "analysis" not in path.parts):
+            constants = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+            texts = [text for text in constants if isinstance(text, str) and "\n" not in text]
+            found = [text for text in texts if any(word in text.lower() for word in words)]
+            assert name in allowed or found == [], (name, found)
