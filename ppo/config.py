@@ -171,9 +171,11 @@ class PPOConfig:
         return Path(self.data_dir) / self.experiment / f"{self.experiment}_s{self.seed}"
 
     def evaluation_options(self) -> dict[str, Any]:
-        """Return the environment's options, but for those that only training is given."""
-        left_out = {option.name for option in envs.find_family(self.env).options if option.training_only}
-        return {name: value for name, value in self.env_options.items() if name not in left_out}
+        """Return the options of the run's own evaluations: disturbed as the family says or as this run is, whichever
+        is more, and without what only training is given."""
+        family = envs.find_family(self.env)
+        left_out = {option.name for option in family.options if option.training_only}
+        return family.disturbed({name: value for name, value in self.env_options.items() if name not in left_out})
 
     def command(self, ranks: int = 1) -> str:
         """Return the command line that starts this run: every setting that is not the preset's own, but for places."""

@@ -33,6 +33,7 @@ from utils.mpi import Comm
 
 MAX_FAILED_WRITES = 3  # of one kind in a row, then the run ends
 RECENT = 100  # finished episodes that decide whether a policy is the best so far
+DISTINCT = {"EvalStarts": "start", "EvalTrajectories": "trajectory"}  # columns that count different ones
 EVAL_ENVS = 16  # as `scripts.evaluate` has by default
 EXACT_VERSIONS = ("python", "torch", "numpy")  # bit for bit only with the same of these
 MENTIONED = {"commit": "the code", "mpi": "the MPI library", "processor": "the processor"}  # in config.json
@@ -346,7 +347,7 @@ class Recorder:
             return {}
         fields = {"EvalEpRet": "ep_ret", "EvalEpLen": "ep_len"}
         fields |= {column.name: str(column.field) for column in run.env.family.eval_columns}
-        row = dict.fromkeys(fields, math.nan)
+        row = dict.fromkeys((*fields, *DISTINCT), math.nan)
         if run.epoch % cfg.eval_every and run.epoch != cfg.num_epochs:
             return row
         with run.timer("evaluate"):
@@ -354,7 +355,10 @@ class Recorder:
                 frozen_policy(run), cfg.env, cfg.evaluation_options(), cfg.eval_episodes, cfg.seed, EVAL_ENVS, False,
                 self.comm, lambda: run.watchdog.touch(f"evaluate, epoch {run.epoch - 1}"),
             )  # fmt: skip
-        return {name: float(np.mean([r[fields[name]] for r in records])) if records else math.nan for name in row}
+        if not records:
+            return row
+        means = {name: float(np.mean([r[field] for r in records])) for name, field in fields.items()}
+        return means | {name: len({r[field] for r in records}) for name, field in DISTINCT.items()}
 
     def _keep_best(self, run: Run, row: dict[str, Any]) -> str | None:
         """Keep the policy if no earlier one was better: by evaluations if there are any, else by the last episodes.

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import joblib
@@ -15,7 +16,8 @@ from ppo.evaluate import act_in_groups, environment, evaluate, find_policy
 from ppo.networks import ActorCritic
 from ppo.policy import BadPolicy, Policy, load_policy, save_policy
 from ppo.run import train
-from scripts.evaluate import main, summarise
+from scripts.evaluate import count_and_interval, main, summarise
+from tests import made_up
 from tests.conftest import run
 
 INFO = {"env": "Echo-v0", "spec": {"options": {}}, "network": "mlp", "obs_shape": [4], "num_actions": 4}
@@ -86,20 +88,74 @@ def test_command_prints_and_writes(echo, tmp_path, capsys):
     assert len((tmp_path / "o.csv").read_text().splitlines()) == 6
 
 
+def records_of(starts, cleared, trajectories=None):
+    """Records of episodes from these starts, the first `cleared` of which reach the flag."""
+    films = trajectories or range(len(starts))
+    return [
+        {"ep_ret": 1.0, "ep_len": 2, "flag": i < cleared, "cause": "flag" if i < cleared else "pit",
+         "start": start, "trajectory": film, "independent": start}
+        for i, (start, film) in enumerate(zip(starts, films, strict=True))
+    ]  # fmt: skip
+
+
 def test_clear_rate_has_its_interval():
-    """9 of 10 flags: Wilson's interval is 59.6% to 98.2%."""
-    records = [{"ep_ret": 1.0, "ep_len": 2, "flag": i < 9, "cause": "flag" if i < 9 else "pit"} for i in range(10)]
-    summary = summarise(records)
+    """9 of 10 flags from as many starts: Wilson's interval is 59.6% to 98.2%."""
+    summary = summarise(records_of(range(10), 9))
     assert summary["clear_rate"] == 0.9 and summary["clear_rate_95"] == pytest.approx([0.596, 0.982], abs=5e-4)
-    assert summary["causes"] == {"flag": 9, "pit": 1}
+    assert summary["causes"] == {"flag": 9, "pit": 1} and summary["worth"] == 10
+    assert count_and_interval(summary) == "9 of 10; 95% interval 59.6% to 98.2%"
 
 
-def test_one_greedy_episode_many_times_over_is_said_to_be_one(capsys, tmp_path):
-    """Without chance all greedy episodes are equal; sampled ones are not."""
+def test_episodes_that_share_a_start_count_less():
+    """Ten from five starts are worth five; ten from one start have no interval, whatever happened in them."""
+    summary = summarise(records_of([0, 1, 2, 3, 4] * 2, 9))
+    assert (summary["starts"], summary["trajectories"], summary["worth"]) == (5, 10, 5)
+    assert summary["clear_rate_95"] == pytest.approx([0.463, 0.989], abs=5e-4)
+    assert "9 of 10, worth 5 independent ones; 95% interval 46.3%" in count_and_interval(summary)
+    one = summarise(records_of([0] * 10, 10))
+    assert one["clear_rate_95"] is None and count_and_interval(one) == "10 of 10, all from 1 start: no interval"
+    film = summarise(records_of([0] * 10, 10, trajectories=[7] * 10))
+    assert count_and_interval(film) == "10 of 10: 1 film, no interval"
+
+
+@pytest.fixture
+def mario(tmp_path):
+    """A policy for 1-1 with random weights."""
     save_policy(tmp_path / "m", ActorCritic("small", (4, 84, 84), 5, "orthogonal", 0), MARIO | {"network": "small"})
-    for flags, noted in ((["--deterministic"], True), ([], False)):
-        assert main([str(tmp_path / "m"), "--episodes", "2", "--max-episode-steps", "40", *flags]) == 0
-        assert ("the same one" in capsys.readouterr().out) == noted
+    return tmp_path / "m"
+
+
+@pytest.mark.parametrize(
+    ("flags", "with_options", "distinct"),
+    [
+        ([], "start_frames 30, start_mode random", "6 starts, 6 trajectories"),
+        (["--start-mode", "noop"], "start_frames 30, start_mode noop", "6 starts, 6 trajectories"),
+        (["--start-frames", "0"], "start_frames 0", "1 start, 6 trajectories"),
+        (["--start-frames", "0", "--deterministic"], "start_frames 0", "1 start, 1 trajectory"),
+        (["--start-frames", "0", "--sticky", "0.5"], "sticky 0.5", "1 start, 6 trajectories"),
+    ],
+)
+def test_episodes_start_with_random_buttons_unless_flags_say_otherwise(capsys, mario, flags, with_options, distinct):
+    """The family's defaults, every flag of which wins; how many starts and trajectories there were is printed."""
+    assert main([str(mario), "--episodes", "6", "--max-episode-steps", "20", "--jobs", "1", *flags]) == 0
+    said = capsys.readouterr().out
+    assert with_options in said and f"distinct    {distinct}" in said, said
+    assert ("1 film" in said) == (distinct == "1 start, 1 trajectory")
+    assert ("from 1 start" in said) == (distinct == "1 start, 6 trajectories" and "--sticky" not in flags)
+
+
+def test_what_is_independent_is_told_by_digests(mario):
+    """The same start: the same digest, on any emulator; sticky buttons make trajectories independent, starts not."""
+    plain = evaluate(mario, 3, num_envs=2, start_frames=0, max_episode_steps=12)
+    assert len({record["start"] for record in plain}) == 1 and all(r["independent"] == r["start"] for r in plain)
+    again = evaluate(mario, 3, num_envs=2, start_frames=0, max_episode_steps=12, emulator="nes-py")
+    assert plain == again
+    sticky = evaluate(mario, 2, num_envs=2, start_frames=0, max_episode_steps=12, sticky=0.5)
+    assert sticky[0]["start"] == plain[0]["start"] and all(r["independent"] == r["trajectory"] for r in sticky)
+    random = evaluate(mario, 2, num_envs=2, max_episode_steps=12)
+    assert not {record["start"] for record in random} & {plain[0]["start"]}
+    waiting = evaluate(mario, 64, start_mode="noop", max_episode_steps=1)
+    assert len({r["start"] for r in waiting}) == len({r["start_frames"] for r in waiting}) <= 31
 
 
 def test_run_folder_and_missing_policy(echo):
@@ -200,11 +256,25 @@ def test_a_run_evaluates_as_the_command_does(tmp_path):
 
 
 def test_an_evaluation_on_mario_counts_flags(tmp_path):
-    """Clear rate and furthest x, from the run's own starts."""
+    """Clear rate and furthest x, of how many starts and trajectories, from random buttons as the command has them."""
     settings = {"num_envs": 2, "steps_per_epoch": 16, "minibatch_size": 16, "network": "small", "start_frames": 5}
     cfg = build(**settings, epochs=1, eval_every=1, eval_episodes=2, max_episode_steps=20, data_dir=str(tmp_path))
     row = table_of(train(cfg))[0]
     assert row["EvalClearRate"] == "0.0" and 40 < float(row["EvalXMax"]) < 400 and row["EvalEpLen"] == "20.0"
+    assert row["EvalStarts"] == row["EvalTrajectories"] == "2"
+    records = evaluate(tmp_path / "ppo_supermariobros-1-1-v0" / "ppo_supermariobros-1-1-v0_s0" / "policy" / "last", 2,
+                       max_episode_steps=20)  # fmt: skip
+    assert float(row["EvalXMax"]) == np.mean([record["x_max"] for record in records])
+
+
+def test_a_run_is_evaluated_no_less_disturbed_than_it_trains():
+    """The family's disturbance or the run's own, whichever is more, option by option."""
+    weak = build(start_frames=5, sticky=0.25).evaluation_options()
+    assert (weak["start_frames"], weak["start_mode"], weak["sticky"]) == (30, "random", 0.25)
+    assert build(start_mode="random", start_frames=0).evaluation_options()["start_frames"] == 30
+    assert build(env="CartPole-v1").evaluation_options() == build(env="CartPole-v1").env_options
+    family = replace(made_up.FAMILY, evaluation={"bias": 0.5, "length": 4})
+    assert family.disturbed({"bias": 0.75, "length": 2, "quiet": True}) == {"bias": 0.75, "length": 4, "quiet": True}
 
 
 def test_evaluating_changes_nothing_in_the_training(tmp_path):
