@@ -156,6 +156,9 @@ class Recorder:
         differing |= {
             name: (versions.get(name), mine[name]) for name in EXACT_VERSIONS if versions.get(name) != mine[name]
         }
+        was, now = old.get("eval_every", 0), self.cfg.eval_every
+        if bool(was) != bool(now):  # its columns are in every row or in none, and decide what the best policy is
+            raise Refused(f"{self.path} was made with eval-every {_short(was)}, now {now}: a run evaluates or does not")
         if differing and not allow_mismatch:
             listed = "; ".join(f"{name} was {_short(was)}, now {_short(now)}" for name, (was, now) in differing.items())
             raise Refused(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ppo.config import build
+from ppo.config import build, progress_columns
 from ppo.evaluate import act_in_groups, environment, evaluate, find_policy
 from ppo.networks import ActorCritic
 from ppo.policy import BadPolicy, Policy, load_policy, save_policy
@@ -19,6 +19,7 @@ from ppo.run import train
 from scripts.evaluate import count_and_interval, main, summarise
 from tests import made_up
 from tests.conftest import run
+from utils.folder import Refused
 
 INFO = {"env": "Echo-v0", "spec": {"options": {}}, "network": "mlp", "obs_shape": [4], "num_actions": 4}
 MARIO = {"env": "SuperMarioBros-1-1-v0", "spec": {"options": {"actions": "right_only"}, "preprocess_version": 1},
@@ -299,16 +300,54 @@ def test_a_run_stops_where_its_goal_is_reached(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [({"stop_at": "EpRet > 3"}, "stop-at"), ({"stop_at": "EvalEpRet>=1"}, "eval-every"),
-     ({"eval_every": -1}, "eval-every"), ({"eval_episodes": 0}, "eval-episodes")],
+     ({"eval_every": -1}, "eval-every"), ({"eval_episodes": 0}, "eval-episodes"),
+     ({"stop_at": "ClearRate>=1.2.3"}, "stop-at .* got 'ClearRate>=1.2.3'"), ({"stop_at": "KL>=."}, "stop-at"),
+     ({"stop_at": "KL<=nan"}, "stop-at"), ({"stop_at": "KL<=\u0663"}, "stop-at"),
+     ({"stop_at": "EvalEpRe>=1"}, "such as EvalEpRet"), ({"stop_at": "Clearate>=1"}, "such as ClearRate"),
+     ({"stop_at": "ClearRate>=1", "env": "CartPole-v1"}, "such as LearningRate"),
+     ({"stop_at": "zzz>=1", "env": "CartPole-v1"}, "such as Epoch")],
 )  # fmt: skip
 def test_bad_goals_are_refused(settings, said):
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=said) as error:
         build(**settings)
+    assert "\n" not in str(error.value)
 
 
-def test_a_goal_without_a_column_is_named(tmp_path):
-    with pytest.raises(ValueError, match="no column 'Clearate', expected one of Epoch"):
-        train(build(**TRAIN, epochs=1, stop_at="Clearate>=1", data_dir=str(tmp_path)))
+def test_a_goal_that_no_run_can_reach_is_refused_before_anything_is_written(tmp_path):
+    """One line, code 2, no folder: a number that is none, a column that there is not."""
+    for goal in ("EpRet100>=1.2.3", "Clearate>=1", "EvalHeads>=1"):
+        flags = ["--env", "Echo-v0", "--stop-at", goal, "--data-dir", str(tmp_path / "data")]
+        done = run(["-m", "ppo.run", *flags])
+        assert done.code == 2 and done.err.count("\n") == 1 and "stop-at" in done.err and goal in done.err, done.err
+    assert not (tmp_path / "data").exists()
+
+
+def test_goals_may_name_every_column_of_a_run(tmp_path):
+    """With evaluations and without, of a family with columns of its own too."""
+    settings = {"env": "tests.made_up:Coin-v0", "epochs": 1, "eval_episodes": 2}
+    for every in (0, 1):
+        folder = train(build(**settings, eval_every=every, data_dir=str(tmp_path / str(every))))
+        names = list(table_of(folder)[0])
+        assert set(names) <= set(progress_columns(settings["env"]))
+        assert build(**settings, eval_every=every, stop_at=f"{names[-1]}>=.5e3").stop_at == f"{names[-1]}>=.5e3"
+
+
+def test_a_run_goes_on_with_evaluations_or_without_as_it_began(tmp_path):
+    """Begun with or without them: the other is refused by name, nothing changes, whether mismatch is allowed or not."""
+    settings = TRAIN | {"epochs": 2, "eval_episodes": 2}
+    for first, then in ((0, 1), (1, 0)):
+        folder = train(build(**settings, eval_every=first, data_dir=str(tmp_path / str(first))))
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for allow in (False, True):
+            with pytest.raises(Refused, match=f"eval-every {first}, now {then}"):
+                train(build(**settings | {"epochs": 3}, eval_every=then, data_dir=str(tmp_path / str(first))),
+                      resume=True, allow_mismatch=allow)  # fmt: skip
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    again = build(**settings | {"epochs": 4}, eval_every=2, data_dir=str(tmp_path / "1"))
+    with pytest.raises(Refused, match="eval_every was 1, now 2"):
+        train(again, resume=True)
+    rows = table_of(train(again, resume=True, allow_mismatch=True))
+    assert [bool(row["EvalEpRet"]) for row in rows] == [True, True, False, True]
 
 
 @pytest.mark.mpi
