@@ -408,7 +408,8 @@ class Recorder:
             raise ValueError(f"stop-at: no column {name!r}, expected one of {', '.join(row)}")
         value = float(row[name])
         there = value >= float(number) if relation == ">=" else value <= float(number)
-        return f"{name} {value:.4g} {relation} {number}" if there else None
+        count = f", over {row['EvalStarts']} starts" if name.startswith("Eval") else ""
+        return f"{name} {value:.4g} {relation} {number}{count}" if there else None
 
     def save(self, run: Run, now: bool) -> None:
         """Save a checkpoint and the last policy if they are due: all ranks call this after every epoch.

@@ -293,6 +293,7 @@ def test_a_run_stops_where_its_goal_is_reached(tmp_path, capsys):
     assert returns[-1] >= 20 and max(returns[:-1]) < 20 and len(returns) < 30
     ending = json.loads((folder / "exit.json").read_text())
     assert ending["reason"] == "finished" and ending["goal"].startswith("EvalEpRet 2")
+    assert ending["goal"].endswith(f">= 20, over {table_of(folder)[-1]['EvalStarts']} starts")
     assert len(table_of(train(build(**settings, stop_at="EvalEpRet >= 20"), resume=True))) == len(returns)
     assert len(table_of(train(build(**settings | {"epochs": len(returns) + 1}), resume=True))) == len(returns) + 1
 
