@@ -4,11 +4,11 @@ Episode quotas are fixed beforehand, one share per environment, so that short ep
 more often than long ones. Each environment draws from streams of its own: the result depends on the policy, the seed,
 the number of environments and the options, not on how many processes shared the work.
 
-Episodes of a deterministic game may be the same one many times over. Each record says which it was by three digests:
-    "start"         of what the episode began with; in the same start the same may happen
-    "trajectory"    of its start, and of every action and reward after it
-    "independent"   the trajectory where the environment draws random numbers within episodes, else the start: episodes
-                    that have it in common are not independent, and an interval must not count them as if they were
+Episodes of a deterministic game may be the same one many times over. Each record tells which it was:
+    "start"         digest of what the episode began with
+    "trajectory"    digest of its start, and of every action and reward after it
+    "independent"   the start; the episode's own name where the environment draws random numbers within episodes.
+                    Episodes that have it in common are not independent: an interval must not count each of them
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def play_share(
         digests.add(actions, infos["env_reward"])
         for record in infos["episodes"]:
             i = record["env"] - share.start
-            told = digests.end(i)
+            told = digests.end(i, record)
             if len(done[i]) < quotas[i]:
                 done[i].append(record | told)
     env.close()
@@ -239,12 +239,12 @@ class Digests:
         for trajectory, action, reward in zip(self._trajectories, actions, rewards, strict=True):
             trajectory.update(action.tobytes() + reward.tobytes())
 
-    def end(self, i: int) -> dict[str, str]:
-        """Return what belongs into the record of environment i's episode; the next one has begun."""
+    def end(self, i: int, record: dict[str, Any]) -> dict[str, str]:
+        """Return what belongs into the record of environment i's episode besides; the next one has begun."""
         start, trajectory = self._starts[i], self._trajectories[i].hexdigest()
         self._starts[i] = self._start(i)
         self._trajectories[i] = hashlib.blake2b(self._starts[i].encode(), digest_size=8)
-        independent = trajectory if self._env.chance_within_episodes else start
+        independent = f"{record['env']}.{record['episode']}" if self._env.chance_within_episodes else start
         return {"start": start, "trajectory": trajectory, "independent": independent}
 
 

@@ -1,9 +1,9 @@
 """Evaluate a policy: `python -m scripts.evaluate RUN_OR_POLICY --episodes 100`.
 
 Episodes start disturbed, as the family of the environment says (Mario: after up to 30 frames of random buttons); every
-flag wins over that, so `--start-frames 0` gives the plain start. The interval counts what is independent: episodes
-that share a start, or where the environment is sticky are the same, are worth less than their number
-(`utils.analysis.stats.grouped_interval`), and a start from which nothing varies has none.
+flag wins over that, so `--start-frames 0` gives the plain start. The interval counts what is independent: in a
+deterministic game, episodes that share a start are worth less than their number
+(`utils.analysis.stats.grouped_interval`), and those of one start have none; with sticky actions each one counts.
 """
 
 from __future__ import annotations
@@ -149,7 +149,8 @@ def summarise(records: list[dict[str, Any]], columns: Sequence[Column] = ()) -> 
         groups = [record["independent"] for record in records]
         interval = stats.grouped_interval([bool(record["flag"]) for record in records], groups)
         summary |= {"cleared": cleared, "clear_rate": cleared / len(records)}
-        summary |= {"clear_rate_95": None if math.isnan(interval.low) else list(interval)}
+        varied = summary["trajectories"] > 1 and not math.isnan(interval.low)
+        summary["clear_rate_95"] = list(interval) if varied else None
         summary["worth"] = round(stats.effective_size(groups), 1)
         summary["causes"] = dict(collections.Counter(record["cause"] for record in records).most_common())
     return summary
