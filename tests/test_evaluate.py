@@ -116,7 +116,10 @@ def test_episodes_that_share_a_start_count_less():
     assert one["clear_rate_95"] is None and count_and_interval(one) == "10 of 10, all from 1 start: no interval"
     for names in ([0] * 10, range(10)):  # in a deterministic game; by chance, in a sticky one
         film = summarise(
-            [r | {"independent": name, "trajectory": 7} for r, name in zip(records_of([0] * 10, 10), names)]
+            [
+                r | {"independent": name, "trajectory": 7}
+                for r, name in zip(records_of([0] * 10, 10), names, strict=True)
+            ]
         )
         assert film["clear_rate_95"] is None and count_and_interval(film) == "10 of 10: 1 film, no interval"
 
