@@ -48,7 +48,7 @@ kills: setup  # 200 kills at random instants, each resumed: half an hour
 identity: setup  # a million frames against nes-py: an hour
 	$(BIN)/python -m tests.identity --frames 1000000 --out data/results/identity.json
 
-scoreboard: setup  # every shipped policy again, on both emulators; rewrites their cards and the table of the README
+scoreboard: setup  # every shipped policy again, over nes-py; rewrites their cards and the table of the README
 	$(BIN)/python -m scripts.scoreboard
 
 # The emulator core under the address, undefined-behaviour and thread sanitizers, on its own inputs and the ROMs; then

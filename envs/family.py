@@ -72,6 +72,9 @@ class Family:
         defaults: settings of the algorithm that hold for this family under presets that do not mention them.
         columns: of progress.txt, each the mean of `field` over the finished episodes' records.
         evaluated: names of those columns that an evaluation reports too, as Eval + name.
+        evaluation: options with which policies are evaluated unless others are asked for: what disturbs an episode, so
+            that a policy which knows one way by heart is not taken for one that plays. A run's own evaluations use
+            each of them, or its own value where that disturbs more, see `Family.disturbed`.
         best_by: name of the column that decides, before the return does, which policy is the best; None for the
             return alone.
         spec: entries of an environment's `spec_dict` in which a saved policy's file must agree.
@@ -87,6 +90,7 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     columns: tuple[Column, ...] = ()
     evaluated: tuple[str, ...] = ()
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
     best_by: str | None = None
     spec: Mapping[str, Any] = field(default_factory=dict)
 
@@ -94,6 +98,18 @@ class Family:
     def settable(self) -> tuple[Option, ...]:
         """The options that a run can set."""
         return tuple(option for option in self.options if option.settable)
+
+    def disturbed(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a run's options as its evaluations have them: nowhere less disturbed than `evaluation` says.
+
+        Of two numbers the larger disturbs more, of two choices the one that stands later among the option's `choices`.
+        """
+        known = {option.name: option for option in self.options}
+        stronger = {
+            name: max(value, options.get(name, value), key=known[name].choices.index if known[name].choices else None)
+            for name, value in self.evaluation.items()
+        }
+        return {**options, **stronger}
 
     @property
     def best_field(self) -> str | None:

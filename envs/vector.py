@@ -244,6 +244,7 @@ class VecEnv(VectorEnv, ABC):
         family: the family that it belongs to; `envs.make_vec` sets it.
         alive: called while `set_state` plays an episode again, which may take minutes.
         ends_within_episodes: whether `terminated` may be set within an episode.
+        chance_within_episodes: whether random numbers of its own decide what happens after an episode's start.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}
@@ -252,6 +253,7 @@ class VecEnv(VectorEnv, ABC):
     family: Family
     alive: Callable[[], None] = staticmethod(lambda: None)
     ends_within_episodes: bool = False
+    chance_within_episodes: bool = False
 
     def __init__(self, num_envs: int, seed: int, first_index: int, obs_space: Space, action_space: Space) -> None:
         self.num_envs = num_envs
@@ -271,6 +273,10 @@ class VecEnv(VectorEnv, ABC):
     @abstractmethod
     def _observe(self) -> np.ndarray:
         """Return the current observations (N, *obs)."""
+
+    def start_bytes(self, i: int) -> bytes:
+        """Return what tells the start of environment i's episode, which has just begun, from other starts."""
+        return self._observe()[i].tobytes()
 
     @abstractmethod
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:

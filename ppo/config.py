@@ -22,9 +22,10 @@ from typing import Any
 
 import envs
 from envs.family import Preset
+from utils.columns import PROGRESS, RECENT
 from utils.settings import Setting
 
-GOAL = re.compile(r"\s*(\w+)\s*(>=|<=)\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*")  # what --stop-at takes
+GOAL = re.compile(r"\s*(\w+)\s*(>=|<=)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*", re.ASCII)  # of --stop-at
 LENGTHS = ("epochs", "total_steps")  # one replaces the other
 SCHEDULES = ("anneal_lr", "anneal_clip", "anneal_ent")  # what falls over the length of the run
 # Keys of a run's config.json that are not settings.
@@ -142,13 +143,21 @@ class PPOConfig:
         _require(self.preset is None or self.preset in names, "preset", self.preset, "one of " + ", ".join(names))
         _require(not self.tensorboard or importlib.util.find_spec("tensorboard") is not None, "tensorboard",
                  self.tensorboard, "off unless it is installed (pip install tensorboard)")  # fmt: skip
-        goal = self.stop_at
-        _require(goal is None or bool(GOAL.fullmatch(goal)), "stop_at", goal, "COLUMN>=NUMBER or COLUMN<=NUMBER")
-        _require(goal is None or not goal.startswith("Eval") or self.eval_every > 0, "eval_every", self.eval_every,
-                 f"at least 1 where stop-at is {goal}")  # fmt: skip
+        if self.stop_at is not None:
+            self._check_goal(self.stop_at)
         given = self.exp_name
         _require(given is None or (given not in ("", ".", "..") and "/" not in given and "\0" not in given),
                  "exp_name", given, "a folder name without /")  # fmt: skip
+
+    def _check_goal(self, goal: str) -> None:
+        match = GOAL.fullmatch(goal)
+        _require(match is not None, "stop_at", goal, "COLUMN>=NUMBER or COLUMN<=NUMBER")
+        assert match is not None
+        name, known = match[1], progress_columns(self.env)
+        close = difflib.get_close_matches(name, known, n=2) or known
+        _require(name in known, "stop_at", goal, f"a goal for a column of progress.txt, such as {', '.join(close)}")
+        _require(not name.startswith("Eval") or self.eval_every > 0, "eval_every", self.eval_every,
+                 f"at least 1 where stop-at is {goal}")  # fmt: skip
 
     @property
     def local_steps(self) -> int:
@@ -173,9 +182,11 @@ class PPOConfig:
         return Path(self.data_dir) / self.experiment / f"{self.experiment}_s{self.seed}"
 
     def evaluation_options(self) -> dict[str, Any]:
-        """Return the environment's options, but for those that only training is given."""
-        left_out = {option.name for option in envs.find_family(self.env).options if option.training_only}
-        return {name: value for name, value in self.env_options.items() if name not in left_out}
+        """Return the options of the run's own evaluations: disturbed as the family says or as this run is, whichever
+        is more, and without what only training is given."""
+        family = envs.find_family(self.env)
+        left_out = {option.name for option in family.options if option.training_only}
+        return family.disturbed({name: value for name, value in self.env_options.items() if name not in left_out})
 
     def command(self, ranks: int = 1) -> str:
         """Return the command line that starts this run: every setting that is not the preset's own, but for places."""
@@ -239,6 +250,14 @@ def settings() -> tuple[Setting, ...]:
 def all_settings(env: str) -> tuple[Setting, ...]:
     """Return the algorithm's settings and the options of the environment's family."""
     return (*settings(), *envs.find_family(env).settable)
+
+
+def progress_columns(env: str) -> list[str]:
+    """Return the names of all columns that progress.txt can have for this environment."""
+    family = envs.find_family(env)
+    own = [column.name for column in (*family.columns, *family.eval_columns)]
+    means = ["EvalEpRet", "EvalEpLen", *([f"{family.best_by}{RECENT}"] if family.best_by else [])]
+    return [*PROGRESS, *own, *means]
 
 
 def presets(env: str) -> tuple[Preset, ...]:

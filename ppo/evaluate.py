@@ -3,10 +3,17 @@
 Episode quotas are fixed beforehand, one share per environment, so that short episodes (early deaths) are not counted
 more often than long ones. Each environment draws from streams of its own: the result depends on the policy, the seed,
 the number of environments and the options, not on how many processes shared the work.
+
+Episodes of a deterministic game may be the same one many times over. Each record tells which it was:
+    "start"         digest of what the episode began with
+    "trajectory"    digest of its start, and of every action and reward after it
+    "independent"   the start; the episode's own name where the environment draws random numbers within episodes.
+                    Episodes that have it in common are not independent: an interval must not count each of them
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +24,7 @@ import numpy as np
 import torch
 
 import envs
+from envs.vector import VecEnv
 from ppo.policy import BadPolicy, Policy, load_policy
 from utils.mpi import Comm
 from utils.seeding import Purpose, generator
@@ -89,6 +97,12 @@ def environment(policy: Policy, **wanted: Any) -> tuple[str, dict[str, Any]]:
     return env_id, options
 
 
+def evaluation_defaults(env_id: str, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with which the family evaluates, but for those to which `wanted` gives another value."""
+    family = envs.find_family(env_id)
+    return {name: value for name, value in family.evaluation.items() if wanted.get(name) is None}
+
+
 def evaluate(
     folder: Path,
     episodes: int,
@@ -109,13 +123,15 @@ def evaluate(
         greedy: take the most probable action instead of sampling.
         jobs: processes that share the environments; more than one per GROUP environments would stand idle.
         comm: ranks that share them instead; all call this, and rank 0 gets the records, the others none.
-        wanted: options of the environment that replace the policy's own, and `env`, another id.
+        wanted: options of the environment that replace the policy's own and the family's for evaluations, and `env`,
+            another id.
 
     Raises:
         ValueError: a number out of range, or a bad policy.
     """
     policy = load_policy(folder)
     env_id, options = environment(policy, **wanted)  # what is wrong with it shows before processes start
+    options |= evaluation_defaults(env_id, wanted)
     if comm is not None and comm.world_size > 1:
         return evaluate_together(policy, env_id, options, episodes, seed, num_envs, greedy, comm)
     tasks = [
@@ -180,6 +196,7 @@ def play_share(
     env = envs.make_vec(env_id, len(share), seed, first_index=share.start, **options)
     policy.check_spaces(env.single_observation_space, env.single_action_space)
     obs, _ = env.reset()
+    digests = Digests(env)
     done: list[list[dict[str, Any]]] = [[] for _ in share]
     uniforms, count = np.zeros(0, np.float32), policy.ac.dist.num_uniforms
     t = 0
@@ -187,12 +204,15 @@ def play_share(
         alive()
         if t % BLOCK == 0:
             uniforms = np.stack([uniform_block(seed, i, t // BLOCK, count) for i in share], axis=1)
-        obs, _, _, _, infos = env.step(act_in_groups(policy, obs, None if greedy else uniforms[t % BLOCK]))
+        actions = act_in_groups(policy, obs, None if greedy else uniforms[t % BLOCK])
+        obs, _, _, _, infos = env.step(actions)
         t += 1
+        digests.add(actions, infos["env_reward"])
         for record in infos["episodes"]:
-            mine = done[record["env"] - share.start]
-            if len(mine) < quotas[record["env"] - share.start]:
-                mine.append(record)
+            i = record["env"] - share.start
+            told = digests.end(i, record)
+            if len(done[i]) < quotas[i]:
+                done[i].append(record | told)
     env.close()
     return [record for records in done for record in records]
 
@@ -200,6 +220,32 @@ def play_share(
 def uniform_block(seed: int, index: int, block: int, count: int) -> np.ndarray:
     """Return (BLOCK, U) uniform numbers, U = `count`, for the actions of environment `index`: the block's steps."""
     return generator(seed, index, Purpose.EVALUATION, block).random((BLOCK, count), dtype=np.float32)
+
+
+class Digests:
+    """Digests of what the running episodes of an environment began with, and of what happened in them since."""
+
+    def __init__(self, env: VecEnv) -> None:
+        """Begin with the episodes that a reset has just begun."""
+        self._env = env
+        self._starts = [self._start(i) for i in range(env.num_envs)]
+        self._trajectories = [hashlib.blake2b(start.encode(), digest_size=8) for start in self._starts]
+
+    def _start(self, i: int) -> str:
+        return hashlib.blake2b(self._env.start_bytes(i), digest_size=8).hexdigest()
+
+    def add(self, actions: np.ndarray, rewards: np.ndarray) -> None:
+        """Add a step of all environments: actions (N, ...), rewards (N,)."""
+        for trajectory, action, reward in zip(self._trajectories, actions, rewards, strict=True):
+            trajectory.update(action.tobytes() + reward.tobytes())
+
+    def end(self, i: int, record: dict[str, Any]) -> dict[str, str]:
+        """Return what belongs into the record of environment i's episode besides; the next one has begun."""
+        start, trajectory = self._starts[i], self._trajectories[i].hexdigest()
+        self._starts[i] = self._start(i)
+        self._trajectories[i] = hashlib.blake2b(self._starts[i].encode(), digest_size=8)
+        independent = f"{record['env']}.{record['episode']}" if self._env.chance_within_episodes else start
+        return {"start": start, "trajectory": trajectory, "independent": independent}
 
 
 def act_in_groups(policy: Policy, obs: np.ndarray, uniform: np.ndarray | None) -> np.ndarray:

@@ -30,11 +30,11 @@ from utils import checkpoint, logger, system
 from utils.command import printable
 from utils.folder import Refused, RunFolder, read_json
 from utils.mpi import Comm
-from utils.seeding import Purpose, generator
+from utils.seeding import evaluation_seed
 
 MAX_FAILED_WRITES = 3  # of one kind in a row, then the run ends
 RECENT = 100  # finished episodes that decide whether a policy is the best so far
-EVALUATION_SEED = 1 << 32  # counter of the draw that seeds evaluations
+DISTINCT = {"EvalStarts": "start", "EvalTrajectories": "trajectory"}  # columns that count different ones
 EVAL_ENVS = 16  # as `scripts.evaluate` has by default
 EXACT_VERSIONS = ("python", "torch", "numpy")  # bit for bit only with the same of these
 MENTIONED = {
@@ -162,6 +162,9 @@ class Recorder:
         differing |= {
             name: (versions.get(name), mine[name]) for name in EXACT_VERSIONS if versions.get(name) != mine[name]
         }
+        was, now = old.get("eval_every", 0), self.cfg.eval_every
+        if bool(was) != bool(now):  # its columns are in every row or in none, and decide what the best policy is
+            raise Refused(f"{self.path} was made with eval-every {_short(was)}, now {now}: a run evaluates or does not")
         if differing and not allow_mismatch:
             listed = "; ".join(f"{name} was {_short(was)}, now {_short(now)}" for name, (was, now) in differing.items())
             raise Refused(
@@ -353,18 +356,18 @@ class Recorder:
             return {}
         fields = {"EvalEpRet": "ep_ret", "EvalEpLen": "ep_len"}
         fields |= {column.name: str(column.field) for column in run.env.family.eval_columns}
-        row = dict.fromkeys(fields, math.nan)
+        row = dict.fromkeys((*fields, *DISTINCT), math.nan)
         if run.epoch % cfg.eval_every and run.epoch != cfg.num_epochs:
             return row
-        seed = int(
-            generator(cfg.seed, 0, Purpose.EVALUATION, EVALUATION_SEED).integers(2**31)
-        )  # none of training's starts
         with run.timer("evaluate"):
             records = evaluate_together(
-                frozen_policy(run), cfg.env, cfg.evaluation_options(), cfg.eval_episodes, seed, EVAL_ENVS, False,
-                self.comm, lambda: run.watchdog.touch(f"evaluate, epoch {run.epoch - 1}"),
+                frozen_policy(run), cfg.env, cfg.evaluation_options(), cfg.eval_episodes, evaluation_seed(cfg.seed),
+                EVAL_ENVS, False, self.comm, lambda: run.watchdog.touch(f"evaluate, epoch {run.epoch - 1}"),
             )  # fmt: skip
-        return {name: float(np.mean([r[fields[name]] for r in records])) if records else math.nan for name in row}
+        if not records:
+            return row
+        means = {name: float(np.mean([r[field] for r in records])) for name, field in fields.items()}
+        return means | {name: len({r[field] for r in records}) for name, field in DISTINCT.items()}
 
     def _keep_best(self, run: Run, row: dict[str, Any]) -> str | None:
         """Keep the policy if no earlier one was better: by evaluations if there are any, else by the last episodes.
@@ -411,7 +414,8 @@ class Recorder:
             raise ValueError(f"stop-at: no column {name!r}, expected one of {', '.join(row)}")
         value = float(row[name])
         there = value >= float(number) if relation == ">=" else value <= float(number)
-        return f"{name} {value:.4g} {relation} {number}" if there else None
+        count = f", over {row['EvalStarts']} starts" if name.startswith("Eval") else ""
+        return f"{name} {value:.4g} {relation} {number}{count}" if there else None
 
     def save(self, run: Run, now: bool) -> None:
         """Save a checkpoint and the last policy if they are due: all ranks call this after every epoch.

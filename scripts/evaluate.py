@@ -1,10 +1,17 @@
-"""Evaluate a policy: `python -m scripts.evaluate RUN_OR_POLICY --episodes 100`."""
+"""Evaluate a policy: `python -m scripts.evaluate RUN_OR_POLICY --episodes 100`.
+
+Episodes start disturbed, as the family of the environment says (Mario: after up to 30 frames of random buttons); every
+flag wins over that, so `--start-frames 0` gives the plain start. The interval counts what is independent: in a
+deterministic game, episodes that share a start are worth less than their number
+(`utils.analysis.stats.grouped_interval`), and those of one start have none; with sticky actions each one counts.
+"""
 
 from __future__ import annotations
 
 import collections
 import csv
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import envs
-from ppo.evaluate import evaluate, find_policy
+from ppo.evaluate import environment, evaluate, evaluation_defaults, find_policy
 from ppo.policy import load_policy
 from utils import command, mpi, system
 from utils.analysis import stats
@@ -33,8 +40,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", default="best", metavar="best|last|K", help="of a run; K: after K steps")
     parser.add_argument("--env", help="another environment id than the policy's own")
     parser.add_argument("--emulator", help="Mario: native or nes-py")
-    parser.add_argument("--start-frames", type=int, help="up to this many frames of start-mode before each episode")
-    parser.add_argument("--start-mode", choices=("noop", "random"))
+    parser.add_argument(
+        "--start-frames",
+        type=int,
+        help="up to this many frames of start-mode before each episode; Mario: 30, 0 for none",
+    )
+    parser.add_argument("--start-mode", choices=("noop", "random"), help="Mario: random")
     parser.add_argument("--sticky", type=float)
     parser.add_argument("--max-episode-steps", type=int)
     parser.add_argument("--levels", nargs="+", choices=("train", "test", "all"), metavar="train|test|all",
@@ -67,7 +78,8 @@ def show(args: Any, comm: mpi.Comm) -> None:
             command.check_writable(name, getattr(args, name))
     names = ("env", "emulator", "start_frames", "start_mode", "sticky", "max_episode_steps")
     wanted = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    env_id = args.env or load_policy(folder).info["env"]
+    env_id, _ = environment(load_policy(folder), **wanted)
+    wanted = evaluation_defaults(env_id, wanted) | wanted
     played: list[list[dict[str, Any]]] = []
     summaries: list[dict[str, Any]] = []
     for levels in args.levels or [None]:
@@ -109,13 +121,19 @@ def gap(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> dict[str, 
 
 
 def summarise(records: list[dict[str, Any]], columns: Sequence[Column] = ()) -> dict[str, Any]:
-    """Return the counts, means and intervals of the episodes; Wilson's 95% interval for the clear rate.
+    """Return the counts, means and intervals of the episodes.
 
     Args:
-        records: of the episodes, at least one.
+        records: of the episodes, at least one, as `ppo.evaluate` returns them.
         columns: the family's, whose `field` of the records is summarised besides return and length.
+
+    Returns:
+        besides counts and means: how many different starts and trajectories there were; `worth`, of how many
+        independent episodes the interval is; `clear_rate_95`, None where nothing varies that it could be about.
     """
     summary: dict[str, Any] = {"episodes": len(records)}
+    for name, field in (("starts", "start"), ("trajectories", "trajectory")):
+        summary[name] = len({record[field] for record in records})
     for name in ("ep_ret", "ep_len", *(str(column.field) for column in columns)):
         if name in records[0] and name != "flag":
             values = np.array([record[name] for record in records], float)
@@ -128,8 +146,12 @@ def summarise(records: list[dict[str, Any]], columns: Sequence[Column] = ()) -> 
             }
     if "flag" in records[0]:
         cleared = sum(bool(record["flag"]) for record in records)
-        low, high = stats.wilson_interval(cleared, len(records))[:2]
-        summary |= {"cleared": cleared, "clear_rate": cleared / len(records), "clear_rate_95": [low, high]}
+        groups = [record["independent"] for record in records]
+        interval = stats.grouped_interval([bool(record["flag"]) for record in records], groups)
+        summary |= {"cleared": cleared, "clear_rate": cleared / len(records)}
+        varied = summary["trajectories"] > 1 and not math.isnan(interval.low)
+        summary["clear_rate_95"] = list(interval) if varied else None
+        summary["worth"] = round(stats.effective_size(groups), 1)
         summary["causes"] = dict(collections.Counter(record["cause"] for record in records).most_common())
     return summary
 
@@ -141,10 +163,12 @@ def table(summary: dict[str, Any]) -> list[str]:
     if "levels" in summary["options"]:
         lines[0] += f", {summary['options']['levels']} levels"
     lines.append(f"  policy      {command.printable(summary['policy'])}")
+    with_options = [f"{name} {value}" for name, value in summary["options"].items() if name not in ("env", "levels")]
+    if with_options:
+        lines.append(f"  with        {', '.join(with_options)}")
+    lines.append(f"  distinct    {distinct(summary)}")
     if "clear_rate" in summary:
-        low, high = summary["clear_rate_95"]
-        rate, count = 100 * summary["clear_rate"], f"{summary['cleared']} of {summary['episodes']}"
-        lines.append(f"  cleared     {rate:6.1f}%  ({count}; 95% interval {100 * low:.1f}% to {100 * high:.1f}%)")
+        lines.append(f"  cleared     {100 * summary['clear_rate']:6.1f}%  ({count_and_interval(summary)})")
     for name, s in summary.items():
         if isinstance(s, dict) and "mean" in s:
             label = LABELS.get(name, name.replace("_", " "))
@@ -153,11 +177,26 @@ def table(summary: dict[str, Any]) -> list[str]:
             lines.append(f"  {label:10s} {s['mean']:9.{digits}f}  {spread}")
     if "causes" in summary:
         lines.append("  ended by    " + ", ".join(f"{cause} {count}" for cause, count in summary["causes"].items()))
-    if summary["greedy"] and summary["episodes"] > 1 and summary["ep_len"]["std"] == summary["ep_ret"]["std"] == 0:
-        lines.append(
-            "  note        every episode was the same one, so the interval means nothing: try --start-frames 30"
-        )
     return lines
+
+
+def distinct(summary: dict[str, Any]) -> str:
+    """Return in words how many different starts and trajectories the episodes had."""
+    starts, films = summary["starts"], summary["trajectories"]
+    return f"{starts} start{'s' * (starts != 1)}, {films} {'trajectories' if films != 1 else 'trajectory'}"
+
+
+def count_and_interval(summary: dict[str, Any], digits: int = 1) -> str:
+    """Return how many episodes were cleared, with the interval of the rate or why there is none."""
+    count = f"{summary['cleared']} of {summary['episodes']}"
+    if summary["trajectories"] == 1:
+        return f"{count}: 1 film, no interval"
+    if summary["clear_rate_95"] is None:
+        return f"{count}, all from 1 start: no interval"
+    low, high = (100 * bound for bound in summary["clear_rate_95"])
+    worth = summary["worth"]
+    less = "" if worth > 0.99 * summary["episodes"] else f", worth {worth:g} independent ones"
+    return f"{count}{less}; 95% interval {low:.{digits}f}% to {high:.{digits}f}%"
 
 
 if __name__ == "__main__":

@@ -48,7 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     where.add_argument("--checkpoint", default="best", metavar="best|last|K", help="of a run")
     where.add_argument("--deterministic", action="store_true", help="the most probable action, not a sampled one")
     where.add_argument("--episodes", type=int, default=1)
-    where.add_argument("--seed", type=int, default=0, help="the first episode is that of scripts.evaluate")
+    where.add_argument(
+        "--seed", type=int, default=0, help="with the same flags, the first episode is that of scripts.evaluate"
+    )
     where.add_argument("--emulator", help="Mario: native or nes-py")
     where.add_argument("--actions", choices=("right_only", "simple", "complex"), help="with --random")
     where.add_argument("--start-frames", type=int)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import joblib
@@ -10,13 +11,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ppo.config import build
+from ppo.config import build, progress_columns
 from ppo.evaluate import act_in_groups, environment, evaluate, find_policy
 from ppo.networks import ActorCritic
 from ppo.policy import BadPolicy, Policy, load_policy, save_policy
 from ppo.run import train
-from scripts.evaluate import main, summarise
+from scripts.evaluate import count_and_interval, main, summarise
+from tests import made_up
 from tests.conftest import run
+from utils.folder import Refused
+from utils.seeding import evaluation_seed
 
 INFO = {"env": "Echo-v0", "spec": {"options": {}}, "network": "mlp", "obs_shape": [4], "num_actions": 4}
 MARIO = {"env": "SuperMarioBros-1-1-v0", "spec": {"options": {"actions": "right_only"}, "preprocess_version": 1},
@@ -86,20 +90,79 @@ def test_command_prints_and_writes(echo, tmp_path, capsys):
     assert len((tmp_path / "o.csv").read_text().splitlines()) == 6
 
 
+def records_of(starts, cleared):
+    """Records of different episodes from these starts, the first `cleared` of which reach the flag."""
+    return [
+        {"ep_ret": 1.0, "ep_len": 2, "flag": i < cleared, "cause": "flag" if i < cleared else "pit",
+         "start": start, "trajectory": i, "independent": start}
+        for i, start in enumerate(starts)
+    ]  # fmt: skip
+
+
 def test_clear_rate_has_its_interval():
-    """9 of 10 flags: Wilson's interval is 59.6% to 98.2%."""
-    records = [{"ep_ret": 1.0, "ep_len": 2, "flag": i < 9, "cause": "flag" if i < 9 else "pit"} for i in range(10)]
-    summary = summarise(records)
+    """9 of 10 flags from as many starts: Wilson's interval is 59.6% to 98.2%."""
+    summary = summarise(records_of(range(10), 9))
     assert summary["clear_rate"] == 0.9 and summary["clear_rate_95"] == pytest.approx([0.596, 0.982], abs=5e-4)
-    assert summary["causes"] == {"flag": 9, "pit": 1}
+    assert summary["causes"] == {"flag": 9, "pit": 1} and summary["worth"] == 10
+    assert count_and_interval(summary) == "9 of 10; 95% interval 59.6% to 98.2%"
 
 
-def test_one_greedy_episode_many_times_over_is_said_to_be_one(capsys, tmp_path):
-    """Without chance all greedy episodes are equal; sampled ones are not."""
+def test_episodes_that_share_a_start_count_less():
+    """Ten from five starts are worth five; ten from one start have no interval, whatever happened in them."""
+    summary = summarise(records_of([0, 1, 2, 3, 4] * 2, 9))
+    assert (summary["starts"], summary["trajectories"], summary["worth"]) == (5, 10, 5)
+    assert summary["clear_rate_95"] == pytest.approx([0.463, 0.989], abs=5e-4)
+    assert "9 of 10, worth 5 independent ones; 95% interval 46.3%" in count_and_interval(summary)
+    one = summarise(records_of([0] * 10, 10))
+    assert one["clear_rate_95"] is None and count_and_interval(one) == "10 of 10, all from 1 start: no interval"
+    for names in ([0] * 10, range(10)):  # in a deterministic game; by chance, in a sticky one
+        film = summarise(
+            [
+                r | {"independent": name, "trajectory": 7}
+                for r, name in zip(records_of([0] * 10, 10), names, strict=True)
+            ]
+        )
+        assert film["clear_rate_95"] is None and count_and_interval(film) == "10 of 10: 1 film, no interval"
+
+
+@pytest.fixture
+def mario(tmp_path):
+    """A policy for 1-1 with random weights."""
     save_policy(tmp_path / "m", ActorCritic("small", (4, 84, 84), 5, "orthogonal", 0), MARIO | {"network": "small"})
-    for flags, noted in ((["--deterministic"], True), ([], False)):
-        assert main([str(tmp_path / "m"), "--episodes", "2", "--max-episode-steps", "40", *flags]) == 0
-        assert ("the same one" in capsys.readouterr().out) == noted
+    return tmp_path / "m"
+
+
+@pytest.mark.parametrize(
+    ("flags", "with_options", "distinct"),
+    [
+        ([], "start_frames 30, start_mode random", "6 starts, 6 trajectories"),
+        (["--start-mode", "noop"], "start_frames 30, start_mode noop", "6 starts, 6 trajectories"),
+        (["--start-frames", "0"], "start_frames 0", "1 start, 6 trajectories"),
+        (["--start-frames", "0", "--deterministic"], "start_frames 0", "1 start, 1 trajectory"),
+        (["--start-frames", "0", "--sticky", "0.5"], "sticky 0.5", "1 start, 6 trajectories"),
+    ],
+)
+def test_episodes_start_with_random_buttons_unless_flags_say_otherwise(capsys, mario, flags, with_options, distinct):
+    """The family's defaults, every flag of which wins; how many starts and trajectories there were is printed."""
+    assert main([str(mario), "--episodes", "6", "--max-episode-steps", "20", "--jobs", "1", *flags]) == 0
+    said = capsys.readouterr().out
+    assert with_options in said and f"distinct    {distinct}" in said, said
+    assert ("1 film" in said) == (distinct == "1 start, 1 trajectory")
+    assert ("from 1 start" in said) == (distinct == "1 start, 6 trajectories" and "--sticky" not in flags)
+
+
+def test_what_is_independent_is_told_by_digests(mario):
+    """The same start: the same digest, on any emulator; sticky buttons make every episode independent."""
+    plain = evaluate(mario, 3, num_envs=2, start_frames=0, max_episode_steps=12)
+    assert len({record["start"] for record in plain}) == 1 and all(r["independent"] == r["start"] for r in plain)
+    again = evaluate(mario, 3, num_envs=2, start_frames=0, max_episode_steps=12, emulator="nes-py")
+    assert plain == again
+    sticky = evaluate(mario, 3, num_envs=2, start_frames=0, max_episode_steps=12, sticky=0.5)
+    assert sticky[0]["start"] == plain[0]["start"] and len({r["independent"] for r in sticky}) == 3
+    random = evaluate(mario, 2, num_envs=2, max_episode_steps=12)
+    assert not {record["start"] for record in random} & {plain[0]["start"]}
+    waiting = evaluate(mario, 64, start_mode="noop", max_episode_steps=1)
+    assert len({r["start"] for r in waiting}) == len({r["start_frames"] for r in waiting}) <= 31
 
 
 def test_run_folder_and_missing_policy(echo):
@@ -192,7 +255,7 @@ def test_a_run_evaluates_as_the_command_does(tmp_path):
     rows = table_of(folder)
     assert [bool(row["EvalEpRet"]) for row in rows] == [False, True, False, True]
     for row in (rows[1], rows[3]):
-        records = evaluate(find_policy(str(folder), row["TotalEnvInteracts"]), 20, seed=2)
+        records = evaluate(find_policy(str(folder), row["TotalEnvInteracts"]), 20, seed=evaluation_seed(2))
         assert float(row["EvalEpRet"]) == pytest.approx(np.mean([r["ep_ret"] for r in records]))
         assert float(row["EvalEpLen"]) == pytest.approx(np.mean([r["ep_len"] for r in records]))
     best = max((float(row["EvalEpRet"]), int(row["TotalEnvInteracts"])) for row in (rows[1], rows[3]))
@@ -200,11 +263,25 @@ def test_a_run_evaluates_as_the_command_does(tmp_path):
 
 
 def test_an_evaluation_on_mario_counts_flags(tmp_path):
-    """Clear rate and furthest x, from the run's own starts."""
+    """Clear rate and furthest x, of how many starts and trajectories, from random buttons as the command has them."""
     settings = {"num_envs": 2, "steps_per_epoch": 16, "minibatch_size": 16, "network": "small", "start_frames": 5}
     cfg = build(**settings, epochs=1, eval_every=1, eval_episodes=2, max_episode_steps=20, data_dir=str(tmp_path))
     row = table_of(train(cfg))[0]
     assert row["EvalClearRate"] == "0.0" and 40 < float(row["EvalXMax"]) < 400 and row["EvalEpLen"] == "20.0"
+    assert row["EvalStarts"] == row["EvalTrajectories"] == "2"
+    records = evaluate(tmp_path / "ppo_supermariobros-1-1-v0" / "ppo_supermariobros-1-1-v0_s0" / "policy" / "last", 2,
+                       seed=evaluation_seed(0), max_episode_steps=20)  # fmt: skip
+    assert float(row["EvalXMax"]) == np.mean([record["x_max"] for record in records])
+
+
+def test_a_run_is_evaluated_no_less_disturbed_than_it_trains():
+    """The family's disturbance or the run's own, whichever is more, option by option."""
+    weak = build(start_frames=5, sticky=0.25).evaluation_options()
+    assert (weak["start_frames"], weak["start_mode"], weak["sticky"]) == (30, "random", 0.25)
+    assert build(start_mode="random", start_frames=0).evaluation_options()["start_frames"] == 30
+    assert build(env="CartPole-v1").evaluation_options() == build(env="CartPole-v1").env_options
+    family = replace(made_up.FAMILY, evaluation={"bias": 0.5, "length": 4})
+    assert family.disturbed({"bias": 0.75, "length": 2, "quiet": True}) == {"bias": 0.75, "length": 4, "quiet": True}
 
 
 def test_evaluating_changes_nothing_in_the_training(tmp_path):
@@ -222,6 +299,7 @@ def test_a_run_stops_where_its_goal_is_reached(tmp_path, capsys):
     assert returns[-1] >= 20 and max(returns[:-1]) < 20 and len(returns) < 30
     ending = json.loads((folder / "exit.json").read_text())
     assert ending["reason"] == "finished" and ending["goal"].startswith("EvalEpRet 2")
+    assert ending["goal"].endswith(f">= 20, over {table_of(folder)[-1]['EvalStarts']} starts")
     assert len(table_of(train(build(**settings, stop_at="EvalEpRet >= 20"), resume=True))) == len(returns)
     assert len(table_of(train(build(**settings | {"epochs": len(returns) + 1}), resume=True))) == len(returns) + 1
 
@@ -229,16 +307,54 @@ def test_a_run_stops_where_its_goal_is_reached(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [({"stop_at": "EpRet > 3"}, "stop-at"), ({"stop_at": "EvalEpRet>=1"}, "eval-every"),
-     ({"eval_every": -1}, "eval-every"), ({"eval_episodes": 0}, "eval-episodes")],
+     ({"eval_every": -1}, "eval-every"), ({"eval_episodes": 0}, "eval-episodes"),
+     ({"stop_at": "ClearRate>=1.2.3"}, "stop-at .* got 'ClearRate>=1.2.3'"), ({"stop_at": "KL>=."}, "stop-at"),
+     ({"stop_at": "KL<=nan"}, "stop-at"), ({"stop_at": "KL<=\u0663"}, "stop-at"),
+     ({"stop_at": "EvalEpRe>=1"}, "such as EvalEpRet"), ({"stop_at": "Clearate>=1"}, "such as ClearRate"),
+     ({"stop_at": "ClearRate>=1", "env": "CartPole-v1"}, "such as LearningRate"),
+     ({"stop_at": "zzz>=1", "env": "CartPole-v1"}, "such as Epoch")],
 )  # fmt: skip
 def test_bad_goals_are_refused(settings, said):
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=said) as error:
         build(**settings)
+    assert "\n" not in str(error.value)
 
 
-def test_a_goal_without_a_column_is_named(tmp_path):
-    with pytest.raises(ValueError, match="no column 'Clearate', expected one of Epoch"):
-        train(build(**TRAIN, epochs=1, stop_at="Clearate>=1", data_dir=str(tmp_path)))
+def test_a_goal_that_no_run_can_reach_is_refused_before_anything_is_written(tmp_path):
+    """One line, code 2, no folder: a number that is none, a column that there is not."""
+    for goal in ("EpRet100>=1.2.3", "Clearate>=1", "EvalHeads>=1"):
+        flags = ["--env", "Echo-v0", "--stop-at", goal, "--data-dir", str(tmp_path / "data")]
+        done = run(["-m", "ppo.run", *flags])
+        assert done.code == 2 and done.err.count("\n") == 1 and "stop-at" in done.err and goal in done.err, done.err
+    assert not (tmp_path / "data").exists()
+
+
+def test_goals_may_name_every_column_of_a_run(tmp_path):
+    """With evaluations and without, of a family with columns of its own too."""
+    settings = {"env": "tests.made_up:Coin-v0", "epochs": 1, "eval_episodes": 2}
+    for every in (0, 1):
+        folder = train(build(**settings, eval_every=every, data_dir=str(tmp_path / str(every))))
+        names = list(table_of(folder)[0])
+        assert set(names) <= set(progress_columns(settings["env"]))
+        assert build(**settings, eval_every=every, stop_at=f"{names[-1]}>=.5e3").stop_at == f"{names[-1]}>=.5e3"
+
+
+def test_a_run_goes_on_with_evaluations_or_without_as_it_began(tmp_path):
+    """Begun with or without them: the other is refused by name, nothing changes, whether mismatch is allowed or not."""
+    settings = TRAIN | {"epochs": 2, "eval_episodes": 2}
+    for first, then in ((0, 1), (1, 0)):
+        folder = train(build(**settings, eval_every=first, data_dir=str(tmp_path / str(first))))
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for allow in (False, True):
+            with pytest.raises(Refused, match=f"eval-every {first}, now {then}"):
+                train(build(**settings | {"epochs": 3}, eval_every=then, data_dir=str(tmp_path / str(first))),
+                      resume=True, allow_mismatch=allow)  # fmt: skip
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    again = build(**settings | {"epochs": 4}, eval_every=2, data_dir=str(tmp_path / "1"))
+    with pytest.raises(Refused, match="eval_every was 1, now 2"):
+        train(again, resume=True)
+    rows = table_of(train(again, resume=True, allow_mismatch=True))
+    assert [bool(row["EvalEpRet"]) for row in rows] == [True, True, False, True]
 
 
 @pytest.mark.mpi

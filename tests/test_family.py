@@ -97,6 +97,8 @@ def test_a_declaration_is_consistent(family):
     assert set(family.defaults) <= own
     names = [column.name for column in family.columns]
     assert len(set(names)) == len(names) and all(column.field for column in family.columns)
+    assert all(options[name].accepts(value) for name, value in family.evaluation.items())
+    assert not any(options[name].training_only for name in family.evaluation)
     assert {*family.evaluated, *filter(None, [family.best_by])} <= set(names)
     module, _, function = family.make.partition(":")
     assert callable(getattr(importlib.import_module(module), function))

@@ -7,7 +7,7 @@ import pytest
 from ppo.config import build
 from ppo.networks import ActorCritic
 from ppo.policy import load_policy, save_policy
-from scripts.scoreboard import BEGIN, END, cell, main
+from scripts.scoreboard import BEGIN, CONDITIONS, END, cell, main
 
 
 @pytest.fixture
@@ -25,18 +25,25 @@ def shipped(tmp_path):
 
 
 def test_the_card_and_the_table_are_written(shipped, capsys):
-    """Sampled and greedy, on both emulators; the rest of the README stays as it is."""
+    """Sampled under three conditions and greedy, on both emulators; the rest of the README stays as it is."""
     folder, readme = shipped
     flags = ["--folder", str(folder.parent), "--readme", str(readme), "--episodes", "3", "--jobs", "1"]
+    assert main([*flags, "--emulator", "native"]) == 0
+    assert "3 episodes for each figure, over the native core." in readme.read_text()
     assert main(flags) == 0
     found = json.loads((folder / "evaluation.json").read_text())
     assert [(line["emulator"], line["greedy"], line["episodes"]) for line in found["lines"]] == [
-        ("native", False, 3), ("native", True, 1), ("nes-py", False, 3), ("nes-py", True, 1),
-        ("native", False, 3), ("native", False, 3)]  # fmt: skip
-    assert found["lines"][4]["start_mode"] == "random" and found["lines"][5]["sticky"] == 0.25
-    assert found["lines"][0]["ep_ret"] == found["lines"][2]["ep_ret"]  # both emulators play the same
+        (emulator, greedy, 1 if greedy else 3)
+        for emulator in ("nes-py", "native") for greedy in (False, False, False, True)
+    ]  # fmt: skip
+    reference, native = found["lines"][:4], found["lines"][4:]
+    assert [line["start_mode"] for line in reference[:2]] == ["random", "noop"] and reference[2]["sticky"] == 0.25
+    assert [one | {"emulator": "native"} for one in reference] == native  # both emulators play the same
     text = (folder / "README.md").read_text()
-    assert "python -m ppo.run --seed 7" in text and "0 of 3 cleared (0%, 95% interval 0 to 56%)" in text
+    assert "python -m ppo.run --seed 7" in text
+    assert "0% cleared (0 of 3; 95% interval 0% to 56%), 3 starts, 3 trajectories, mean return" in text
+    assert "greedy, unmodified nes-py, plain start: 0% cleared (0 of 1: 1 film, no interval)" in text
+    assert "3 episodes for each figure, over unmodified nes-py." in readme.read_text()
     assert "up to 30 frames of random buttons first" in text and "sticky buttons with probability 0.25" in text
     assert (folder / "play.mp4").stat().st_size > 1000 and "(play.mp4)" in text
     assert "- Decisions: 4,096" in text and "0.50, 2 core(s) of abacus" in text
@@ -49,7 +56,7 @@ def test_the_card_and_the_table_are_written(shipped, capsys):
 def test_the_video_is_made_again_for_other_weights_only(shipped):
     folder, readme = shipped
     flags = ["--folder", str(folder.parent), "--readme", str(readme), "--episodes", "1", "--jobs", "1"]
-    flags += ["--emulators", "native"]
+    flags += ["--emulator", "native"]
     video = folder / "play.mp4"
     assert main(flags) == 0 and video.stat().st_size > 1000
     video.write_bytes(b"seen")
@@ -61,13 +68,12 @@ def test_the_video_is_made_again_for_other_weights_only(shipped):
 
 def test_the_cell_shows_the_reference_emulator():
     """Where both were measured, nes-py's figure stands in the table; each condition has its own."""
-    lines = [{"greedy": False, "emulator": e, "cleared": c, "episodes": 100, "clear_rate": c / 100}
-             for e, c in (("native", 90), ("nes-py", 96))]  # fmt: skip
-    lines.append(lines[0] | {"start_frames": 30, "start_mode": "random", "cleared": 50, "clear_rate": 0.5})
-    assert cell({"lines": lines}).startswith("96% (90 to 98)") and cell(None) == "-"
-    assert (
-        cell({"lines": lines}, "Random buttons").startswith("50%") and cell({"lines": lines}, "Sticky buttons") == "-"
-    )
+    lines = [{"greedy": False, "emulator": e, "clear_rate": c, "clear_rate_95": [c - 0.1, c]} | CONDITIONS["Waiting"]
+             for e, c in (("nes-py", 0.96), ("native", 0.9))]  # fmt: skip
+    lines.append(lines[1] | CONDITIONS["Random buttons"] | {"clear_rate": 0.5, "clear_rate_95": None})
+    assert cell({"lines": lines}, "Waiting") == "96% (86 to 96)" and cell(None, "Waiting") == "-"
+    assert cell({"lines": lines}, "Random buttons") == "50% (no interval)"
+    assert cell({"lines": lines}, "Sticky buttons") == "-"
 
 
 def test_unknown_stages_and_a_readme_without_marks_are_refused(shipped, capsys):
@@ -76,7 +82,7 @@ def test_unknown_stages_and_a_readme_without_marks_are_refused(shipped, capsys):
     assert main(["SuperMarioBros-9-9-v0", *flags]) == 2
     assert "SuperMarioBros-9-9-v0" in capsys.readouterr().err
     readme.write_text("nothing")
-    assert main([*flags, "--emulators", "native"]) == 2 and readme.read_text() == "nothing"
+    assert main([*flags, "--emulator", "native"]) == 2 and readme.read_text() == "nothing"
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,21 @@ _PROGRESS = (
         label="Episode length, last 100",
     ),
     Column("EpCount", "episodes that ended in this epoch", "per epoch", low=0, label="Finished episodes"),
+    Column(
+        "EvalStarts",
+        "different starts among the episodes of an evaluation (`--eval-every`)",
+        "per evaluation",
+        "Few of them, and the evaluation saw few situations, however many episodes it had.",
+        low=0,
+        label="Distinct starts, evaluation",
+    ),
+    Column(
+        "EvalTrajectories",
+        "different episodes, by start, actions and rewards, of an evaluation (`--eval-every`)",
+        "per evaluation",
+        low=0,
+        label="Distinct trajectories, evaluation",
+    ),
     # the critic's values
     Column(
         "AverageVVals",

@@ -48,3 +48,8 @@ def generator(seed: int, index: int, purpose: Purpose, counter: int = 0) -> np.r
 def episode_seed(seed: int, index: int, episode: int) -> int:
     """Return the seed in [0, 2**31) with which environment `index` starts its episode number `episode`."""
     return int(generator(seed, index, Purpose.EPISODE, episode).integers(2**31))
+
+
+def evaluation_seed(seed: int) -> int:
+    """Return the seed of the evaluations that a run of this seed makes: none of their starts are the training's."""
+    return int(generator(seed, 0, Purpose.EVALUATION, 1 << 32).integers(2**31))

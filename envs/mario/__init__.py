@@ -169,6 +169,7 @@ FAMILY = Family(
     defaults={"network": "mario"},
     columns=COLUMNS,
     evaluated=("ClearRate", "XMax"),
+    evaluation={"start_frames": 30, "start_mode": "random"},
     best_by="ClearRate",
     spec={"preprocess_version": PREPROCESS_VERSION},
 )

@@ -76,6 +76,7 @@ class MarioVecBase(VecEnv):
         self._ram_info = {name: rules.ram_address(name) for name in options["ram_info"]}
         self._obs = np.zeros((num_envs, *shape), np.uint8)
         self._shared = _shared(env_id, options, combinations)
+        self.chance_within_episodes = self._shared.sticky > 0
 
     @abstractmethod
     def _play(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -95,6 +96,10 @@ class MarioVecBase(VecEnv):
 
     def _observe(self) -> np.ndarray:
         return self._obs
+
+    def start_bytes(self, i: int) -> bytes:
+        """Return the console's memory and the observation: starts that look alike may go on differently."""
+        return self._ram(i).tobytes() + self._obs[i].tobytes()
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
         """Start a new episode everywhere; see `VecEnv.reset`."""
