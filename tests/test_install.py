@@ -1,6 +1,7 @@
 """What an installation brings: ROM files by content from any of three packages, and the commands under one name."""
 
 import importlib.util
+import runpy
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from envs.mario import nespy, stages
 from scripts.__main__ import COMMANDS, commands, main
+from tests.conftest import ROOT
 
 GAMES = [stages.parse(f"SuperMarioBros{lost}-v{v}") for lost, count in (("", 4), ("2", 2)) for v in range(count)]
 
@@ -105,3 +107,17 @@ def test_an_unknown_command_is_named():
     """One line, code 2, and what there is."""
     done = subprocess.run([sys.executable, "-m", "scripts", "fly"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "'fly', expected one of train, play" in done.stderr
+
+
+def test_a_wheel_holds_every_package(monkeypatch):
+    """setup.py lists every folder of modules in the rooms, and the data that the code reads."""
+    given = {}
+    monkeypatch.setattr("setuptools.setup", lambda **keywords: given.update(keywords))
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("setup.py")
+    rooms = ("ppo", "envs", "utils", "scripts")
+    files = [path for room in rooms for path in ROOT.glob(f"{room}/**/__init__.py")]
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in files}
+    assert set(given["packages"]) == found | {"data"}
+    held = {path for pattern in given["package_data"]["data"] for path in (ROOT / "data").glob(pattern)}
+    assert {path.name for path in held} >= {"policy.safetensors", "policy.json", "SuperMarioBros-8-4-v0.json"}
