@@ -1,7 +1,8 @@
 # make train | make test | make check    -- each sets up .venv first; see README.md and CONTRIBUTING.md
 #
 # Variables:
-#   PYTHON     interpreter for .venv, 3.11 or 3.12 (found if not given)
+#   PYTHON     interpreter for .venv, 3.11 to 3.14 (found if not given; 3.11 and 3.12 have the reference
+#              emulator, nes-py 8.2.1, too)
 #   TORCH      which torch, e.g. TORCH='torch==2.13.0 --index-url URL-OF-THE-BUILD-YOU-WANT'
 #   NP         ranks of `make train` (default: one per core, 8 at most)
 #   ARGS       more flags for `make train`, e.g. ARGS='--env SuperMarioBros-1-2-v0 --seed 1'
@@ -13,10 +14,13 @@ NP    ?= $(shell n=$$(nproc); echo $$((n > 8 ? 8 : n)))
 ARGS  ?=
 # Without what it asks for (gym3, old versions of two packages of the lock): only its shared library is used.
 PROCGEN := procgen-mirror==0.10.7
+# The ROM files, where gym-super-mario-bros 7.4.0 is not installed; what it asks for is for its own emulator.
+ROMS_ONLY := gymnasium-mariobros==1.0.1
+PIP = $(BIN)/python -m pip install -q --disable-pip-version-check
 STAMP := $(VENV)/.installed
 NATIVE := $(wildcard envs/mario/native/*.cpp envs/mario/native/*.hpp ppo/compute/*.cpp ppo/compute/*.hpp)
 
-.PHONY: help setup train test check test-slow test-faults demonstrations kills identity scoreboard fuzz clean
+.PHONY: help setup train test check test-slow test-faults demonstrations kills identity scoreboard fuzz lock wheel clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -54,7 +58,8 @@ scoreboard: setup  # every shipped policy again, over nes-py; rewrites their car
 # The emulator core under the address, undefined-behaviour and thread sanitizers, on its own inputs and the ROMs; then
 # the convolutions.
 CORE = $(filter-out %c_api.cpp,$(wildcard envs/mario/native/*.cpp))
-ROMS = $(wildcard $(VENV)/lib/python3*/site-packages/gym_super_mario_bros/_roms/*.nes)
+SITE = $(VENV)/lib/python3*/site-packages
+ROMS = $(or $(wildcard $(SITE)/gymnasium_mariobros/_roms/*.nes),$(wildcard $(SITE)/gym_super_mario_bros/_roms/*.nes))
 SANITIZE = $(CXX) -std=c++17 -O1 -g -Ienvs/mario/native tests/native_fuzz.cpp $(CORE) -pthread
 fuzz: setup
 	mkdir -p build
@@ -67,13 +72,20 @@ fuzz: setup
 
 setup: $(STAMP)
 
-$(STAMP): requirements.lock setup.py pyproject.toml $(NATIVE)
+$(STAMP): requirements.lock requirements-3.13.lock setup.py pyproject.toml $(NATIVE)
 	@.ci/venv "$(PYTHON)" $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps "$(PROCGEN); python_version < '3.13'"
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP) $(TORCH)
+	if $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; \
+	  then $(PIP) -r requirements.lock && $(PIP) --no-deps "$(PROCGEN)"; \
+	  else $(PIP) -r requirements-3.13.lock && $(PIP) --no-deps "$(ROMS_ONLY)"; fi
+	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
+
+lock: setup  # the lock file of this Python again: `make PYTHON=python3.13 lock` for the other
+	$(BIN)/python .ci/lock
+
+wheel: setup  # dist/*.whl for Linux on x86-64, tried in an empty environment without a compiler
+	.ci/wheel $(BIN)/python
 
 clean:
 	rm -rf $(VENV) build *.egg-info envs/mario/native/*.so ppo/compute/*.so

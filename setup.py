@@ -1,35 +1,65 @@
 """Install with `pip install -e .`; what is written in C++ is compiled on the way (needs a C++17 compiler).
 
-Only the editable install is supported: the rooms `utils`, `data` and `scripts` are top-level names, which would
-collide with others in a shared site-packages.
+`make wheel` builds a wheel for Linux on x86-64 that needs no compiler, the same for every Python. The rooms `ppo`,
+`envs`, `utils`, `scripts` and `data` are top-level names: install it where nothing else claims them, best into an
+environment of its own.
 """
 
 from glob import glob
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
 
 NATIVE = "envs/mario/native"
 FLAGS = ["-std=c++17", "-O3", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"]
 NAMES = ("bus", "c_api", "cartridge", "console", "cpu", "game", "kernels", "observe", "ppu", "translator", "vector")
+
+
+class Libraries(build_ext):
+    """The shared libraries use nothing of Python (ctypes loads them), so their file names say no version."""
+
+    def get_ext_filename(self, fullname):
+        """Return the path of a library, such as ppo/compute/_native.so."""
+        return fullname.replace(".", "/") + ".so"
+
+
+class Wheel(bdist_wheel):
+    """One wheel for every Python 3, but for one system and processor."""
+
+    def get_tag(self):
+        """Return the interpreter, the interface and the platform that the file name says."""
+        return ("py3", "none", super().get_tag()[2])
+
 
 setup(
     name="mario-ppo",
     version="0.1.0",
     description="PPO on Super Mario Bros over MPI: a research codebase in the manner of Spinning Up",
     license="MIT",
-    python_requires=">=3.11,<3.13",
+    python_requires=">=3.11",
     packages=[
         *("ppo", "ppo.compute", "envs", "envs.atari", "envs.mario", "envs.mario.native", "utils", "utils.analysis"),
-        "scripts",
+        *("scripts", "scripts.benchmark", "data"),
     ],
+    # What the code needs of the folder that runs are written to in a checkout.
+    package_data={
+        "data": [
+            *("pretrained/*/policy.safetensors", "pretrained/*/*.json", "pretrained/*/README.md"),
+            "demonstrations/*.json",
+        ]
+    },
+    entry_points={"console_scripts": ["mario-ppo = scripts.__main__:main"]},
+    cmdclass={"build_ext": Libraries, "bdist_wheel": Wheel},
     install_requires=[
         "torch>=2.10",
-        "numpy<2",
+        "numpy>=1.26",
         "scipy",
         "gymnasium>=1.1",
-        "gym==0.26.2",
-        "gym-super-mario-bros==7.4.0",
-        "nes-py==8.2.1",
+        # The ROM files, found by their SHA-256 (envs/mario/stages.py), from wheels only: the first has all six. What it
+        # asks for has no wheel for Python 3.14 (pygame); the second has the two games of v0 and begins at 3.13.
+        "gymnasium-mariobros==1.0.1; python_version < '3.14'",
+        "gym-super-mario-bros>=9.1,<10; python_version >= '3.14'",
         "opencv-python-headless",
         "joblib",
         "matplotlib",
@@ -38,6 +68,13 @@ setup(
         "filelock",
     ],
     extras_require={
+        # nes-py with the environment of published results. It also needs numpy<2, which cannot stand here, as
+        # gymnasium-mariobros asks for numpy 2 (not for its files): `pip install "numpy<2"` after it, or the lock file.
+        "reference": [
+            "gym==0.26.2; python_version < '3.13'",
+            "gym-super-mario-bros==7.4.0; python_version < '3.13'",
+            "nes-py==8.2.1; python_version < '3.13'",
+        ],
         "mpi": ["mpi4py>=4", "mpich"],
         "dev": ["pytest", "ruff", "mypy", "rliable", "pandas<3", "imageio-ffmpeg", "nbclient", "ipykernel"],
         "atari": ["ale-py>=0.12,<0.13"],

@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from envs import spaces
@@ -18,20 +19,25 @@ from envs.vector import VecEnv, check_arrays, pack
 from utils.seeding import episode_seed
 
 STATE_VERSION = 1
+# Packages that register games of a family here under its ids, with other rewards: what it does not know is unknown.
+NOT_THESE = ("gym_super_mario_bros", "gymnasium_mariobros")
 
 
 def known(env_id: str) -> bool:
     """Return whether Gymnasium can make this id; the module of "module:Id-v0" has been imported by now."""
     try:
-        gymnasium.spec(env_id.rpartition(":")[2])
+        return _ours(gymnasium.spec(env_id.rpartition(":")[2]))
     except (gymnasium.error.Error, ImportError):
         return False
-    return True
+
+
+def _ours(spec: EnvSpec) -> bool:
+    return not str(spec.entry_point).startswith(NOT_THESE)
 
 
 def ids() -> list[str]:
     """Return the ids that are registered with Gymnasium."""
-    return [name for name in gymnasium.registry if "/" not in name]
+    return [name for name, spec in gymnasium.registry.items() if "/" not in name and _ours(spec)]
 
 
 CLASSIC = Preset(

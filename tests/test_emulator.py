@@ -40,12 +40,14 @@ def agree(task: identity.Task, seed: int = 0) -> None:
         assert wanted == shown, f"{task} differs in frame {frame}"
 
 
+@pytest.mark.reference
 @pytest.mark.parametrize("env_id", ROMS)
 def test_frames_equal_nes_py(env_id):
     """RAM and pixels equal nes-py's after every frame, whatever is pressed, reset or restored, on all six ROMs."""
     agree(identity.Task(env_id, "raw", 200))
 
 
+@pytest.mark.reference
 @pytest.mark.parametrize(
     ("env_id", "kind"),
     [("SuperMarioBros-1-1-v0", "skilled"), ("SuperMarioBros-2-2-v0", "any"), ("SuperMarioBros-8-4-v1", "right")]
@@ -106,6 +108,7 @@ def test_translated_nonsense_equals_interpreted_nonsense(seeds, monkeypatch):
             assert one.save() == other.save(), (seed, frame)
 
 
+@pytest.mark.reference
 @pytest.mark.parametrize("seeds", [[*range(8), 113], pytest.param(range(1000), marks=pytest.mark.slow)])
 def test_random_programs_equal_nes_py(seeds, tmp_path):
     """Programs that use the picture unit as no game does show the same on both, drawn or not."""
@@ -128,6 +131,7 @@ def test_random_programs_equal_nes_py(seeds, tmp_path):
         nespy.close()
 
 
+@pytest.mark.reference
 def test_nes_py_is_undefined_where_a_colour_is_above_63(tmp_path):
     """It reads behind its table of 64 colours then, so its pixels are whatever lies there; the console, and this core,
     use the low six bits. The games never write such a byte: the random programs above stay below 64 as well."""
@@ -148,6 +152,7 @@ def test_nes_py_is_undefined_where_a_colour_is_above_63(tmp_path):
     assert all(shown[colour][1] == shown[colour & 63][1] for colour in (64, 65, 100, 200, 255))
 
 
+@pytest.mark.reference
 @pytest.mark.slow
 def test_many_frames_equal_nes_py():
     """The same over 100,000 frames of all stages and kinds of players."""
@@ -296,6 +301,7 @@ def both(env_id: str, steps: int, num_envs: int = 2, **options) -> None:
     checks.compare(traces["native"], traces["nes-py"], f"{env_id}: the native vector differs")
 
 
+@pytest.mark.reference
 @pytest.mark.parametrize(
     ("env_id", "steps", "options"),
     [

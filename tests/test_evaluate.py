@@ -71,6 +71,7 @@ def test_greedy_takes_the_most_probable_action(echo):
     assert policy.act(obs).tolist() == policy.ac.pi(torch.from_numpy(obs)).argmax(-1).tolist()
 
 
+@pytest.mark.reference
 def test_mario_on_both_emulators_is_the_same_play(tmp_path):
     """A policy plays the same episode, step for step, on the native core and on nes-py."""
     save_policy(tmp_path / "m", ActorCritic("mario", (4, 84, 84), 5, "orthogonal", 0), MARIO)

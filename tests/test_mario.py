@@ -126,6 +126,7 @@ def test_ids_are_those_of_the_ecosystem():
         assert stages.parse(bad) is None
 
 
+@pytest.mark.reference
 def test_ids_cover_what_the_package_registers():
     """Every id that gym-super-mario-bros registers is known, with its ROM file, target and area."""
     from envs.mario.nespy import _import_quietly
@@ -149,6 +150,7 @@ def test_ids_cover_what_the_package_registers():
             assert stages.area(world, stage, lost) == decode_target((world, stage), lost)[2]
 
 
+@pytest.mark.reference
 def test_action_sets_are_those_of_the_package():
     """The named action sets hold the package's combinations in its order, and the bytes are those of its joypad."""
     from envs.mario.nespy import _import_quietly
@@ -622,12 +624,14 @@ def mario(env_id="SuperMarioBros-1-1-v0", num_envs=1, seed=0, **options):
     return envs.make_vec(env_id, num_envs, seed, emulator="nes-py", **options)
 
 
+@pytest.mark.reference
 def test_nespy_keeps_the_contract():
     """Mario 1-1 over nes-py keeps the vector contract: split, seeds, autoreset, exact states."""
     options = {"sticky": 0.25, "start_frames": 8, "start_mode": "random", "max_episode_steps": 9, "reward": "score"}
     checks.check_vec_env(lambda **place: mario(**place, **options), steps=14)
 
 
+@pytest.mark.reference
 def test_running_right_dies_at_the_first_goomba():
     """Running right without a jump in 1-1 dies at the first goomba after 27 decisions, and dies there every time."""
     env = mario(num_envs=1, reward="env")
@@ -642,6 +646,7 @@ def test_running_right_dies_at_the_first_goomba():
     env.close()
 
 
+@pytest.mark.reference
 def test_reward_and_frames_are_the_packages():
     """Rewards, ends and observations equal those of the package's environment, stepped by hand and its RGB copied."""
     cv2 = pytest.importorskip("cv2")
@@ -677,6 +682,7 @@ def test_reward_and_frames_are_the_packages():
     peer.close()
 
 
+@pytest.mark.reference
 def test_other_process_resumes_exactly(tmp_path):
     """A state restored in another process gives the same observation and the same next steps."""
     options = {"sticky": 0.2, "start_frames": 10, "reward": "score"}
@@ -706,6 +712,7 @@ print(digest.hexdigest())
     env.close()
 
 
+@pytest.mark.reference
 def test_reset_forgets_what_was_played():
     """The same buttons lead to the same memory and screen, whatever was played before the reset and in any console."""
     from envs.mario.nespy import NesPyBackend
@@ -728,6 +735,7 @@ def test_reset_forgets_what_was_played():
     again.close()
 
 
+@pytest.mark.reference
 def test_running_out_of_time():
     """When the clock runs out the episode ends with the cause "timeout"."""
     env = mario()
@@ -742,6 +750,7 @@ def test_running_out_of_time():
     env.close()
 
 
+@pytest.mark.reference
 def test_falling_is_a_pit():
     """A fall below the screen ends the episode with the cause "pit"."""
     env = mario()
@@ -752,6 +761,7 @@ def test_falling_is_a_pit():
     env.close()
 
 
+@pytest.mark.reference
 def test_whole_game_survives_a_death_and_ends_when_it_is_won():
     """A death in the whole game costs a life and goes on; after 8-4 the episode ends instead of waiting for ever."""
     env = mario("SuperMarioBros-v0", ram_info=("lives",))
@@ -767,6 +777,7 @@ def test_whole_game_survives_a_death_and_ends_when_it_is_won():
     env.close()
 
 
+@pytest.mark.reference
 def test_whole_game_over():
     """The whole game is over when no life is left."""
     env = mario("SuperMarioBros-v0")
@@ -781,6 +792,7 @@ def test_whole_game_over():
     env.close()
 
 
+@pytest.mark.reference
 @pytest.mark.parametrize(
     ("env_id", "world", "stage"),
     [
@@ -808,6 +820,7 @@ def test_other_roms_and_stages(env_id, world, stage):
     env.close()
 
 
+@pytest.mark.reference
 def test_random_stages_over_nespy():
     """Random stages start at the stage that the stream of their episode names."""
     env = mario("SuperMarioBrosRandomStages-v0", stages=["1-2", "5-3"], max_episode_steps=1, seed=2)
@@ -821,6 +834,7 @@ def test_random_stages_over_nespy():
     env.close()
 
 
+@pytest.mark.reference
 @pytest.mark.slow
 @pytest.mark.parametrize("env_id", [name for name in stages.ids() if "v0" in name and "Random" not in name])
 def test_every_stage_starts(env_id):

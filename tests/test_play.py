@@ -121,6 +121,7 @@ def test_the_clock_keeps_the_rate():
     assert video.Clock(0).wait() is None
 
 
+@pytest.mark.reference
 def test_a_recording_is_replayed_exactly(tmp_path, capsys):
     """The buttons of a recording lead to the recorded state on both emulators; another button does not."""
     buttons = bytes(

@@ -120,6 +120,7 @@ WAYS = demonstrations.read_all()
 SHORT = sorted(WAYS, key=lambda way: way.frames)[:2]
 
 
+@pytest.mark.reference
 @pytest.mark.parametrize("way", [pytest.param(way, marks=[] if way in SHORT else pytest.mark.slow) for way in WAYS],
                          ids=lambda way: way.env)  # fmt: skip
 def test_a_demonstration_is_the_same_in_unmodified_nes_py(way):

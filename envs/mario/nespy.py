@@ -19,6 +19,7 @@ import numpy as np
 from envs.mario.stages import Game
 
 PACKAGES = {"gym-super-mario-bros": "7.4.0", "nes-py": "8.2.1"}
+INSTALL = "pip install gym==0.26.2 gym-super-mario-bros==7.4.0 nes-py==8.2.1 'numpy<2' (Python 3.11 or 3.12)"
 # The longest wait of the game is the end of a world, about a thousand frames; beyond this it would be for ever.
 MAX_SKIPPED_FRAMES = 6000
 
@@ -34,11 +35,11 @@ def versions() -> dict[str, str]:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            raise ValueError(f"emulator: nes-py needs {name} {wanted}, which is not installed") from None
+            raise ValueError(f"emulator: nes-py needs {name} {wanted}, which is not installed: {INSTALL}") from None
         if found[name] != wanted:
-            raise ValueError(f"emulator: nes-py needs {name} {wanted}, found {found[name]}")
+            raise ValueError(f"emulator: nes-py needs {name} {wanted}, found {found[name]}: {INSTALL}")
     if int(np.__version__.split(".")[0]) >= 2:
-        raise ValueError(f"emulator: nes-py needs numpy < 2 (its byte arithmetic overflows), found {np.__version__}")
+        raise ValueError(f"emulator: nes-py needs numpy < 2 (its bytes overflow), found {np.__version__}: {INSTALL}")
     return found
 
 

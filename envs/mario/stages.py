@@ -9,6 +9,7 @@ SuperMarioBros2-W-S-vV          one stage of the Lost Levels, worlds 1..4 (ids o
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import re
 from collections.abc import Sequence
@@ -18,7 +19,19 @@ from typing import Any
 
 ROM_MODES = ("vanilla", "downsample", "pixel", "rectangle")  # v0, v1, v2, v3
 LOST_ROM_MODES = ROM_MODES[:2]
-LOST_LEVELS_OF_9 = "super-mario-bros-lost-levels.nes"  # version 9 has another game under the old name
+# The ROM files by the names that gym-super-mario-bros 7.4.0 gives them. Other packages have the same files:
+# gymnasium-mariobros 1.0.1 all six, gym-super-mario-bros 9.1 two, one of them under another name.
+ROM_SHA256 = {
+    "super-mario-bros.nes": "ec299b990e8bfee8ba46e3f61d63b2e1ae5b8a2e431de84e2e4bbd692dc53586",
+    "super-mario-bros-downsample.nes": "b65e7d0fb62d39926b67b612bb94b1c355a5f9e81c0851e3f878c0ec50b8a9df",
+    "super-mario-bros-pixel.nes": "7af609a7548041c0339332570e96a7d2ab38821576014d4bce017e9337b1dfe9",
+    "super-mario-bros-rectangle.nes": "1a8fd5e429707999f267e2eba4ab1adb24890c32da48d420d08a5980ac48b66a",
+    "super-mario-bros-2.nes": "d133358f74e8ac78b7f61259866428770da6b84bf5dcd3645e47fc962c5ba45f",
+    "super-mario-bros-2-downsample.nes": "6264197fefa488629c1f64b8c7f7f043e4dbf0b3f0fd335699a85a028c13bef4",
+}
+ROM_SIZE = 40_976  # bytes of each
+ROM_PACKAGES = ("gym_super_mario_bros", "gymnasium_mariobros")
+ALL_ROMS = "gymnasium-mariobros==1.0.1"  # pure Python; of its requirements none is needed for its files
 STAGES = tuple((world, stage) for world in range(1, 9) for stage in range(1, 5))
 LOST_STAGES = tuple((world, stage) for world in range(1, 5) for stage in range(1, 5))
 
@@ -43,7 +56,7 @@ class Game:
 
     @property
     def rom_file(self) -> str:
-        """Name of the ROM file inside the installed gym_super_mario_bros package."""
+        """Name of the ROM file, a key of ROM_SHA256."""
         game = "super-mario-bros-2" if self.lost else "super-mario-bros"
         return f"{game}.nes" if self.rom_mode == "vanilla" else f"{game}-{self.rom_mode}.nes"
 
@@ -91,21 +104,27 @@ def area(world: int, stage: int, lost: bool = False) -> int:
 
 
 def rom_path(game: Game) -> Path:
-    """Return the ROM file inside the installed gym_super_mario_bros package, which is not imported for it.
+    """Return the game's ROM file inside whichever package has it; none is imported for it.
+
+    The content decides, not the name: version 9 has another game under the name of the Lost Levels.
 
     Raises:
-        ValueError: the package, or the file in it, is missing.
+        ValueError: no installed package has it.
     """
-    spec = importlib.util.find_spec("gym_super_mario_bros")
-    if spec is None or spec.origin is None:
-        raise ValueError("emulator: the ROM files are those of gym-super-mario-bros, which is not installed")
-    folder = Path(spec.origin).parent / "_roms"
-    path = folder / game.rom_file
-    if game.lost and game.rom_mode == "vanilla" and (folder / LOST_LEVELS_OF_9).is_file():
-        path = folder / LOST_LEVELS_OF_9
-    if not path.is_file():
-        raise ValueError(f"emulator: gym-super-mario-bros has no file {game.rom_file} in {path.parent}")
-    return path
+    found = []
+    for package in ROM_PACKAGES:
+        spec = importlib.util.find_spec(package)
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            found.append(package)
+            for path in sorted(Path(folder, "_roms").glob("*.nes")):
+                if path.stat().st_size == ROM_SIZE and _sha256(path) == ROM_SHA256[game.rom_file]:
+                    return path
+    where = f"in {' and '.join(found)}" if found else "as no package with ROM files is installed"
+    raise ValueError(f"emulator: {game.rom_file} not found {where}: `pip install --no-deps {ALL_ROMS}` brings it")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def parse_stages(stages: Any, game: Game) -> list[tuple[int, int]]:

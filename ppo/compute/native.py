@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import sysconfig
 from pathlib import Path
 
 import torch
@@ -20,12 +19,12 @@ class Team(ctypes.Structure):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """Return the compiled functions, or None where there are none for this interpreter.
+    """Return the compiled functions, or None where there are none.
 
     Raises:
         ImportError: they were compiled from other sources than these.
     """
-    path = Path(__file__).with_name("_native" + sysconfig.get_config_var("EXT_SUFFIX"))
+    path = Path(__file__).with_name("_native.so")
     if not path.exists():
         return None
     native = ctypes.CDLL(str(path))

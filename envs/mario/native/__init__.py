@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import sysconfig
 import weakref
 from pathlib import Path
 from typing import Any
@@ -65,8 +64,8 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
 
 
 def library_path() -> Path:
-    """Return the library compiled for this interpreter. Raises ValueError if it has not been built."""
-    path = Path(__file__).with_name("_core" + sysconfig.get_config_var("EXT_SUFFIX"))
+    """Return the compiled library. Raises ValueError if it has not been built."""
+    path = Path(__file__).with_name("_core.so")
     if not path.is_file():
         raise ValueError("emulator: the native core is not compiled, run `pip install -e .`")
     return path

@@ -1,0 +1,47 @@
+"""`mario-ppo COMMAND ...` or `python -m scripts COMMAND ...`: each command is the module that it stands for."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+
+COMMANDS = {
+    "train": ("ppo.run", "train"),
+    "play": ("scripts.play", "watch a policy, or play"),
+    "evaluate": ("scripts.evaluate", "play episodes and count what happens"),
+    "plot": ("utils.plot", "draw learning curves"),
+    "compare": ("utils.compare", "compare experiments"),
+    "report": ("utils.report", "make a page about runs"),
+    "solve": ("scripts.solve", "explore, learn and prove a stage"),
+    "sweep": ("scripts.sweep", "train over a grid of settings and seeds"),
+    "states": ("scripts.states", "make states to start episodes from"),
+}
+
+
+def commands() -> dict[str, tuple[str, str]]:
+    """Return those whose module is there: name -> (module, what it does)."""
+    return {name: row for name, row in COMMANDS.items() if importlib.util.find_spec(row[0])}
+
+
+def help_text() -> str:
+    """Return what `mario-ppo --help` prints."""
+    rows = [f"  {name:<9} {what} (python -m {module})" for name, (module, what) in commands().items()]
+    return "\n".join(["usage: mario-ppo COMMAND ... (COMMAND --help says more)", "", *rows])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command that the first argument names with the others; return its exit code, 2 for an unknown one."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] in ([], ["-h"], ["--help"]):
+        print(help_text())
+        return 0 if argv else 2
+    if argv[0] not in commands():
+        sys.stderr.write(f"mario-ppo: error: {argv[0]!r}, expected one of {', '.join(commands())}\n")
+        return 2
+    module = importlib.import_module(commands()[argv[0]][0])
+    return int(module.main(argv[1:]) or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

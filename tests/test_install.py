@@ -1,0 +1,123 @@
+"""What an installation brings: ROM files by content from any of three packages, and the commands under one name."""
+
+import importlib.util
+import runpy
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from envs.mario import nespy, stages
+from scripts.__main__ import COMMANDS, commands, main
+from tests.conftest import ROOT
+
+GAMES = [stages.parse(f"SuperMarioBros{lost}-v{v}") for lost, count in (("", 4), ("2", 2)) for v in range(count)]
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Put packages with ROM files where imports find them, and hide the real ones: install(package, {name: file})."""
+    real = {game.rom_file: stages.rom_path(game) for game in GAMES}
+    find = importlib.util.find_spec
+    packages = {}
+
+    def install(package, files):
+        folder = tmp_path / package / "_roms"
+        folder.mkdir(parents=True)
+        for name, content in files.items():
+            shutil.copy(real[content], folder / name) if content in real else (folder / name).write_bytes(content)
+        packages[package] = importlib.util.spec_from_file_location(
+            package, tmp_path / package / "__init__.py", submodule_search_locations=[str(tmp_path / package)]
+        )
+        return folder
+
+    hidden = stages.ROM_PACKAGES
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: packages.get(name) if name in hidden else find(name))
+    return install
+
+
+def test_six_games_have_six_files():
+    """Each of the hashes is that of an installed file, and no two are the same."""
+    assert sorted(game.rom_file for game in GAMES) == sorted(stages.ROM_SHA256)
+    assert len(set(stages.ROM_SHA256.values())) == 6
+    assert all(stages.rom_path(game).stat().st_size == stages.ROM_SIZE for game in GAMES)
+
+
+def test_a_rom_is_known_by_its_content(installed):
+    """Another game under the name of the Lost Levels, as in version 9, is passed over; the name of the file is free."""
+    lost = "super-mario-bros-2.nes"
+    folder = installed("gym_super_mario_bros", {lost: bytes(stages.ROM_SIZE), "lost-levels.nes": lost})
+    assert stages.rom_path(stages.parse("SuperMarioBros2-v0")) == folder / "lost-levels.nes"
+
+
+def test_a_rom_is_taken_from_whichever_package_has_it(installed):
+    """One package has the game of v0 only, the other one has v1."""
+    names = [stages.parse(f"SuperMarioBros-v{v}").rom_file for v in (0, 1)]
+    first = installed("gym_super_mario_bros", {names[0]: names[0]})
+    second = installed("gymnasium_mariobros", {name: name for name in names})
+    assert stages.rom_path(stages.parse("SuperMarioBros-1-1-v0")) == first / names[0]
+    assert stages.rom_path(stages.parse("SuperMarioBros-1-1-v1")) == second / names[1]
+    with pytest.raises(ValueError, match="super-mario-bros-pixel.nes not found in gym_super_mario_bros and gymnasium_"):
+        stages.rom_path(stages.parse("SuperMarioBros-v2"))
+
+
+def test_without_roms_one_line_says_what_to_install(installed):
+    """The message names a command that brings them."""
+    with pytest.raises(ValueError, match="no package.*`pip install --no-deps gymnasium-mariobros==1.0.1`") as caught:
+        stages.rom_path(GAMES[0])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("found", "numpy", "message"),
+    [
+        ({}, "1.26.4", "needs gym-super-mario-bros 7.4.0, which is not installed: pip install gym==0.26.2"),
+        ({"gym-super-mario-bros": "9.1.0"}, "1.26.4", "needs gym-super-mario-bros 7.4.0, found 9.1.0: pip install"),
+        ({"gym-super-mario-bros": "7.4.0", "nes-py": "8.2.1"}, "2.5.5", "needs numpy < 2 .*, found 2.5.5: pip install"),
+    ],
+)
+def test_without_the_reference_one_line_says_what_to_install(monkeypatch, found, numpy, message):
+    """The emulator nes-py names what is missing and the command that brings it."""
+
+    def version(name):
+        if name not in found:
+            raise nespy.metadata.PackageNotFoundError(name)
+        return found[name]
+
+    monkeypatch.setattr(nespy.metadata, "version", version)
+    monkeypatch.setattr(nespy.np, "__version__", numpy)
+    with pytest.raises(ValueError, match=message) as caught:
+        nespy.versions()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_commands_are_the_modules(monkeypatch, capsys):
+    """`mario-ppo plot ARGS` is utils.plot.main(ARGS), with its exit code."""
+    given = []
+    monkeypatch.setattr("utils.plot.main", lambda argv: given.append(argv) or 3)
+    assert main(["plot", "data/x", "-y", "KL"]) == 3 and given == [["data/x", "-y", "KL"]]
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown and module in shown for name, (module, _) in commands().items())
+    assert set(COMMANDS) - set(commands()) <= {"solve"}
+
+
+def test_an_unknown_command_is_named():
+    """One line, code 2, and what there is."""
+    done = subprocess.run([sys.executable, "-m", "scripts", "fly"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "'fly', expected one of train, play" in done.stderr
+
+
+def test_a_wheel_holds_every_package(monkeypatch):
+    """setup.py lists every folder of modules in the rooms, and the data that the code reads."""
+    given = {}
+    monkeypatch.setattr("setuptools.setup", lambda **keywords: given.update(keywords))
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("setup.py")
+    rooms = ("ppo", "envs", "utils", "scripts")
+    files = [path for room in rooms for path in ROOT.glob(f"{room}/**/__init__.py")]
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in files}
+    assert set(given["packages"]) == found | {"data"}
+    held = {path for pattern in given["package_data"]["data"] for path in (ROOT / "data").glob(pattern)}
+    assert {path.name for path in held} >= {"policy.safetensors", "policy.json", "SuperMarioBros-8-4-v0.json"}
