@@ -67,6 +67,8 @@ class PPOConfig:
 
     # learning
     network: str = _field("mlp", "actor and critic: mario, nature, small, impala, impoola, mlp or MODULE:FUNCTION")
+    shared: bool = _field(False, "one body with two heads and a joint loss, trained with the actor's step size and "
+                          "passes, instead of two networks")  # fmt: skip
     init: str = _field("orthogonal", "initial weights", choices=("orthogonal", "xavier"))
     squash: bool = _field(False, "actions that are numbers: keep them within their bounds by tanh")
     log_std: float = _field(0.0, "actions that are numbers: log standard deviation at the start, of half their range",
@@ -86,6 +88,7 @@ class PPOConfig:
     anneal_ent: bool = _field(False, "let ent_coef fall to zero over the run")
     v_loss: str = _field("mse", "value loss", choices=("mse", "huber", "clipped"))
     v_clip: float = _field(0.2, "how far v_loss=clipped lets a value move in one epoch", above=0)
+    v_coef: float = _field(0.5, "weight of the value loss in the joint loss of a shared network", at_least=0)
     value_target: str = _field("lambda", "what the critic learns", choices=("lambda", "rewards-to-go"))
     adv_norm: str = _field("batch", "advantages are normalised over this", choices=("batch", "minibatch", "none"))
     max_grad_norm: float | None = _field(0.5, "bound on the gradient norm of each network; none: no bound", above=0)

@@ -1,4 +1,4 @@
-"""Actors and critics, as the papers draw them: two networks that share no parameter.
+"""Actors and critics, as the papers draw them: two networks that share no parameter or, on request, one body.
 
 Letters of the shapes: M samples, C H W image, D vector, P parameters of a distribution of actions (A logits of a
 Discrete space's). Images are uint8 and are scaled to [0, 1] inside the network. A new network is one function
@@ -209,7 +209,15 @@ def initialise(net: nn.Sequential, init: str, last_gain: float, generator: torch
 
 
 class ActorCritic(nn.Module):
-    """An actor `pi`: obs -> params (M, P), and a critic `v`: obs -> value (M,). They share nothing."""
+    """An actor `pi`: obs -> params (M, P), and a critic `v`: obs -> value (M,). They share nothing.
+
+    Attributes:
+        shared: whether both are heads of one body.
+        bodies: the layers before the head, of actor and critic; one where they share it.
+    """
+
+    shared = False
+    bodies: tuple[nn.Sequential, ...]
 
     def __init__(
         self,
@@ -243,7 +251,6 @@ class ActorCritic(nn.Module):
             raise ValueError(f"network {network!r} does not take observations of shape {tuple(obs_shape)}")
         if norm_obs and len(obs_shape) == 3:
             raise ValueError(f"norm-obs: observations of shape {tuple(obs_shape)} are images, which are scaled anyway")
-        self.network = network
         self.norm = Normalise(obs_shape) if norm_obs else None
         self.dist = core.Categorical(actions) if isinstance(actions, int) else actions
         body = NETWORKS[network] if isinstance(network, str) else network
@@ -256,7 +263,14 @@ class ActorCritic(nn.Module):
         self, body: Body, obs_shape: tuple[int, ...], init: str, log_std: float, generator: torch.Generator
     ) -> None:
         self.pi = self._build(body, obs_shape, self._head(log_std), init, 0.01, generator)
-        self.v = self._build(body, obs_shape, lambda features: nn.Linear(features, 1), init, 1.0, generator)
+        self.v = self._build_critic(body, obs_shape, init, generator)
+        nets = (self.pi,) if self.shared else (self.pi, self.v)
+        self.bodies = tuple(nn.Sequential(*list(net)[:-1]) for net in nets)
+
+    def _build_critic(
+        self, body: Body, obs_shape: tuple[int, ...], init: str, generator: torch.Generator
+    ) -> nn.Sequential:
+        return self._build(body, obs_shape, lambda features: nn.Linear(features, 1), init, 1.0, generator)
 
     def _head(self, log_std: float) -> Callable[[int], nn.Linear]:
         """Return what makes the actor's last layer, given the number of features."""
@@ -290,13 +304,21 @@ class ActorCritic(nn.Module):
         obs = obs if rows is None else obs.index_select(0, rows)
         return obs if self.norm is None else self.norm(obs)
 
+    def pi_features(self, prepared: torch.Tensor) -> torch.Tensor:
+        """Return what the actor's head sees: (M, features) float32."""
+        return self.bodies[0](prepared)
+
+    def v_features(self, prepared: torch.Tensor) -> torch.Tensor:
+        """Return what the critic's head sees: (M, features) float32."""
+        return self.bodies[1](prepared)
+
     def logits(self, prepared: torch.Tensor) -> torch.Tensor:
         """The parameters of the distribution of actions, (M, P) float32: logits but for a Box space."""
-        return self.pi(prepared)
+        return self.pi[-1](self.pi_features(prepared))
 
     def value(self, prepared: torch.Tensor) -> torch.Tensor:
         """V(obs), (M,) float32."""
-        return self.v(prepared).squeeze(-1)
+        return self.v[-1](self.v_features(prepared)).squeeze(-1)
 
     @torch.no_grad()
     def step(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -306,3 +328,33 @@ class ActorCritic(nn.Module):
 
     def refresh(self) -> None:
         """Update what was made from the weights: nothing here."""
+
+
+class SharedActorCritic(ActorCritic):
+    """One body with two heads, which PPO section 5 trains with a joint loss: `pi` is body and actor's head, `v` a head.
+
+    `prepare` evaluates the body, once for both heads.
+    """
+
+    shared = True
+
+    def _build_critic(
+        self, body: Body, obs_shape: tuple[int, ...], init: str, generator: torch.Generator
+    ) -> nn.Sequential:
+        head = self.pi[-1]
+        assert isinstance(head, nn.Linear)
+        v = nn.Sequential(nn.Linear(head.in_features, 1))
+        initialise(v, init, 1.0, generator)
+        return v
+
+    def prepare(self, obs: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the body's features (M, features) of observations, or of some rows of them (M,) int64."""
+        return self.bodies[0](super().prepare(obs, rows))
+
+    def pi_features(self, prepared: torch.Tensor) -> torch.Tensor:
+        """Return them."""
+        return prepared
+
+    def v_features(self, prepared: torch.Tensor) -> torch.Tensor:
+        """Return them."""
+        return prepared

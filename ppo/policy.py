@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ppo import actions, core
+from ppo import actions, architecture, core
 from ppo.networks import ActorCritic
 from utils import checkpoint
 from utils.files import exchange, remove, sync_folder, write_synced
@@ -207,9 +207,9 @@ def _read(path: Path, info: dict[str, Any], prefix: str) -> Policy:
     if not path.is_file():
         raise BadPolicy(f"{path}: no such file")
     try:
-        dist, norm_obs = actions.of_info(info), _flag(info, "norm_obs")
+        dist = actions.of_info(info)
         with torch.device("meta"):  # shapes without memory
-            ac = ActorCritic(str(info.get("network")), tuple(info["obs_shape"]), dist, "xavier", 0, norm_obs=norm_obs)
+            ac = architecture.read(info).build(tuple(info["obs_shape"]), dist, "xavier", seed=0)
         with safe_open(path, framework="pt") as file:
             names = [name.removeprefix(prefix) for name in file.keys() if name.startswith(prefix)]
             slices = {name: file.get_slice(prefix + name) for name in names}
@@ -225,14 +225,6 @@ def _read(path: Path, info: dict[str, Any], prefix: str) -> Policy:
         weights = {n: w.contiguous(memory_format=torch.channels_last) if w.ndim == 4 else w for n, w in weights.items()}
     ac.load_state_dict(weights, strict=has_value, assign=True)
     return Policy(ac.eval(), info, has_value)
-
-
-def _flag(info: dict[str, Any], name: str) -> bool:
-    """Return a yes or no of policy.json; older files lack it. Raises BadPolicy for anything else."""
-    value = info.get(name, False)
-    if not isinstance(value, bool):
-        raise BadPolicy(f"policy.json: {name} is {str(value)[:100]!r}, expected true or false")
-    return value
 
 
 def _compare(path: Path, ac: ActorCritic, found: dict[str, tuple[list[int], str]]) -> bool:

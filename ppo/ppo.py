@@ -274,11 +274,18 @@ def policy_loss(
 
 
 def value_loss(training: Training, obs: torch.Tensor, part: Tensors, now: Coefficients) -> tuple[torch.Tensor, Tensors]:
-    """Return mean(value loss) (the second term of PPO eq. 9; the critic shares nothing, so no weight is needed)."""
+    """Return mean(value loss): the second term of PPO eq. 9, which needs no weight where the critic shares nothing."""
     cfg = training.cfg
     val = training.nets.value(obs)
     loss = core.value_loss(val, part["ret"], cfg.v_loss, part["val"], cfg.v_clip).sum() / cfg.minibatch_size
     return loss, {"LossV": loss.detach()}
+
+
+def joint_loss(training: Training, obs: torch.Tensor, part: Tensors, now: Coefficients) -> tuple[torch.Tensor, Tensors]:
+    """Return the negative of PPO eq. 9 as a whole, for a network whose heads share a body: c1 is v_coef."""
+    loss, found = policy_loss(training, obs, part, now)
+    loss_v, more = value_loss(training, obs, part, now)
+    return loss + training.cfg.v_coef * loss_v, found | more
 
 
 def join(training: Training, active: list[Learner], sums: Tensors) -> dict[str, float]:

@@ -7,6 +7,7 @@ named by seed, environment and epoch (`utils/seeding.py`).
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -19,10 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ppo import actions, core
+from ppo import actions, architecture, core
 from ppo.config import GOAL, PPOConfig, all_settings, free_on_resume, free_settings
 from ppo.evaluate import evaluate_together, find_policy
-from ppo.networks import ActorCritic
 from ppo.policy import Policy, copy_weights, load_policy, write_policy
 from ppo.training import NotFinite
 from ppo.training import Training as Run
@@ -453,9 +453,9 @@ class Recorder:
     def _policy_info(self, run: Run) -> dict[str, Any]:
         cfg = self.cfg
         return {
-            "env": cfg.env, "spec": run.env.spec_dict, "network": cfg.network,
+            "env": cfg.env, "spec": run.env.spec_dict, **architecture.described(cfg),
             "obs_shape": list(run.env.single_observation_space.shape or ()),
-            **actions.describe(run.ac.dist), "norm_obs": cfg.norm_obs, "preset": cfg.preset, "seed": cfg.seed,
+            **actions.describe(run.ac.dist), "preset": cfg.preset, "seed": cfg.seed,
             "epoch": run.epoch, "steps": run.epoch * cfg.steps_per_epoch, "hours": round(self._seconds() / 3600, 3),
             "command": cfg.command(self.comm.world_size), "processor": system.processor(), "cores": system.cores(),
             "commit": self._facts["commit"], "versions": self._facts["versions"],
@@ -515,9 +515,7 @@ def run_tensors(run: Run, env_states: list[bytes]) -> dict[str, torch.Tensor]:
 def frozen_policy(run: Run) -> Policy:
     """Return the run's networks as a policy that acts in float32, as one from a file does."""
     shape = run.env.single_observation_space.shape or ()
-    ac = ActorCritic(run.ac.network, shape, run.ac.dist, "xavier", 0, norm_obs=run.ac.norm is not None)
-    ac.load_state_dict(run.ac.state_dict())
-    return Policy(ac.eval(), {"obs_shape": list(shape)})
+    return Policy(copy.deepcopy(run.ac).cpu().eval(), {"obs_shape": list(shape)})
 
 
 def check_meta(folder: Path, meta: dict[str, Any]) -> None:
