@@ -39,9 +39,10 @@ FAMILY = Family(
     presets=(
         Preset(
             "memory",
-            "our own; 16 environments x 128 steps = 2048, four episodes of each",
+            "our own: 16 environments x 128 steps = 2048, four episodes of each; chunks of 64 hold a whole one",
             {
-                "network": "mlp", "num_envs": 16, "steps_per_epoch": 16 * 128, "minibatch_size": 16 * 32,
+                "network": "mlp", "lstm_units": 128, "chunk_steps": 64, "num_envs": 16, "steps_per_epoch": 16 * 128,
+                "minibatch_size": 16 * 64, "chunk_size": 16 * 64,
                 "gamma": 0.99, "lam": 0.95, "pi_lr": 1e-3, "v_lr": 1e-3, "train_pi_iters": 4, "train_v_iters": 4,
                 "ent_coef": 0.01, "epochs": 200,
             },

@@ -22,6 +22,7 @@ from ppo.config import PPOConfig
 from ppo.networks import ActorCritic
 from ppo.normalise import Normaliser
 from ppo.optimiser import Adam
+from ppo.recurrent import RecurrentNets, evaluator
 from ppo.training import Learner, Training
 from utils import mpi, system
 from utils.command import printable
@@ -139,7 +140,7 @@ def tried(name: str, build: Callable[[], ActorCritic], obs: np.ndarray) -> Actor
     """
     try:
         ac = build()
-        ac.step(torch.from_numpy(obs.copy()))
+        evaluator(ac).step(torch.from_numpy(obs.copy()))
     except Exception as error:
         what = f"network {name!r} with observations of shape {obs.shape[1:]}"
         raise ValueError(f"{what}: {type(error).__name__}: {printable(error, 300)}") from error
@@ -172,6 +173,9 @@ def build_learners(
         ]
     else:
         optimisers = [Adam(net, comm, lr, cfg.adam_eps) for net, lr in trained]
+    if ac.memories:
+        share = mpi.share(cfg.num_envs, comm.world_size, comm.rank)
+        nets = RecurrentNets(ac, nets, len(share), cfg.local_steps, cfg.chunk_steps)
     if ac.shared:
         return nets, [Learner("Pi", optimisers[0], cfg.pi_lr, cfg.train_pi_iters, ppo.joint_loss, cfg.target_kl)]
     return nets, [

@@ -180,6 +180,7 @@ def play_share(
     env = envs.make_vec(env_id, len(share), seed, first_index=share.start, **options)
     policy.check_spaces(env.single_observation_space, env.single_action_space)
     obs, _ = env.reset()
+    state = policy.start(len(share))
     done: list[list[dict[str, Any]]] = [[] for _ in share]
     uniforms, count = np.zeros(0, np.float32), policy.ac.dist.num_uniforms
     t = 0
@@ -187,7 +188,9 @@ def play_share(
         alive()
         if t % BLOCK == 0:
             uniforms = np.stack([uniform_block(seed, i, t // BLOCK, count) for i in share], axis=1)
-        obs, _, _, _, infos = env.step(act_in_groups(policy, obs, None if greedy else uniforms[t % BLOCK]))
+        act = act_in_groups(policy, obs, None if greedy else uniforms[t % BLOCK], state)
+        obs, _, terminated, truncated, infos = env.step(act)
+        state[terminated | truncated] = 0.0
         t += 1
         for record in infos["episodes"]:
             mine = done[record["env"] - share.start]
@@ -202,7 +205,7 @@ def uniform_block(seed: int, index: int, block: int, count: int) -> np.ndarray:
     return generator(seed, index, Purpose.EVALUATION, block).random((BLOCK, count), dtype=np.float32)
 
 
-def act_in_groups(policy: Policy, obs: np.ndarray, uniform: np.ndarray | None) -> np.ndarray:
+def act_in_groups(policy: Policy, obs: np.ndarray, uniform: np.ndarray | None, state: torch.Tensor) -> np.ndarray:
     """As `Policy.act`, GROUP environments at a time, so that sharing them out does not change the last bit."""
     groups = [slice(i, i + GROUP) for i in range(0, len(obs), GROUP)]
-    return np.concatenate([policy.act(obs[g], None if uniform is None else uniform[g]) for g in groups])
+    return np.concatenate([policy.act(obs[g], None if uniform is None else uniform[g], state[g]) for g in groups])

@@ -247,14 +247,18 @@ def with_callback(recorder: Recorder, on_epoch: OnEpoch | None) -> Any:
 
 def describe_start(training: Training) -> str:
     """Return what a person wants to read before the first epoch."""
+    from ppo.build import compute_wanted
+
     cfg, comm = training.cfg, training.comm
     sizes = [sum(p.numel() for p in net.parameters()) for net in (training.ac, training.ac.pi, training.ac.v)]
     networks = f"{cfg.network} actor {sizes[1]:,} and critic {sizes[2]:,} parameters"
     if training.ac.shared:
         networks = f"{cfg.network} body with two heads, {sizes[0]:,} parameters"
+    if training.ac.memories:
+        networks = f"{cfg.policy} of {cfg.lstm_units} units, {networks}"
     ranks = f"{comm.world_size} rank{'s' if comm.world_size > 1 else ''}"
-    dtype = getattr(training.nets, "dtype", None)
-    machine = f"{training.device} in {str(dtype).removeprefix('torch.') if dtype else 'float32 without ppo.compute'}"
+    machine = f"{training.device} in {str(training.nets.dtype).removeprefix('torch.')}"
+    machine += "" if compute_wanted() else " without ppo.compute"
     if training.env.shows_images and machine == "cpu in bfloat16":
         from ppo.compute import convolutions
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from ppo.compute import arrays
 from ppo.compute.layers import fast
-from ppo.networks import SCALE, ActorCritic, ScaleImage
+from ppo.networks import SCALE, ActorCritic, Evaluator, ScaleImage
 
 
 class Copies:
@@ -67,7 +67,7 @@ class Copies:
         torch._foreach_copy_(self.parameters, self.weights)
 
 
-class FastActorCritic:
+class FastActorCritic(Evaluator):
     """Evaluates an `ActorCritic`'s networks; see its methods of the same names.
 
     Attributes:
@@ -118,12 +118,6 @@ class FastActorCritic:
     def value(self, prepared: torch.Tensor) -> torch.Tensor:
         """V(obs), (M,) float32."""
         return self._ac.v[-1](self.v_features(prepared)).squeeze(-1)
-
-    @torch.no_grad()
-    def step(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the parameters (N, P) and values (N,) for acting."""
-        prepared = self.prepare(obs)
-        return self.logits(prepared), self.value(prepared)
 
     def refresh(self) -> None:
         """Copy the weights into the type in which the networks compute."""
