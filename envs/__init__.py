@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from envs.vector import VecEnv
 
 # Modules that hold a FAMILY. The first that knows an id has it.
-FAMILIES: tuple[str, ...] = ("envs.mario", "envs.atari", "envs.procgen", "envs.echo", "envs.classic")
+FAMILIES: tuple[str, ...] = ("envs.mario", "envs.atari", "envs.procgen", "envs.echo", "envs.memory", "envs.classic")
 
 
 def families() -> list[Family]:

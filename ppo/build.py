@@ -16,11 +16,13 @@ from torch import nn
 import envs
 from envs.vector import VecEnv
 from ppo import actions, networks, ppo
+from ppo.architecture import Architecture, described
 from ppo.buffer import PPOBuffer
 from ppo.config import PPOConfig
 from ppo.networks import ActorCritic
 from ppo.normalise import Normaliser
 from ppo.optimiser import Adam
+from ppo.recurrent import RecurrentNets, evaluator
 from ppo.training import Learner, Training
 from utils import mpi, system
 from utils.command import printable
@@ -116,7 +118,8 @@ def build_parts(cfg: PPOConfig, comm: mpi.Comm) -> Parts:
         seed = int(generator(cfg.seed, 0, Purpose.WEIGHTS).integers(2**62))
         network = cfg.network if cfg.network in networks.NETWORKS else networks.find(cfg.network)
         obs = env.reset()[0]
-        build = functools.partial(ActorCritic, network, shape, dist, cfg.init, seed, cfg.log_std, cfg.norm_obs)
+        kind = Architecture(**described(cfg) | {"network": network})
+        build = functools.partial(kind.build, shape, dist, cfg.init, seed, cfg.log_std)
         ac = build() if isinstance(network, str) else tried(cfg.network, build, obs[:1])
     except BaseException:
         env.close()
@@ -138,7 +141,7 @@ def tried(name: str, build: Callable[[], ActorCritic], obs: np.ndarray) -> Actor
     """
     try:
         ac = build()
-        ac.step(torch.from_numpy(obs.copy()))
+        evaluator(ac).step(torch.from_numpy(obs.copy()))
     except Exception as error:
         what = f"network {name!r} with observations of shape {obs.shape[1:]}"
         raise ValueError(f"{what}: {type(error).__name__}: {printable(error, 300)}") from error
@@ -159,15 +162,23 @@ def build_learners(
     for p in ac.parameters():  # equal by construction; sent all the same, so that no library can make them differ
         p.data.copy_(torch.from_numpy(comm.broadcast_array(p.detach().cpu().contiguous().numpy())))
     nets: Any = ac
-    pi, v = ((net, comm, lr, cfg.adam_eps) for net, lr in ((ac.pi, cfg.pi_lr), (ac.v, cfg.v_lr)))
+    trained = [(ac, cfg.pi_lr)] if ac.shared else [(ac.pi, cfg.pi_lr), (ac.v, cfg.v_lr)]
     if compute_wanted():
         from ppo.compute.adam import ShardedAdam
         from ppo.compute.networks import FastActorCritic
 
         nets = FastActorCritic(ac, dtype)
-        optimisers: list[Any] = [ShardedAdam(*pi, nets.pi_copies), ShardedAdam(*v, nets.v_copies)]
+        copies = nets.pi_copies, nets.v_copies
+        optimisers: list[Any] = [
+            ShardedAdam(net, comm, lr, cfg.adam_eps, low) for (net, lr), low in zip(trained, copies, strict=False)
+        ]
     else:
-        optimisers = [Adam(*pi), Adam(*v)]
+        optimisers = [Adam(net, comm, lr, cfg.adam_eps) for net, lr in trained]
+    if ac.memories:
+        share = mpi.share(cfg.num_envs, comm.world_size, comm.rank)
+        nets = RecurrentNets(ac, nets, len(share), cfg.local_steps, cfg.chunk_steps)
+    if ac.shared:
+        return nets, [Learner("Pi", optimisers[0], cfg.pi_lr, cfg.train_pi_iters, ppo.joint_loss, cfg.target_kl)]
     return nets, [
         Learner("Pi", optimisers[0], cfg.pi_lr, cfg.train_pi_iters, ppo.policy_loss, cfg.target_kl),
         Learner("V", optimisers[1], cfg.v_lr, cfg.train_v_iters, ppo.value_loss),

@@ -68,6 +68,12 @@ class PPOConfig:
 
     # learning
     network: str = _field("mlp", "actor and critic: mario, nature, small, impala, impoola, mlp or MODULE:FUNCTION")
+    shared: bool = _field(False, "one body with two heads and a joint loss, trained with the actor's step size and "
+                          "passes, instead of two networks")  # fmt: skip
+    policy: str = _field("feedforward", "what is between body and head: nothing, or a memory: an LSTM, a "
+                         "layer-normalised LSTM", choices=("feedforward", "lstm", "lnlstm"))  # fmt: skip
+    lstm_units: int = _field(512, "units of a memory", at_least=1, at_most=4096)
+    chunk_steps: int = _field(16, "consecutive steps through which a memory is trained", at_least=1)
     init: str = _field("orthogonal", "initial weights", choices=("orthogonal", "xavier"))
     squash: bool = _field(False, "actions that are numbers: keep them within their bounds by tanh")
     log_std: float = _field(0.0, "actions that are numbers: log standard deviation at the start, of half their range",
@@ -87,6 +93,7 @@ class PPOConfig:
     anneal_ent: bool = _field(False, "let ent_coef fall to zero over the run")
     v_loss: str = _field("mse", "value loss", choices=("mse", "huber", "clipped"))
     v_clip: float = _field(0.2, "how far v_loss=clipped lets a value move in one epoch", above=0)
+    v_coef: float = _field(0.5, "weight of the value loss in the joint loss of a shared network", at_least=0)
     value_target: str = _field("lambda", "target of the critic: advantage + value, or the discounted sum of rewards",
                                choices=("lambda", "rewards-to-go"))  # fmt: skip
     adv_norm: str = _field("batch", "over what advantages get mean 0 and standard deviation 1",
@@ -137,6 +144,11 @@ class PPOConfig:
                  f"a divisor of steps-per-epoch ({self.steps_per_epoch})")  # fmt: skip
         _require(self.minibatch_size % self.num_envs == 0, "minibatch_size", self.minibatch_size,
                  f"a multiple of num-envs ({self.num_envs}), each of which gives as many steps")  # fmt: skip
+        if self.policy != "feedforward":
+            sizes = self.local_steps, self.minibatch_size // self.num_envs, self.chunk_size
+            _require(not any(size % self.chunk_steps for size in sizes), "chunk_steps", self.chunk_steps,
+                     "a divisor of an environment's steps in an epoch ({}) and in a minibatch ({}), and of chunk-size "
+                     "({})".format(*sizes))  # fmt: skip
 
     def _check_names(self) -> None:
         names = [preset.name for preset in presets(self.env)]

@@ -197,6 +197,7 @@ def play_share(
     policy.check_spaces(env.single_observation_space, env.single_action_space)
     obs, _ = env.reset()
     digests = Digests(env)
+    state = policy.start(len(share))
     done: list[list[dict[str, Any]]] = [[] for _ in share]
     uniforms, count = np.zeros(0, np.float32), policy.ac.dist.num_uniforms
     t = 0
@@ -204,8 +205,9 @@ def play_share(
         alive()
         if t % BLOCK == 0:
             uniforms = np.stack([uniform_block(seed, i, t // BLOCK, count) for i in share], axis=1)
-        actions = act_in_groups(policy, obs, None if greedy else uniforms[t % BLOCK])
-        obs, _, _, _, infos = env.step(actions)
+        actions = act_in_groups(policy, obs, None if greedy else uniforms[t % BLOCK], state)
+        obs, _, terminated, truncated, infos = env.step(actions)
+        state[terminated | truncated] = 0.0
         t += 1
         digests.add(actions, infos["env_reward"])
         for record in infos["episodes"]:
@@ -248,7 +250,7 @@ class Digests:
         return {"start": start, "trajectory": trajectory, "independent": independent}
 
 
-def act_in_groups(policy: Policy, obs: np.ndarray, uniform: np.ndarray | None) -> np.ndarray:
+def act_in_groups(policy: Policy, obs: np.ndarray, uniform: np.ndarray | None, state: torch.Tensor) -> np.ndarray:
     """As `Policy.act`, GROUP environments at a time, so that sharing them out does not change the last bit."""
     groups = [slice(i, i + GROUP) for i in range(0, len(obs), GROUP)]
-    return np.concatenate([policy.act(obs[g], None if uniform is None else uniform[g]) for g in groups])
+    return np.concatenate([policy.act(obs[g], None if uniform is None else uniform[g], state[g]) for g in groups])

@@ -1,4 +1,4 @@
-"""Actors and critics, as the papers draw them: two networks that share no parameter.
+"""Actors and critics, as the papers draw them: two networks that share no parameter or, on request, one body.
 
 Letters of the shapes: M samples, C H W image, D vector, P parameters of a distribution of actions (A logits of a
 Discrete space's). Images are uint8 and are scaled to [0, 1] inside the network. A new network is one function
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from ppo import core
 SCALE = 1.0 / 255.0  # of a pixel
 
 Body = Callable[[tuple[int, ...]], tuple[nn.Sequential, int]]  # shape of an observation -> layers, number of features
+Memory = Callable[[int], nn.Module]  # features -> a layer that remembers, with its number of units; see recurrent.py
 
 
 class ScaleImage(nn.Module):
@@ -208,8 +210,75 @@ def initialise(net: nn.Sequential, init: str, last_gain: float, generator: torch
                 nn.init.zeros_(module.bias)
 
 
-class ActorCritic(nn.Module):
-    """An actor `pi`: obs -> params (M, P), and a critic `v`: obs -> value (M,). They share nothing."""
+class Evaluator:
+    """What collecting and training ask of networks. These remember nothing: only the present observation counts.
+
+    Attributes:
+        chunk_steps: consecutive steps of an environment that are trained on together.
+        dtype: what all layers but the last compute in.
+    """
+
+    chunk_steps = 1
+    dtype = torch.float32
+
+    def prepare(self, obs: torch.Tensor, rows: torch.Tensor | None = None) -> Any:
+        """Return observations, or some rows of them (M,) int64, as `logits` and `value` take them."""
+        raise NotImplementedError
+
+    def logits(self, prepared: Any) -> torch.Tensor:
+        """The parameters of the distribution of actions, (M, P) float32: logits but for a Box space."""
+        raise NotImplementedError
+
+    def value(self, prepared: Any) -> torch.Tensor:
+        """V(obs), (M,) float32."""
+        raise NotImplementedError
+
+    def refresh(self) -> None:
+        """Take notice of changed weights: nothing is kept of them here."""
+
+    @torch.no_grad()
+    def step(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the parameters (N, P) and values (N,) for acting."""
+        prepared = self.prepare(obs)
+        return self.logits(prepared), self.value(prepared)
+
+    @torch.no_grad()
+    def next_value(self, obs: torch.Tensor, envs: np.ndarray | None = None) -> torch.Tensor:
+        """Return V of what follows the last step, of all environments or of those where `envs` (N,) is set."""
+        return self.value(self.prepare(obs))
+
+    def forget(self, ended: np.ndarray) -> None:
+        """Hear in which environments an episode ended with the last step: (N,) bool."""
+
+    def get_state(self) -> np.ndarray:
+        """Return what is remembered of the running episodes: (N, S) float32, with S = 0 here."""
+        return np.zeros((0, 0), np.float32)
+
+    def set_state(self, state: np.ndarray) -> None:
+        """Put back what `get_state` returned."""
+
+    def recall(self, obs: torch.Tensor, state: torch.Tensor) -> Any:
+        """Return obs (N, *O) and what was remembered before (N, S) as `logits` and `value` take them."""
+        return self.prepare(obs)
+
+    def state_after(self, recalled: Any) -> torch.Tensor:
+        """Return what is remembered after a step that `recall` returned and whose logits were asked for: (N, S)."""
+        return torch.zeros(0)
+
+
+class ActorCritic(nn.Module, Evaluator):
+    """An actor `pi`: obs -> params (M, P), and a critic `v`: obs -> value (M,). They share nothing.
+
+    Attributes:
+        shared: whether both are heads of one body.
+        bodies: the layers before memory and head, of actor and critic; one where they share it.
+        memories: the layers that remember, likewise; none in a feed-forward network.
+        state_size: S, numbers that they remember of an episode.
+    """
+
+    shared = False
+    bodies: tuple[nn.Sequential, ...]
+    memories: tuple[Any, ...]
 
     def __init__(
         self,
@@ -220,6 +289,7 @@ class ActorCritic(nn.Module):
         seed: int,
         log_std: float = 0.0,
         norm_obs: bool = False,
+        memory: Memory | None = None,
     ) -> None:
         """Build both networks with weights drawn from `seed`.
 
@@ -232,6 +302,7 @@ class ActorCritic(nn.Module):
             seed: of the weights.
             log_std: at the start, of actions that are numbers.
             norm_obs: let `norm` normalise observations, which then are no images.
+            memory: makes a layer between body and head. Such networks are evaluated by `recurrent.Recurrent`.
 
         Raises:
             ValueError: unknown name, or a network or normalisation that does not take such observations.
@@ -243,20 +314,23 @@ class ActorCritic(nn.Module):
             raise ValueError(f"network {network!r} does not take observations of shape {tuple(obs_shape)}")
         if norm_obs and len(obs_shape) == 3:
             raise ValueError(f"norm-obs: observations of shape {tuple(obs_shape)} are images, which are scaled anyway")
-        self.network = network
         self.norm = Normalise(obs_shape) if norm_obs else None
         self.dist = core.Categorical(actions) if isinstance(actions, int) else actions
         body = NETWORKS[network] if isinstance(network, str) else network
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):  # layers that `initialise` does not know draw from torch's own
             torch.manual_seed(seed)
-            self._build_both(body, obs_shape, init, log_std, generator)
+            self.pi = self._build(body, obs_shape, self._head(log_std), init, 0.01, generator, memory)
+            self.v = self._build_critic(body, obs_shape, init, generator, memory)
+        nets = (self.pi,) if self.shared else (self.pi, self.v)
+        self.bodies = tuple(nn.Sequential(*list(net)[: -1 if memory is None else -2]) for net in nets)
+        self.memories = () if memory is None else tuple(net[-2] for net in nets)
+        self.state_size = sum(2 * layer.units for layer in self.memories)
 
-    def _build_both(
-        self, body: Body, obs_shape: tuple[int, ...], init: str, log_std: float, generator: torch.Generator
-    ) -> None:
-        self.pi = self._build(body, obs_shape, self._head(log_std), init, 0.01, generator)
-        self.v = self._build(body, obs_shape, lambda features: nn.Linear(features, 1), init, 1.0, generator)
+    def _build_critic(
+        self, body: Body, obs_shape: tuple[int, ...], init: str, generator: torch.Generator, memory: Memory | None
+    ) -> nn.Sequential:
+        return self._build(body, obs_shape, lambda features: nn.Linear(features, 1), init, 1.0, generator, memory)
 
     def _head(self, log_std: float) -> Callable[[int], nn.Linear]:
         """Return what makes the actor's last layer, given the number of features."""
@@ -273,10 +347,15 @@ class ActorCritic(nn.Module):
         init: str,
         gain: float,
         generator: torch.Generator,
+        memory: Memory | None,
     ) -> nn.Sequential:
         layers, features = body(obs_shape)
-        net = nn.Sequential(*layers, head(features))
+        remembering: list[Any] = [] if memory is None else [memory(features)]
+        features = remembering[0].units if remembering else features
+        net = nn.Sequential(*layers, *remembering, head(features))
         initialise(net, init, gain, generator)
+        for layer in remembering:
+            layer.initialise(init, generator)
         if len(obs_shape) == 3:  # the memory format that torch's convolutions prefer
             net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return net
@@ -290,19 +369,48 @@ class ActorCritic(nn.Module):
         obs = obs if rows is None else obs.index_select(0, rows)
         return obs if self.norm is None else self.norm(obs)
 
+    def pi_features(self, prepared: torch.Tensor) -> torch.Tensor:
+        """Return what the actor's head sees: (M, features) float32."""
+        return self.bodies[0](prepared)
+
+    def v_features(self, prepared: torch.Tensor) -> torch.Tensor:
+        """Return what the critic's head sees: (M, features) float32."""
+        return self.bodies[1](prepared)
+
     def logits(self, prepared: torch.Tensor) -> torch.Tensor:
         """The parameters of the distribution of actions, (M, P) float32: logits but for a Box space."""
-        return self.pi(prepared)
+        return self.pi[-1](self.pi_features(prepared))
 
     def value(self, prepared: torch.Tensor) -> torch.Tensor:
         """V(obs), (M,) float32."""
-        return self.v(prepared).squeeze(-1)
+        return self.v[-1](self.v_features(prepared)).squeeze(-1)
 
-    @torch.no_grad()
-    def step(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the parameters (N, P) and values (N,) for acting."""
-        prepared = self.prepare(obs)
-        return self.logits(prepared), self.value(prepared)
 
-    def refresh(self) -> None:
-        """Update what was made from the weights: nothing here."""
+class SharedActorCritic(ActorCritic):
+    """One body with two heads, which PPO section 5 trains with a joint loss: `pi` is body and actor's head, `v` a head.
+
+    `prepare` evaluates the body, once for both heads.
+    """
+
+    shared = True
+
+    def _build_critic(
+        self, body: Body, obs_shape: tuple[int, ...], init: str, generator: torch.Generator, memory: Memory | None
+    ) -> nn.Sequential:
+        head = self.pi[-1]
+        assert isinstance(head, nn.Linear)
+        v = nn.Sequential(nn.Linear(head.in_features, 1))
+        initialise(v, init, 1.0, generator)
+        return v
+
+    def prepare(self, obs: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the body's features (M, features) of observations, or of some rows of them (M,) int64."""
+        return self.bodies[0](super().prepare(obs, rows))
+
+    def pi_features(self, prepared: torch.Tensor) -> torch.Tensor:
+        """Return them."""
+        return prepared
+
+    def v_features(self, prepared: torch.Tensor) -> torch.Tensor:
+        """Return them."""
+        return prepared

@@ -19,8 +19,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ppo import actions, core
+from ppo import actions, architecture, core
 from ppo.networks import ActorCritic
+from ppo.recurrent import evaluator
 from utils import checkpoint
 from utils.files import exchange, remove, sync_folder, write_synced
 from utils.folder import Refused, read_json
@@ -36,12 +37,29 @@ class BadPolicy(Refused):
 
 @dataclass
 class Policy:
-    """A network that acts, and what is known about it (`policy.json`)."""
+    """A network that acts, and what is known about it (`policy.json`).
+
+    What it remembers of the running episodes is the caller's: `start` returns it, `act` changes it, and where an
+    episode ends, the caller sets it to zero. It has no columns where nothing is remembered, and may then be left out.
+    """
 
     ac: ActorCritic
     info: dict[str, Any]
 
     has_value: bool = True  # False where the file holds the actor alone: then the critic has no weights
+
+    def __post_init__(self) -> None:
+        """Find what evaluates the network."""
+        self.nets = evaluator(self.ac)
+
+    def start(self, num_envs: int) -> torch.Tensor:
+        """Return what is remembered before the first step of an episode: (N, S) zeros."""
+        return torch.zeros(num_envs, self.ac.state_size)
+
+    def _recall(self, obs: np.ndarray, state: torch.Tensor | None) -> Any:
+        if state is None and self.ac.memories:
+            raise ValueError("state: a policy with a memory needs what it remembers")
+        return self.nets.recall(torch.from_numpy(obs), self.start(len(obs)) if state is None else state)
 
     def check_spaces(self, obs_space: Any, action_space: Any) -> None:
         """Raise BadPolicy, which names both, unless the policy takes these observations and has these actions."""
@@ -56,35 +74,41 @@ class Policy:
             raise BadPolicy(f"the environment has {action_space}, the policy {actions.words(dist)}")
 
     @torch.no_grad()
-    def look(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    def look(self, obs: np.ndarray, state: torch.Tensor | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         """Return what the actor makes of observations, and V(obs) (N,) float32, None without a critic.
 
         The first is (N, A) float32: the probabilities of the actions, of all places side by side for MultiDiscrete;
-        the most probable action where it is numbers.
+        the most probable action where it is numbers. `state` (N, S) is what was remembered before, and stays as it is.
         """
-        at, dist = self.ac.prepare(torch.from_numpy(obs)), self.ac.dist
-        params = self.ac.logits(at)
+        at, dist = self._recall(obs, state), self.ac.dist
+        params = self.nets.logits(at)
         if isinstance(dist, core.Gaussian):
             shown = dist.to_env(dist.mode(params))
         elif isinstance(dist, core.MultiCategorical):
             shown = torch.cat([logits.softmax(dim=-1) for logits in params.split(dist.counts, dim=-1)], dim=-1)
         else:
             shown = torch.softmax(params, dim=-1)
-        return shown.numpy(), self.ac.value(at).numpy() if self.has_value else None
+        return shown.numpy(), self.nets.value(at).numpy() if self.has_value else None
 
     @torch.no_grad()
-    def act(self, obs: np.ndarray, uniform: np.ndarray | None = None) -> np.ndarray:
+    def act(self, obs: np.ndarray, uniform: np.ndarray | None = None, state: torch.Tensor | None = None) -> np.ndarray:
         """Return one action per observation.
 
         Args:
             obs: (N, *O), as the environment gives them.
             uniform: (N, U) float32 in [0, 1) that decide the sampled actions, (N,) where one number does; None takes
                 the most probable ones.
+            state: (N, S) what was remembered before, replaced by what is remembered now.
 
         Returns:
             what the environment is given: (N,) int64 for a Discrete space, (N, A) for others.
         """
-        params, dist = self.ac.logits(self.ac.prepare(torch.from_numpy(obs))), self.ac.dist
+        at = self._recall(obs, state)
+        params, dist = self.nets.logits(at), self.ac.dist
+        if state is not None and self.ac.memories:
+            if self.has_value:
+                self.nets.value(at)  # so that the critic remembers too
+            state.copy_(self.nets.state_after(at))
         if uniform is None:
             return dist.to_env(dist.mode(params)).numpy()
         return dist.to_env(dist.sample(params, torch.from_numpy(uniform.reshape(len(obs), -1)))[0]).numpy()
@@ -207,9 +231,9 @@ def _read(path: Path, info: dict[str, Any], prefix: str) -> Policy:
     if not path.is_file():
         raise BadPolicy(f"{path}: no such file")
     try:
-        dist, norm_obs = actions.of_info(info), _flag(info, "norm_obs")
+        dist = actions.of_info(info)
         with torch.device("meta"):  # shapes without memory
-            ac = ActorCritic(str(info.get("network")), tuple(info["obs_shape"]), dist, "xavier", 0, norm_obs=norm_obs)
+            ac = architecture.read(info).build(tuple(info["obs_shape"]), dist, "xavier", seed=0)
         with safe_open(path, framework="pt") as file:
             names = [name.removeprefix(prefix) for name in file.keys() if name.startswith(prefix)]
             slices = {name: file.get_slice(prefix + name) for name in names}
@@ -225,14 +249,6 @@ def _read(path: Path, info: dict[str, Any], prefix: str) -> Policy:
         weights = {n: w.contiguous(memory_format=torch.channels_last) if w.ndim == 4 else w for n, w in weights.items()}
     ac.load_state_dict(weights, strict=has_value, assign=True)
     return Policy(ac.eval(), info, has_value)
-
-
-def _flag(info: dict[str, Any], name: str) -> bool:
-    """Return a yes or no of policy.json; older files lack it. Raises BadPolicy for anything else."""
-    value = info.get(name, False)
-    if not isinstance(value, bool):
-        raise BadPolicy(f"policy.json: {name} is {str(value)[:100]!r}, expected true or false")
-    return value
 
 
 def _compare(path: Path, ac: ActorCritic, found: dict[str, tuple[list[int], str]]) -> bool:

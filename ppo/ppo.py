@@ -57,7 +57,7 @@ def ppo(
     """
     timer = training.timer
     training.nets.refresh()
-    training.env_states = training.env.get_state()
+    training.snapshot()
     while training.epoch < training.cfg.num_epochs:
         with timer("collect"):
             episodes = collect(training, save)
@@ -108,9 +108,10 @@ def collect(training: Training, save: Callable[[Training, bool], None] = lambda 
             last_val = truncated_values(training, terminated, truncated, infos)  # line 4: advantages, path by path
             for i in np.flatnonzero(ended):
                 buf.finish_path(int(i), float(last_val[i]))
+            training.nets.forget(ended)
         episodes += [(t, episode) for episode in infos["episodes"]]
     buf.finish(values_of(training, training.obs))
-    training.env_states = env.get_state()
+    training.snapshot()
     return episodes
 
 
@@ -128,14 +129,13 @@ def truncated_values(
     last_val = np.zeros(len(terminated), np.float32)
     cut = truncated & ~terminated
     if cut.any():
-        last_val[cut] = values_of(training, infos["final_obs"][cut])
+        last_val[cut] = values_of(training, infos["final_obs"][cut], cut)
     return last_val
 
 
-@torch.no_grad()
-def values_of(training: Training, obs: np.ndarray) -> np.ndarray:
-    """Return V of observations (N, *O): (N,) float32."""
-    return training.nets.value(training.nets.prepare(to_device(training, obs))).cpu().numpy()
+def values_of(training: Training, obs: np.ndarray, envs: np.ndarray | None = None) -> np.ndarray:
+    """Return V of the observations that follow the last step, of all environments or of those set in `envs` (N,)."""
+    return training.nets.next_value(to_device(training, obs), envs).cpu().numpy()
 
 
 # 2. Advantages (Algorithm 1, line 4): computed path by path in `PPOBuffer`, normalised over the joined batch ---------
@@ -210,13 +210,17 @@ def minibatches(training: Training, adv: torch.Tensor, i: int) -> Iterator[tuple
     """Yield this rank's part of each minibatch of pass `i`: row numbers (M,) into T * N, and the advantages (T * N,).
 
     Every minibatch takes the same number of steps from every environment, by a permutation drawn from that
-    environment's own stream: the joined minibatches are the same whatever the number of ranks.
+    environment's own stream: the joined minibatches are the same whatever the number of ranks. Networks that remember
+    are given chunks of L consecutive steps, whole and in one piece; for others L is 1.
     """
     cfg, steps, num_envs = training.cfg, training.cfg.local_steps, training.env.num_envs
     per_env = cfg.minibatch_size // cfg.num_envs  # steps of each environment in a minibatch
     counter = training.epoch * max(learner.passes for learner in training.learners) + i
-    orders = [generator(cfg.seed, e, Purpose.MINIBATCH, counter).permutation(steps) for e in training.env_indices]
-    index = np.stack(orders) * num_envs + np.arange(num_envs)[:, None]  # (N, T), into T * N
+    length = training.nets.chunk_steps
+    streams = [generator(cfg.seed, e, Purpose.MINIBATCH, counter) for e in training.env_indices]
+    chunks = np.stack([stream.permutation(steps // length) for stream in streams])  # (N, T / L)
+    times = (chunks[:, :, None] * length + np.arange(length)).reshape(num_envs, steps)
+    index = times * num_envs + np.arange(num_envs)[:, None]  # (N, T), into T * N
     if cfg.adv_norm == "minibatch":
         adv = normalise_per_minibatch(training, adv, index, per_env)
     for start in range(0, steps, per_env):
@@ -280,12 +284,19 @@ def policy_loss(
 def value_loss(training: Training, obs: torch.Tensor, part: Tensors, now: Coefficients) -> tuple[torch.Tensor, Tensors]:
     """Return this part's share of mean(value loss), and the same as a statistic: the second term of PPO eq. 9.
 
-    Without its weight c_1: the critic shares nothing.
+    Without its weight c_1, which is not needed where the critic shares nothing.
     """
     cfg = training.cfg
     val = training.nets.value(obs)
     loss = core.value_loss(val, part["ret"], cfg.v_loss, part["val"], cfg.v_clip).sum() / cfg.minibatch_size
     return loss, {"LossV": loss.detach()}
+
+
+def joint_loss(training: Training, obs: torch.Tensor, part: Tensors, now: Coefficients) -> tuple[torch.Tensor, Tensors]:
+    """Return the negative of PPO eq. 9 as a whole, for a network whose heads share a body: c1 is v_coef."""
+    loss, found = policy_loss(training, obs, part, now)
+    loss_v, more = value_loss(training, obs, part, now)
+    return loss + training.cfg.v_coef * loss_v, found | more
 
 
 def join(training: Training, active: list[Learner], sums: Tensors) -> dict[str, float]:

@@ -7,6 +7,7 @@ named by seed, environment and epoch (`utils/seeding.py`).
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -19,10 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ppo import actions, core
+from ppo import actions, architecture, core
 from ppo.config import GOAL, PPOConfig, all_settings, free_on_resume, free_settings
 from ppo.evaluate import evaluate_together, find_policy
-from ppo.networks import ActorCritic
 from ppo.policy import Policy, copy_weights, load_policy, write_policy
 from ppo.training import NotFinite
 from ppo.training import Training as Run
@@ -121,7 +121,7 @@ class Recorder:
             **self.cfg.to_dict(), "exp_name": self.cfg.experiment, "world_size": self.comm.world_size,
             "spec": run.env.identity(), "commit": system.commit(), "free_settings": free_settings(self.cfg),
             "columns": [asdict(column) for column in run.env.family.columns], "resolved_device": run.device.type,
-            "resolved_precision": str(getattr(run.nets, "dtype", torch.float32)).removeprefix("torch."),
+            "resolved_precision": str(run.nets.dtype).removeprefix("torch."),
             "processor": system.processor(), "arithmetic": run.arithmetic,
             "mpi": self.comm.library, "versions": system.versions(), "torch_threads": torch.get_num_threads(),
             "num_epochs": self.cfg.num_epochs, "resumed_at_epochs": [], "lengths": [[0, self.cfg.num_epochs]],
@@ -240,6 +240,8 @@ class Recorder:
         run.env.alive = lambda: run.watchdog.touch("restore the environments")
         try:
             run.obs = run.env.set_state(states)
+            if run.ac.memories:
+                run.nets.set_state(arrays["memory"][run.env_indices.start : run.env_indices.stop])
         except ValueError as error:
             problem = printable(error, 300)
         problems = self.comm.gather(problem)
@@ -250,6 +252,7 @@ class Recorder:
             raise Refused(f"the environments cannot be restored: {problem} (--allow-mismatch begins fresh episodes)")
         run.obs = run.env.begin_after(states)
         run.normaliser.carry[:] = 0.0
+        run.nets.set_state(np.zeros_like(run.nets.get_state()))
         notes.append(f"fresh episodes begin in all environments, which cannot be restored: {problem}")
         self._facts["fresh_episodes_at_epochs"] = [run.epoch]
 
@@ -430,9 +433,11 @@ class Recorder:
         problem = None
         first, *others = (learner.optimiser for learner in run.learners)
         first.gather_moments(*others)
-        shares = self.comm.gather(run.env_states)
+        shares = self.comm.gather((run.env_states, run.memory))
         if shares is not None and self.logger is not None:
-            tensors = run_tensors(run, [state for share in shares for state in share])
+            tensors = run_tensors(run, [state for states, _ in shares for state in states])
+            if run.ac.memories:
+                tensors["memory"] = torch.from_numpy(np.concatenate([memory for _, memory in shares]))
             problem = not_finite(tensors, run.epoch)
             if problem is None:
                 self._attempt("checkpoint", lambda: self._save_checkpoint(run, tensors))
@@ -467,9 +472,9 @@ class Recorder:
     def _policy_info(self, run: Run) -> dict[str, Any]:
         cfg = self.cfg
         return {
-            "env": cfg.env, "spec": run.env.spec_dict, "network": cfg.network,
+            "env": cfg.env, "spec": run.env.spec_dict, **architecture.described(cfg),
             "obs_shape": list(run.env.single_observation_space.shape or ()),
-            **actions.describe(run.ac.dist), "norm_obs": cfg.norm_obs, "preset": cfg.preset, "seed": cfg.seed,
+            **actions.describe(run.ac.dist), "preset": cfg.preset, "seed": cfg.seed,
             "epoch": run.epoch, "steps": run.epoch * cfg.steps_per_epoch, "hours": round(self._seconds() / 3600, 3),
             "command": cfg.command(self.comm.world_size), "processor": system.processor(), "cores": system.cores(),
             "commit": self._facts["commit"], "versions": self._facts["versions"],
@@ -515,7 +520,7 @@ def not_finite(tensors: dict[str, torch.Tensor], epoch: int) -> str | None:
 
 
 def run_tensors(run: Run, env_states: list[bytes]) -> dict[str, torch.Tensor]:
-    """Return all tensors of a checkpoint by name: ac/*, adam_pi/*, adam_v/*, norm/*, env/<global index> (bytes)."""
+    """Return the tensors of a checkpoint by name: ac/*, adam_pi/*, adam_v/*, norm/*, env/<global index> (bytes)."""
     row_major = torch.contiguous_format
     tensors = {f"ac/{name}": p.cpu().clone(memory_format=row_major) for name, p in run.ac.state_dict().items()}
     for prefix, optimiser in ((f"adam_{learner.name.lower()}", learner.optimiser) for learner in run.learners):
@@ -529,9 +534,7 @@ def run_tensors(run: Run, env_states: list[bytes]) -> dict[str, torch.Tensor]:
 def frozen_policy(run: Run) -> Policy:
     """Return the run's networks as a policy that acts in float32, as one from a file does."""
     shape = run.env.single_observation_space.shape or ()
-    ac = ActorCritic(run.ac.network, shape, run.ac.dist, "xavier", 0, norm_obs=run.ac.norm is not None)
-    ac.load_state_dict(run.ac.state_dict())
-    return Policy(ac.eval(), {"obs_shape": list(shape)})
+    return Policy(copy.deepcopy(run.ac).cpu().eval(), {"obs_shape": list(shape)})
 
 
 def check_meta(folder: Path, meta: dict[str, Any]) -> None:
@@ -574,6 +577,8 @@ def restore(run: Run, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> No
         missing = [i for i in range(run.cfg.num_envs) if f"env/{i}" not in arrays]
         if missing:
             raise LookupError(f"env/{missing[0]}")
+        if run.ac.memories and arrays["memory"].shape != (run.cfg.num_envs, run.ac.state_size):
+            raise ValueError(f"memory is of shape {arrays['memory'].shape}")
     except (LookupError, ValueError, TypeError, RuntimeError) as error:
         raise Refused(f"the checkpoint's tensors are not those of this run: {printable(error, 300)}") from None
     run.epoch = meta["epoch"]

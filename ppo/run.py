@@ -248,14 +248,18 @@ def with_callback(recorder: Recorder, on_epoch: OnEpoch | None) -> Any:
 def describe_start(training: Training) -> str:
     """Return what a person wants to read before the first epoch."""
     cfg, comm = training.cfg, training.comm
-    sizes = [sum(p.numel() for p in net.parameters()) for net in (training.ac.pi, training.ac.v)]
+    sizes = [sum(p.numel() for p in net.parameters()) for net in (training.ac, training.ac.pi, training.ac.v)]
+    networks = f"{cfg.network} actor {sizes[1]:,} and critic {sizes[2]:,} parameters"
+    if training.ac.shared:
+        networks = f"{cfg.network} body with two heads, {sizes[0]:,} parameters"
+    if training.ac.memories:
+        networks = f"{cfg.policy} of {cfg.lstm_units} units, {networks}"
     ranks = f"{comm.world_size} rank{'s' if comm.world_size > 1 else ''}"
-    dtype = str(getattr(training.nets, "dtype", "torch.float32")).removeprefix("torch.")
-    machine = f"{training.device} in {dtype} ({training.arithmetic})"
+    machine = f"{training.device} in {str(training.nets.dtype).removeprefix('torch.')} ({training.arithmetic})"
     return (
         f"{cfg.env} -> {cfg.run_dir}  (preset {cfg.preset}, seed {cfg.seed})\n"
-        f"{ranks}, {cfg.num_envs} environments, {machine}; {cfg.network} actor {sizes[0]:,} and critic "
-        f"{sizes[1]:,} parameters; {cfg.num_epochs} epochs of {cfg.steps_per_epoch:,} steps" + describe_load(comm)
+        f"{ranks}, {cfg.num_envs} environments, {machine}; {networks}; "
+        f"{cfg.num_epochs} epochs of {cfg.steps_per_epoch:,} steps" + describe_load(comm)
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from envs.vector import VecEnv
 from ppo.buffer import PPOBuffer
 from ppo.config import PPOConfig
-from ppo.networks import ActorCritic
+from ppo.networks import ActorCritic, Evaluator
 from ppo.normalise import Normaliser
 from ppo.optimiser import Adam
 from utils.mpi import Comm
@@ -71,14 +71,14 @@ class Learner:
 
 @dataclass
 class Training:
-    """A run in progress. What changes from epoch to epoch is `epoch`, `obs`, `env_states`, `best`, `recent` and what
-    the networks, optimisers, environments and statistics hold inside."""
+    """A run in progress. What changes from epoch to epoch is `epoch`, `obs`, `env_states`, `memory`, `best`, `recent`
+    and what the networks, optimisers, environments and statistics hold inside."""
 
     cfg: PPOConfig
     comm: Comm
     env: VecEnv
     ac: ActorCritic  # owns the float32 weights
-    nets: ActorCritic  # computes with them: `ac` itself, or a faster copy that needs `refresh` after a change of them
+    nets: Evaluator  # computes with them: `ac` itself, or a faster copy that needs `refresh` after a change of them
     buf: PPOBuffer
     learners: list[Learner]
     device: torch.device
@@ -91,6 +91,7 @@ class Training:
     epoch: int = 0
     obs: np.ndarray = field(default_factory=lambda: np.zeros(0))
     env_states: list[bytes] = field(default_factory=list)  # at the epoch's start or, after the update, at its end
+    memory: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # the networks', likewise: (N, S)
     best: float = -math.inf
     recent: list[list[float]] = field(default_factory=list)  # flag and return of the last episodes, on rank 0
 
@@ -98,6 +99,10 @@ class Training:
     def env_indices(self) -> range:
         """Global indices of this rank's environments."""
         return range(self.env.first_index, self.env.first_index + self.env.num_envs)
+
+    def snapshot(self) -> None:
+        """Keep what environments and networks hold of the running episodes, between two epochs."""
+        self.env_states, self.memory = self.env.get_state(), self.nets.get_state()
 
     def close(self) -> None:
         """Release the environments and end the watchdog."""

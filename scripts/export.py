@@ -72,16 +72,19 @@ def agreement(first: Policy, second: Policy, decisions: int, seed: int = 0) -> t
     try:
         first.check_spaces(env.single_observation_space, env.single_action_space)
         obs, _ = env.reset()
+        one, two = first.start(NUM_ENVS), second.start(NUM_ENVS)
         same, largest, steps = 0, 0.0, -(-decisions // NUM_ENVS)
         for t in range(steps):
             shape = (NUM_ENVS, first.ac.dist.num_uniforms)
             uniform = generator(seed, 0, Purpose.EVALUATION, t).random(shape, dtype=np.float32)
-            act = first.act(obs, uniform)
-            pairs = ((act, second.act(obs, uniform)), (first.act(obs), second.act(obs)))
-            near = [np.abs(a - b).reshape(NUM_ENVS, -1).max(axis=1) <= NEAR for a, b in pairs]
+            looks = first.look(obs, one)[0], second.look(obs, two)[0]
+            greedy = first.act(obs, None, one.clone()), second.act(obs, None, two.clone())
+            sampled = first.act(obs, uniform, one), second.act(obs, uniform, two)
+            near = [np.abs(a - b).reshape(NUM_ENVS, -1).max(axis=1) <= NEAR for a, b in (greedy, sampled)]
             same += int((near[0] & near[1]).sum())
-            largest = max(largest, float(np.abs(first.look(obs)[0] - second.look(obs)[0]).max()))
-            obs = env.step(act)[0]
+            largest = max(largest, float(np.abs(looks[0] - looks[1]).max()))
+            obs, _, terminated, truncated, _ = env.step(sampled[0])
+            one[terminated | truncated] = two[terminated | truncated] = 0.0
     finally:
         env.close()
     return same, largest, steps * NUM_ENVS

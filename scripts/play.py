@@ -202,6 +202,7 @@ def episodes(env: Any, policy: Policy | None, args: argparse.Namespace, show: Sc
     labels = ["+".join(b) or "NOOP" for b in env.spec_dict.get("buttons", [])]
     labels = labels or [f"action {i}" for i in range(int(getattr(space, "n", 0)))]
     left, t, uniforms = args.episodes, 0, np.zeros(0, np.float32)
+    state = policy.start(1) if policy is not None else None
     while left:
         if t % BLOCK == 0:
             uniforms = uniform_block(args.seed, 0, t // BLOCK, math.prod(space.shape))
@@ -209,10 +210,14 @@ def episodes(env: Any, policy: Policy | None, args: argparse.Namespace, show: Sc
         if policy is None:
             act = random_action(space, uniform)
         else:
-            act = policy.act(obs, None if args.deterministic else uniform)
-            if args.overlay or args.terminal:
-                describe(show, policy, obs, act[0], labels, args.overlay)
-        obs, _, _, _, infos = env.step(act)
+            assert state is not None
+            look = policy.look(obs, state) if args.overlay or args.terminal else None
+            act = policy.act(obs, None if args.deterministic else uniform, state)
+            if look is not None:
+                describe(show, look, act[0], labels, args.overlay)
+        obs, _, terminated, truncated, infos = env.step(act)
+        if state is not None:
+            state[terminated | truncated] = 0.0
         t += 1
         if not watched:
             show.show(env.render()[0])
@@ -234,9 +239,11 @@ def random_action(space: Any, uniform: np.ndarray) -> np.ndarray:
     return 2 * uniform - 1
 
 
-def describe(show: Screen, policy: Policy, obs: np.ndarray, act: Any, labels: list[str], overlay: bool) -> None:
-    """Say what the policy thinks of the observation, in the caption and, if wanted, in the panel."""
-    shown, value = policy.look(obs)
+def describe(
+    show: Screen, look: tuple[np.ndarray, np.ndarray | None], act: Any, labels: list[str], overlay: bool
+) -> None:
+    """Say what the policy thinks of the observation (`Policy.look`), in the caption and, if wanted, in the panel."""
+    shown, value = look
     worth = None if value is None else float(value[0])
     show.caption = f"{labels[act]} {100 * shown[0, act]:.0f}%" if labels else np.array2string(act, precision=2)
     show.caption += "" if worth is None else f"  value {worth:.2f}"

@@ -198,6 +198,7 @@ def play(args: argparse.Namespace, policy: Policy | None, env_id: str, options: 
     if policy is not None:
         policy.check_spaces(env.single_observation_space, env.single_action_space)
     obs, _ = env.reset()
+    state = policy.start(1) if policy is not None else None
     num_actions = int(env.single_action_space.n)  # type: ignore[attr-defined]
     found: list[Moment] = []
     every = args.every or 15
@@ -205,8 +206,10 @@ def play(args: argparse.Namespace, policy: Policy | None, env_id: str, options: 
         if t % BLOCK == 0:
             uniforms = generator(args.seed, 0, Purpose.EVALUATION, t // BLOCK).random(BLOCK, dtype=np.float32)
         uniform = uniforms[t % BLOCK : t % BLOCK + 1]
-        act = policy.act(obs, uniform) if policy else (uniform * num_actions).astype(np.int64)
-        obs, _, _, _, infos = env.step(act)
+        act = policy.act(obs, uniform, state) if policy else (uniform * num_actions).astype(np.int64)
+        obs, _, terminated, truncated, infos = env.step(act)
+        if state is not None:
+            state[terminated | truncated] = 0.0
         if t % every == every - 1:
             x = 256 * int(infos["player_page"][0]) + int(infos["player_x"][0])
             found += between(args, [Moment(env.get_state()[0], t + 1, x)])

@@ -45,13 +45,11 @@ def test_same_seed_same_result_whatever_the_number_of_processes(echo):
 def test_the_network_sees_the_same_batches_however_the_work_is_shared(echo, monkeypatch):
     """Logits depend in their last bit on the size of the batch, so that size must not depend on the processes."""
     seen = []
-    monkeypatch.setattr(
-        Policy, "act", lambda self, obs, uniform=None: (seen.append(len(obs)), np.zeros(len(obs), int))[1]
-    )
+    monkeypatch.setattr(Policy, "act", lambda self, obs, *rest: (seen.append(len(obs)), np.zeros(len(obs), int))[1])
     policy = load_policy(echo)
     sizes = []
     for share in (range(10), range(4), range(4, 10)):
-        act_in_groups(policy, np.zeros((len(share), 4), np.float32), None)
+        act_in_groups(policy, np.zeros((len(share), 4), np.float32), None, policy.start(len(share)))
         sizes.append(list(seen))
         seen.clear()
     assert sizes[0] == sizes[1] + sizes[2] == [4, 4, 2]

@@ -17,7 +17,7 @@ from torch import nn
 
 from ppo.compute import arrays
 from ppo.compute.layers import fast
-from ppo.networks import SCALE, ActorCritic, ScaleImage
+from ppo.networks import SCALE, ActorCritic, Evaluator, ScaleImage
 
 
 class Copies:
@@ -67,29 +67,35 @@ class Copies:
         torch._foreach_copy_(self.parameters, self.weights)
 
 
-class FastActorCritic:
+class FastActorCritic(Evaluator):
     """Evaluates an `ActorCritic`'s networks; see its methods of the same names.
 
     Attributes:
         dtype: what all layers but the last compute in.
-        pi_copies, v_copies: of the weights of actor and critic; None in float32.
+        pi_copies, v_copies: of the weights of actor and critic; None in float32, and of a critic that shares its body.
     """
 
     def __init__(self, ac: ActorCritic, dtype: torch.dtype) -> None:
         """Take networks that are on their device. In bfloat16, `refresh` after every change of their weights."""
         self._ac, self.dtype = ac, dtype
-        self._image = isinstance(ac.pi[0], ScaleImage)
-        bodies = [nn.Sequential(*list(net)[int(self._image) : -1]) for net in (ac.pi, ac.v)]
+        self._image = isinstance(ac.bodies[0][0], ScaleImage)
+        bodies = [nn.Sequential(*list(body)[int(self._image) :]) for body in ac.bodies]
         self.pi_copies, self.v_copies = None, None
         if dtype == torch.float32:  # other layers on the same parameters
             keep = {id(p): p for p in ac.parameters()}
-            self._pi_body, self._v_body = (fast(copy.deepcopy(body, dict(keep))) for body in bodies)
+            self._bodies = [fast(copy.deepcopy(body, dict(keep))) for body in bodies]
         else:
-            self.pi_copies, self.v_copies = (Copies(body, dtype) for body in bodies)
-            self._pi_body, self._v_body = self.pi_copies.body, self.v_copies.body
+            copies = [Copies(body, dtype) for body in bodies]
+            self.pi_copies, self.v_copies = copies[0], None if ac.shared else copies[1]
+            self._bodies = [of.body for of in copies]
 
     def prepare(self, obs: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
-        """Return observations, or some rows of them, as `logits` and `value` take them: converted once for both."""
+        """Return observations, or some rows of them, as `logits` and `value` take them: what both have in common."""
+        converted = self._convert(obs, rows)
+        return self._bodies[0](converted).float() if self._ac.shared else converted
+
+    def _convert(self, obs: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+        """Return observations, or some rows of them, in the type that is computed in; images scaled."""
         if not self._image:
             return self._ac.take(obs, rows).to(self.dtype)
         channels_last = obs.permute(0, 2, 3, 1).is_contiguous()  # as in the buffer
@@ -97,19 +103,21 @@ class FastActorCritic:
             return arrays.scale_images(obs, torch.arange(len(obs)) if rows is None else rows, SCALE)
         return scale_image(obs if rows is None else take_images(obs, rows), self.dtype)
 
+    def pi_features(self, prepared: torch.Tensor) -> torch.Tensor:
+        """Return what the actor's head sees: (M, features) float32."""
+        return prepared if self._ac.shared else self._bodies[0](prepared).float()
+
+    def v_features(self, prepared: torch.Tensor) -> torch.Tensor:
+        """Return what the critic's head sees: (M, features) float32."""
+        return prepared if self._ac.shared else self._bodies[1](prepared).float()
+
     def logits(self, prepared: torch.Tensor) -> torch.Tensor:
         """(M, P) float32."""
-        return self._ac.pi[-1](self._pi_body(prepared).float())
+        return self._ac.pi[-1](self.pi_features(prepared))
 
     def value(self, prepared: torch.Tensor) -> torch.Tensor:
         """V(obs), (M,) float32."""
-        return self._ac.v[-1](self._v_body(prepared).float()).squeeze(-1)
-
-    @torch.no_grad()
-    def step(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the parameters (N, P) and values (N,) for acting."""
-        prepared = self.prepare(obs)
-        return self.logits(prepared), self.value(prepared)
+        return self._ac.v[-1](self.v_features(prepared)).squeeze(-1)
 
     def refresh(self) -> None:
         """Copy the weights into the type in which the networks compute."""

@@ -32,9 +32,9 @@ def main() -> None:
 
 def first_update(cfg, comm, out) -> None:
     training = build_training(cfg, comm)
-    first, second = (learner.optimiser for learner in training.learners)
+    first, *others = optimisers = [learner.optimiser for learner in training.learners]
     if "apart" in sys.argv:
-        for array in (array for optimiser in (first, second) for array in (optimiser.weights, optimiser.gradient)):
+        for array in (array for optimiser in optimisers for array in (optimiser.weights, optimiser.gradient)):
             array._host = array.flat.clone()
     episodes = ppo.collect(training)
     data, values = ppo.advantages(training)
@@ -42,9 +42,9 @@ def first_update(cfg, comm, out) -> None:
     rows, adv = next(iter(ppo.minibatches(training, batch["adv"], 0)))
     now = ppo.Coefficients(cfg.clip_ratio, cfg.ent_coef)
     ppo.accumulate_gradients(training, training.learners, batch | {"adv": adv}, rows, now)
-    first.sum_gradients(second)
+    first.sum_gradients(*others)
     if hasattr(first, "gradient"):  # each rank has its part
-        gradients = [optimiser.gradient.to_host() for optimiser in (first, second)]
+        gradients = [optimiser.gradient.to_host() for optimiser in optimisers]
         comm.all_gather(*gradients)
         first_gradient = np.concatenate(gradients)
     else:
