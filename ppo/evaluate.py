@@ -111,6 +111,7 @@ def evaluate(
     greedy: bool = False,
     jobs: int = 1,
     comm: Comm | None = None,
+    network: str | None = None,
     **wanted: Any,
 ) -> list[dict[str, Any]]:
     """Play `episodes` episodes and return their records in the order of environments.
@@ -123,19 +124,20 @@ def evaluate(
         greedy: take the most probable action instead of sampling.
         jobs: processes that share the environments; more than one per GROUP environments would stand idle.
         comm: ranks that share them instead; all call this, and rank 0 gets the records, the others none.
+        network: see `load_policy`.
         wanted: options of the environment that replace the policy's own and the family's for evaluations, and `env`,
             another id.
 
     Raises:
         ValueError: a number out of range, or a bad policy.
     """
-    policy = load_policy(folder)
+    policy = load_policy(folder, network)
     env_id, options = environment(policy, **wanted)  # what is wrong with it shows before processes start
     options |= evaluation_defaults(env_id, wanted)
     if comm is not None and comm.world_size > 1:
         return evaluate_together(policy, env_id, options, episodes, seed, num_envs, greedy, comm)
     tasks = [
-        joblib.delayed(_play_from_folder)(folder, env_id, options, share, quotas, seed, greedy)
+        joblib.delayed(_play_from_folder)(folder, env_id, options, share, quotas, seed, greedy, network=network)
         for share, quotas in shares(episodes, seed, num_envs, jobs)
     ]
     return [record for records in joblib.Parallel(n_jobs=len(tasks))(tasks) for record in records]
@@ -177,9 +179,9 @@ def shares(episodes: int, seed: int, num_envs: int, parts: int) -> list[tuple[ra
     return [(range(a, b), quotas[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
-def _play_from_folder(folder: Path, *args: Any) -> list[dict[str, Any]]:
+def _play_from_folder(folder: Path, *args: Any, network: str | None) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
-    return play_share(load_policy(folder), *args)
+    return play_share(load_policy(folder, network), *args)
 
 
 def play_share(

@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
                      help="ways through stages, one after the other; default: the shipped ones")  # fmt: skip
     where = parser.add_argument_group("what is played")
     where.add_argument("--env", help=f"environment id; default: the policy's own, or {DEFAULT_ENV}")
+    where.add_argument("--network", metavar="MODULE:FUNCTION", help="the policy's, where it is a user's and trusted")
     where.add_argument("--checkpoint", default="best", metavar="best|last|K", help="of a run")
     where.add_argument("--deterministic", action="store_true", help="the most probable action, not a sampled one")
     where.add_argument("--episodes", type=int, default=1)
@@ -140,7 +141,7 @@ def by_steps(args: argparse.Namespace) -> None:
     wanted = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     policy = None
     if args.policy is not None:
-        policy = load_policy(find_policy(args.policy, args.checkpoint))
+        policy = load_policy(find_policy(args.policy, args.checkpoint), args.network)
         env_id, options = environment(policy, **wanted)
     else:
         env_id = wanted.pop("env", DEFAULT_ENV)
