@@ -6,6 +6,7 @@ with the episode's derived seed, plays them again and checks that the same obser
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium
@@ -40,14 +41,71 @@ def ids() -> list[str]:
     return [name for name, spec in gymnasium.registry.items() if "/" not in name and _ours(spec)]
 
 
+# Numbers of rl-baselines3-zoo; what its file leaves out is Stable-Baselines3's default (3e-4, 64, 10 passes, 0.2, 0.5).
+# Left out here: vf_coef, as actor and critic are separate; gSDE, networks other than `mlp`, and their initial weights.
+ZOO = "DLR-RM/rl-baselines3-zoo, hyperparams/ppo.yml at 00128b5, "
 CLASSIC = Preset(
     "classic",
-    "small vector environments: what rl-baselines3-zoo uses for CartPole; 8 environments x 32 steps = 256",
+    ZOO + "CartPole-v1: 8 environments x 32 steps = 256; the default of ids that have no preset of their own",
     {
         "network": "mlp", "num_envs": 8, "steps_per_epoch": 8 * 32, "minibatch_size": 256, "gamma": 0.98, "lam": 0.8,
         "pi_lr": 1e-3, "v_lr": 1e-3, "train_pi_iters": 20, "train_v_iters": 20, "anneal_lr": True, "anneal_clip": True,
         "ent_coef": 0.0, "epochs": 400,
     },
+)  # fmt: skip
+CONTINUOUS = Preset(
+    "continuous",
+    "vwxyzjn/cleanrl, cleanrl/ppo_continuous_action.py at 016ca33, its defaults: 32 minibatches of 64 = 2048 steps",
+    {
+        "network": "mlp", "num_envs": 1, "steps_per_epoch": 2048, "minibatch_size": 64, "gamma": 0.99, "lam": 0.95,
+        "pi_lr": 3e-4, "v_lr": 3e-4, "train_pi_iters": 10, "train_v_iters": 10, "anneal_lr": True, "norm_obs": True,
+        "norm_rew": True, "v_loss": "clipped", "adv_norm": "minibatch", "total_steps": 1_000_000,
+    },
+)  # fmt: skip
+
+
+def tuned(name: str, title: str, only: tuple[str, ...], size: tuple[int, int, int], **more: Any) -> Preset:
+    """Return a preset of the zoo's.
+
+    Args:
+        name: of the preset.
+        title: of its entry in the file.
+        only: patterns of the ids that it is made for.
+        size: environments, steps of each in an epoch, samples of a minibatch.
+        more: `lr` and `passes`, of actor and critic alike; `normalize`, of observations and rewards; other settings as
+            they are.
+    """
+    num_envs, steps, minibatch = size
+    lr, passes, normalize = more.pop("lr", 3e-4), more.pop("passes", 10), more.pop("normalize", True)
+    settings = {
+        "network": "mlp", "num_envs": num_envs, "steps_per_epoch": num_envs * steps, "minibatch_size": minibatch,
+        "pi_lr": lr, "v_lr": lr, "train_pi_iters": passes, "train_v_iters": passes, "adv_norm": "minibatch",
+        "norm_obs": normalize, "norm_rew": normalize, **more,
+    }  # fmt: skip
+    text = f"{ZOO}{title}: {num_envs} environment{'s' * (num_envs > 1)} x {steps} steps = {num_envs * steps}"
+    return Preset(name, text, settings, only)
+
+
+PRESETS = (
+    tuned("acrobot", "Acrobot-v1", ("Acrobot-v*",), (16, 256, 64), passes=4, gamma=0.99, lam=0.94,
+          total_steps=1_000_000),
+    tuned("mountaincar", "MountainCar-v0", ("MountainCar-v*",), (16, 16, 64), passes=4, gamma=0.99, lam=0.98,
+          total_steps=1_000_000),
+    # Its noise of 1 is half of our unit: torques reach from -2 to 2.
+    tuned("pendulum", "Pendulum-v1", ("Pendulum-v*",), (4, 1024, 64), lr=1e-3, gamma=0.9, lam=0.95, normalize=False,
+          log_std=round(math.log(0.5), 3), total_steps=100_000),
+    tuned("lunarlander", "LunarLander-v2 and LunarLanderContinuous-v2", ("LunarLander*-v*",), (16, 1024, 64), passes=4,
+          gamma=0.999, lam=0.98, ent_coef=0.01, normalize=False, total_steps=1_000_000),
+    tuned("bipedalwalker", "BipedalWalker-v3", ("BipedalWalker-v*",), (32, 2048, 64), gamma=0.999, lam=0.95,
+          clip_ratio=0.18, total_steps=5_000_000),
+    tuned("halfcheetah", "HalfCheetah-v3", ("HalfCheetah-v*",), (1, 512, 64), lr=2.0633e-5, passes=20, gamma=0.98,
+          lam=0.92, clip_ratio=0.1, ent_coef=0.000401762, max_grad_norm=0.8, log_std=-2.0, total_steps=1_000_000),
+    tuned("hopper", "Hopper-v3", ("Hopper-v*",), (1, 512, 32), lr=9.80828e-5, passes=5, gamma=0.999, lam=0.99,
+          ent_coef=0.00229519, max_grad_norm=0.7, log_std=-2.0, total_steps=1_000_000),
+    tuned("walker2d", "Walker2d-v3", ("Walker2d-v*",), (1, 512, 32), lr=5.05041e-5, passes=20, gamma=0.99, lam=0.95,
+          clip_ratio=0.1, ent_coef=0.000585045, max_grad_norm=1.0, total_steps=1_000_000),
+    CLASSIC,
+    CONTINUOUS,
 )  # fmt: skip
 
 FAMILY = Family(
@@ -55,7 +113,7 @@ FAMILY = Family(
     known=known,
     ids=ids,
     make="envs.classic:ClassicVec",
-    presets=(CLASSIC,),
+    presets=PRESETS,
     options=(
         MAX_EPISODE_STEPS,
         Option(name="env_kwargs", default={}, kind=dict, help="keyword arguments of the environment", settable=False),
