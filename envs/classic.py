@@ -7,6 +7,9 @@ with the episode's derived seed, plays them again and checks that the same obser
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
@@ -14,7 +17,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
-from envs import spaces
+from envs import foreign, spaces
 from envs.family import MAX_EPISODE_STEPS, Family, Option, Preset
 from envs.vector import VecEnv, check_arrays, pack
 from utils.seeding import episode_seed
@@ -116,19 +119,20 @@ FAMILY = Family(
     presets=PRESETS,
     options=(
         MAX_EPISODE_STEPS,
-        Option(name="env_kwargs", default={}, kind=dict, help="keyword arguments of the environment", settable=False),
+        Option(name="env_kwargs", default={}, kind=dict, confirmed=True,
+               help="keyword arguments of the environment, as JSON"),
+        Option(name="wrapper", default=None, optional=True, confirmed=True,
+               help="MODULE:FUNCTION that is given each environment and returns what is used in its place"),
     ),
-)
+)  # fmt: skip
 
 
 class ClassicVec(VecEnv):
     """N Gymnasium environments, stepped one after the other; `envs/spaces.py` says what the agent sees and does."""
 
     def __init__(self, env_id: str, num_envs: int, seed: int, first_index: int, options: dict[str, Any]) -> None:
-        arguments = dict(options["env_kwargs"])
-        if options["max_episode_steps"] is not None:
-            arguments["max_episode_steps"] = options["max_episode_steps"]
-        self.envs = [gymnasium.make(env_id, disable_env_checker=True, **arguments) for _ in range(num_envs)]
+        how = (dict(options["env_kwargs"]), options["max_episode_steps"], options["wrapper"])
+        self.envs = [foreign.build(env_id, *how) for _ in range(num_envs)]
         self._source = self.envs[0].observation_space
         self._actions = self.envs[0].action_space
         super().__init__(
@@ -138,7 +142,7 @@ class ClassicVec(VecEnv):
         self.env_id, self.options = env_id, options
         self.spec_dict = {
             "env_id": env_id,
-            "options": options,
+            "options": {name: value for name, value in options.items() if name != "wrapper" or value is not None},
             "reward": "env",
             "emulator": "gymnasium",
             "versions": {"gymnasium": gymnasium.__version__},
@@ -150,18 +154,40 @@ class ClassicVec(VecEnv):
     def _begin(self, i: int, episode: int) -> None:
         self.episodes.begin(i, episode)
         self._played[i] = []
-        obs, _ = self.envs[i].reset(seed=episode_seed(self.seed, self.first_index + i, episode))
-        self._obs[i] = spaces.observe(self._source, obs)
+        with self._blame(i):
+            self._obs[i] = self._first_observation(i, episode_seed(self.seed, self.first_index + i, episode))
+
+    def _first_observation(self, i: int, seed: int) -> np.ndarray:
+        result = self.envs[i].reset(seed=seed)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise foreign.BrokenEnvironment(f"reset returned {type(result).__name__}, expected (obs, info)")
+        for mine, name in ((self._source, "observation_space"), (self._actions, "action_space")):
+            theirs = getattr(self.envs[i], name)
+            if theirs is not mine and theirs != mine:
+                raise foreign.BrokenEnvironment(f"{name} is {str(theirs)[:150]}, was {str(mine)[:150]}")
+        return foreign.observed(self._source, result[0])
+
+    @contextmanager
+    def _blame(self, i: int) -> Iterator[None]:
+        """Say of whatever goes wrong which environment did it, and in which step."""
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            where = f"{self.env_id}: environment {self.first_index + i}, step {self.episodes.ep_len[i]} of episode "
+            what = str(error) if isinstance(error, foreign.BrokenEnvironment) else f"{type(error).__name__}: {error}"
+            raise foreign.BrokenEnvironment(f"{where}{self.episodes.number[i]}: {what}") from error
 
     def _observe(self) -> np.ndarray:
         return self._obs
 
     def _act(self, i: int, action: Any) -> tuple[float, bool, bool]:
         """Step environment i with an action as the agent gives it; return reward, terminated, truncated."""
-        obs, reward, terminated, truncated, _ = self.envs[i].step(spaces.act(self._actions, action))
-        self._obs[i] = spaces.observe(self._source, obs)
+        with self._blame(i):
+            result = self.envs[i].step(spaces.act(self._actions, action))
+            obs, reward, terminated, truncated = foreign.outcome(result)
+            self._obs[i] = foreign.observed(self._source, obs)
         self._played[i].append(action)
-        return float(reward), bool(terminated), bool(truncated)
+        return reward, terminated, truncated
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Step every environment; see `VecEnv.step`."""
@@ -235,6 +261,10 @@ class ClassicVec(VecEnv):
         return tuple(env.render() for env in self.envs)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close the environments."""
-        for env in self.envs:
-            env.close()
+        """Close the environments; one that cannot be closed is no reason to lose a run."""
+        for i, env in enumerate(self.envs):
+            try:
+                env.close()
+            except (Exception, SystemExit) as error:
+                name = f"{self.env_id}: environment {self.first_index + i}"
+                warnings.warn(f"{name}: close raised {type(error).__name__}: {error}", stacklevel=2)

@@ -22,11 +22,13 @@ class Option(Setting):
 
     Attributes:
         portable: whether a policy's file may set it. Files come from strangers: nothing that names code or a path.
+        confirmed: what an evaluation must know, but does not believe a file about: the user says it again.
         training_only: evaluations leave it at its default.
         settable: whether a run can set it, by a flag and a key of config.json; otherwise only `make_vec` can.
     """
 
     portable: bool = False
+    confirmed: bool = False
     training_only: bool = False
     settable: bool = True
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 
 import envs
+from envs.family import Family
 from envs.vector import VecEnv
 from ppo.policy import BadPolicy, Policy, load_policy
 from utils.mpi import Comm
@@ -91,10 +93,20 @@ def environment(policy: Policy, **wanted: Any) -> tuple[str, dict[str, Any]]:
         envs.check_options(env_id, **options)
     except (ValueError, TypeError, KeyError) as error:
         raise BadPolicy(f"policy.json: {error}") from None
+    confirm(family, spec["options"], wanted)
     for name, mine in family.spec.items():
         if spec.get(name) != mine:
             raise BadPolicy(f"policy.json: {name} is {spec.get(name)!r}, here it is {mine!r}")
     return env_id, options
+
+
+def confirm(family: Family, options: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise BadPolicy where a file holds an option of the kind that only the user may give, and the user did not."""
+    for option in family.options:
+        value = options.get(option.name, option.default)
+        if option.confirmed and value != option.default and option.name not in wanted:
+            name, shown = option.name.replace("_", "-"), value if isinstance(value, str) else json.dumps(value)
+            raise BadPolicy(f"policy.json: {name} is {shown[:300]}: if you trust it, add --{name} {shown[:300]!r}")
 
 
 def evaluation_defaults(env_id: str, wanted: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder to write")
     parser.add_argument("--checkpoint", default="best", metavar="best|last|K", help="of a run; K: after K steps")
     parser.add_argument("--env", metavar="MODULE:ID", help="the policy's, where a module of yours declares it")
+    parser.add_argument("--env-kwargs", type=command.json_table, metavar="JSON", help="of a Gymnasium environment")
+    parser.add_argument("--wrapper", metavar="MODULE:FUNCTION", help="around a Gymnasium environment, as in training")
     parser.add_argument("--network", metavar="MODULE:FUNCTION", help="the policy's, where it is a user's and trusted")
     parser.add_argument("--half", action="store_true", help="16-bit weights")
     parser.add_argument("--with-critic", action="store_true", help="keep the critic, which --init-from can go on with")
@@ -52,7 +54,8 @@ def export(args: Any) -> int:
         raise ValueError("half: a weight is too large for 16 bits")
     write_policy(out, weights, policy.info)
     size = sum(path.stat().st_size for path in out.iterdir())
-    same, largest, count = agreement(policy, load_policy(out, args.network), args.check_steps, env=args.env)
+    same, largest, count = agreement(policy, load_policy(out, args.network), args.check_steps, env=args.env,
+                                     env_kwargs=args.env_kwargs, wrapper=args.wrapper)  # fmt: skip
     print(f"{out}: {size / 1e6:.2f} MB; same actions in {same} of {count} decisions, "
           f"what the actor says differs by at most {largest:.1e}")  # fmt: skip
     if same < count and not args.half:
