@@ -6,6 +6,10 @@ with the episode's derived seed, plays them again and checks that the same obser
 
 from __future__ import annotations
 
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
@@ -13,7 +17,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
-from envs import spaces
+from envs import foreign, spaces
 from envs.family import MAX_EPISODE_STEPS, Family, Option, Preset
 from envs.vector import VecEnv, check_arrays, pack
 from utils.seeding import episode_seed
@@ -40,14 +44,71 @@ def ids() -> list[str]:
     return [name for name, spec in gymnasium.registry.items() if "/" not in name and _ours(spec)]
 
 
+# Numbers of rl-baselines3-zoo; what its file leaves out is Stable-Baselines3's default (3e-4, 64, 10 passes, 0.2, 0.5).
+# Left out here: vf_coef, as actor and critic are separate; gSDE, networks other than `mlp`, and their initial weights.
+ZOO = "DLR-RM/rl-baselines3-zoo, hyperparams/ppo.yml at 00128b5, "
 CLASSIC = Preset(
     "classic",
-    "small vector environments: what rl-baselines3-zoo uses for CartPole; 8 environments x 32 steps = 256",
+    ZOO + "CartPole-v1: 8 environments x 32 steps = 256; the default of ids that have no preset of their own",
     {
         "network": "mlp", "num_envs": 8, "steps_per_epoch": 8 * 32, "minibatch_size": 256, "gamma": 0.98, "lam": 0.8,
         "pi_lr": 1e-3, "v_lr": 1e-3, "train_pi_iters": 20, "train_v_iters": 20, "anneal_lr": True, "anneal_clip": True,
         "ent_coef": 0.0, "epochs": 400,
     },
+)  # fmt: skip
+CONTINUOUS = Preset(
+    "continuous",
+    "vwxyzjn/cleanrl, cleanrl/ppo_continuous_action.py at 016ca33, its defaults: 32 minibatches of 64 = 2048 steps",
+    {
+        "network": "mlp", "num_envs": 1, "steps_per_epoch": 2048, "minibatch_size": 64, "gamma": 0.99, "lam": 0.95,
+        "pi_lr": 3e-4, "v_lr": 3e-4, "train_pi_iters": 10, "train_v_iters": 10, "anneal_lr": True, "norm_obs": True,
+        "norm_rew": True, "v_loss": "clipped", "adv_norm": "minibatch", "total_steps": 1_000_000,
+    },
+)  # fmt: skip
+
+
+def tuned(name: str, title: str, only: tuple[str, ...], size: tuple[int, int, int], **more: Any) -> Preset:
+    """Return a preset of the zoo's.
+
+    Args:
+        name: of the preset.
+        title: of its entry in the file.
+        only: patterns of the ids that it is made for.
+        size: environments, steps of each in an epoch, samples of a minibatch.
+        more: `lr` and `passes`, of actor and critic alike; `normalize`, of observations and rewards; other settings as
+            they are.
+    """
+    num_envs, steps, minibatch = size
+    lr, passes, normalize = more.pop("lr", 3e-4), more.pop("passes", 10), more.pop("normalize", True)
+    settings = {
+        "network": "mlp", "num_envs": num_envs, "steps_per_epoch": num_envs * steps, "minibatch_size": minibatch,
+        "pi_lr": lr, "v_lr": lr, "train_pi_iters": passes, "train_v_iters": passes, "adv_norm": "minibatch",
+        "norm_obs": normalize, "norm_rew": normalize, **more,
+    }  # fmt: skip
+    text = f"{ZOO}{title}: {num_envs} environment{'s' * (num_envs > 1)} x {steps} steps = {num_envs * steps}"
+    return Preset(name, text, settings, only)
+
+
+PRESETS = (
+    tuned("acrobot", "Acrobot-v1", ("Acrobot-v*",), (16, 256, 64), passes=4, gamma=0.99, lam=0.94,
+          total_steps=1_000_000),
+    tuned("mountaincar", "MountainCar-v0", ("MountainCar-v*",), (16, 16, 64), passes=4, gamma=0.99, lam=0.98,
+          total_steps=1_000_000),
+    # Its noise of 1 is half of our unit: torques reach from -2 to 2.
+    tuned("pendulum", "Pendulum-v1", ("Pendulum-v*",), (4, 1024, 64), lr=1e-3, gamma=0.9, lam=0.95, normalize=False,
+          log_std=round(math.log(0.5), 3), total_steps=100_000),
+    tuned("lunarlander", "LunarLander-v2 and LunarLanderContinuous-v2", ("LunarLander*-v*",), (16, 1024, 64), passes=4,
+          gamma=0.999, lam=0.98, ent_coef=0.01, normalize=False, total_steps=1_000_000),
+    tuned("bipedalwalker", "BipedalWalker-v3", ("BipedalWalker-v*",), (32, 2048, 64), gamma=0.999, lam=0.95,
+          clip_ratio=0.18, total_steps=5_000_000),
+    tuned("halfcheetah", "HalfCheetah-v3", ("HalfCheetah-v*",), (1, 512, 64), lr=2.0633e-5, passes=20, gamma=0.98,
+          lam=0.92, clip_ratio=0.1, ent_coef=0.000401762, max_grad_norm=0.8, log_std=-2.0, total_steps=1_000_000),
+    tuned("hopper", "Hopper-v3", ("Hopper-v*",), (1, 512, 32), lr=9.80828e-5, passes=5, gamma=0.999, lam=0.99,
+          ent_coef=0.00229519, max_grad_norm=0.7, log_std=-2.0, total_steps=1_000_000),
+    tuned("walker2d", "Walker2d-v3", ("Walker2d-v*",), (1, 512, 32), lr=5.05041e-5, passes=20, gamma=0.99, lam=0.95,
+          clip_ratio=0.1, ent_coef=0.000585045, max_grad_norm=1.0, total_steps=1_000_000),
+    CLASSIC,
+    CONTINUOUS,
 )  # fmt: skip
 
 FAMILY = Family(
@@ -55,22 +116,23 @@ FAMILY = Family(
     known=known,
     ids=ids,
     make="envs.classic:ClassicVec",
-    presets=(CLASSIC,),
+    presets=PRESETS,
     options=(
         MAX_EPISODE_STEPS,
-        Option(name="env_kwargs", default={}, kind=dict, help="keyword arguments of the environment", settable=False),
+        Option(name="env_kwargs", default={}, kind=dict, confirmed=True,
+               help="keyword arguments of the environment, as JSON"),
+        Option(name="wrapper", default=None, optional=True, confirmed=True,
+               help="MODULE:FUNCTION that is given each environment and returns what is used in its place"),
     ),
-)
+)  # fmt: skip
 
 
 class ClassicVec(VecEnv):
     """N Gymnasium environments, stepped one after the other; `envs/spaces.py` says what the agent sees and does."""
 
     def __init__(self, env_id: str, num_envs: int, seed: int, first_index: int, options: dict[str, Any]) -> None:
-        arguments = dict(options["env_kwargs"])
-        if options["max_episode_steps"] is not None:
-            arguments["max_episode_steps"] = options["max_episode_steps"]
-        self.envs = [gymnasium.make(env_id, disable_env_checker=True, **arguments) for _ in range(num_envs)]
+        how = (dict(options["env_kwargs"]), options["max_episode_steps"], options["wrapper"])
+        self.envs = [foreign.build(env_id, *how) for _ in range(num_envs)]
         self._source = self.envs[0].observation_space
         self._actions = self.envs[0].action_space
         super().__init__(
@@ -80,7 +142,7 @@ class ClassicVec(VecEnv):
         self.env_id, self.options = env_id, options
         self.spec_dict = {
             "env_id": env_id,
-            "options": options,
+            "options": {name: value for name, value in options.items() if name != "wrapper" or value is not None},
             "reward": "env",
             "emulator": "gymnasium",
             "versions": {"gymnasium": gymnasium.__version__},
@@ -92,18 +154,40 @@ class ClassicVec(VecEnv):
     def _begin(self, i: int, episode: int) -> None:
         self.episodes.begin(i, episode)
         self._played[i] = []
-        obs, _ = self.envs[i].reset(seed=episode_seed(self.seed, self.first_index + i, episode))
-        self._obs[i] = spaces.observe(self._source, obs)
+        with self._blame(i):
+            self._obs[i] = self._first_observation(i, episode_seed(self.seed, self.first_index + i, episode))
+
+    def _first_observation(self, i: int, seed: int) -> np.ndarray:
+        result = self.envs[i].reset(seed=seed)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise foreign.BrokenEnvironment(f"reset returned {type(result).__name__}, expected (obs, info)")
+        for mine, name in ((self._source, "observation_space"), (self._actions, "action_space")):
+            theirs = getattr(self.envs[i], name)
+            if theirs is not mine and theirs != mine:
+                raise foreign.BrokenEnvironment(f"{name} is {str(theirs)[:150]}, was {str(mine)[:150]}")
+        return foreign.observed(self._source, result[0])
+
+    @contextmanager
+    def _blame(self, i: int) -> Iterator[None]:
+        """Say of whatever goes wrong which environment did it, and in which step."""
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            where = f"{self.env_id}: environment {self.first_index + i}, step {self.episodes.ep_len[i]} of episode "
+            what = str(error) if isinstance(error, foreign.BrokenEnvironment) else f"{type(error).__name__}: {error}"
+            raise foreign.BrokenEnvironment(f"{where}{self.episodes.number[i]}: {what}") from error
 
     def _observe(self) -> np.ndarray:
         return self._obs
 
     def _act(self, i: int, action: Any) -> tuple[float, bool, bool]:
         """Step environment i with an action as the agent gives it; return reward, terminated, truncated."""
-        obs, reward, terminated, truncated, _ = self.envs[i].step(spaces.act(self._actions, action))
-        self._obs[i] = spaces.observe(self._source, obs)
+        with self._blame(i):
+            result = self.envs[i].step(spaces.act(self._actions, action))
+            obs, reward, terminated, truncated = foreign.outcome(result)
+            self._obs[i] = foreign.observed(self._source, obs)
         self._played[i].append(action)
-        return float(reward), bool(terminated), bool(truncated)
+        return reward, terminated, truncated
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Step every environment; see `VecEnv.step`."""
@@ -177,6 +261,10 @@ class ClassicVec(VecEnv):
         return tuple(env.render() for env in self.envs)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close the environments."""
-        for env in self.envs:
-            env.close()
+        """Close the environments; one that cannot be closed is no reason to lose a run."""
+        for i, env in enumerate(self.envs):
+            try:
+                env.close()
+            except (Exception, SystemExit) as error:
+                name = f"{self.env_id}: environment {self.first_index + i}"
+                warnings.warn(f"{name}: close raised {type(error).__name__}: {error}", stacklevel=2)

@@ -7,6 +7,7 @@ row: `--env MODULE:Id-v0` imports MODULE and takes its `FAMILY`. `envs/echo.py` 
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,11 +22,13 @@ class Option(Setting):
 
     Attributes:
         portable: whether a policy's file may set it. Files come from strangers: nothing that names code or a path.
+        confirmed: what an evaluation must know, but does not believe a file about: the user says it again.
         training_only: evaluations leave it at its default.
         settable: whether a run can set it, by a flag and a key of config.json; otherwise only `make_vec` can.
     """
 
     portable: bool = False
+    confirmed: bool = False
     training_only: bool = False
     settable: bool = True
 
@@ -44,11 +47,19 @@ MAX_EPISODE_STEPS = Option(
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings to start from, of the algorithm and of the family's environments, and where the numbers come from."""
+    """Settings to start from, of the algorithm and of the family's environments, and where the numbers come from.
+
+    Attributes:
+        name: one word.
+        source: where the numbers come from.
+        settings: by name; every other one keeps its default.
+        only: the ids that it is made for, as shell patterns such as "Hopper-v*"; empty for all of the family's.
+    """
 
     name: str
     source: str
     settings: Mapping[str, Any]
+    only: tuple[str, ...] = ()
 
 
 def _no_check(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -68,7 +79,7 @@ class Family:
         options: what `make` is given beside ids and numbers, each with its bounds.
         check: called as check(env_id, options) with every option filled in and within its bounds; returns the options
             that `make` gets; raises ValueError for what bounds cannot say. Imports no simulator.
-        presets: its own, the first one being the default.
+        presets: its own; `presets_of` puts them in order.
         defaults: settings of the algorithm that hold for this family under presets that do not mention them.
         columns: of progress.txt, each the mean of `field` over the finished episodes' records.
         evaluated: names of those columns that an evaluation reports too, as Eval + name.
@@ -93,6 +104,12 @@ class Family:
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     best_by: str | None = None
     spec: Mapping[str, Any] = field(default_factory=dict)
+
+    def presets_of(self, env_id: str) -> tuple[Preset, ...]:
+        """Return the presets for an id, the default first: those made for it come before those for all ids."""
+        name = env_id.rpartition(":")[2]
+        made_for = [p for p in self.presets if any(fnmatch.fnmatchcase(name, pattern) for pattern in p.only)]
+        return (*made_for, *(preset for preset in self.presets if not preset.only))
 
     @property
     def settable(self) -> tuple[Option, ...]:

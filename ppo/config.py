@@ -273,8 +273,8 @@ def progress_columns(env: str) -> list[str]:
 
 
 def presets(env: str) -> tuple[Preset, ...]:
-    """Return the presets that the environment can be trained with, its family's default first."""
-    return (*envs.find_family(env).presets, *PRESETS)
+    """Return the presets that the environment can be trained with, the default first."""
+    return (*envs.find_family(env).presets_of(env), *PRESETS)
 
 
 def build(**given: Any) -> PPOConfig:
@@ -290,7 +290,7 @@ def build(**given: Any) -> PPOConfig:
     env = given.get("env", PPOConfig.env)
     family = envs.find_family(env)
     offered = {preset.name: preset for preset in presets(env)}
-    name = given.get("preset") or family.presets[0].name
+    name = given.get("preset") or next(iter(offered))
     _require(name in offered, "preset", name, "one of " + ", ".join(offered))
     known = {setting.name: setting for setting in all_settings(env)}
     for key in given:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 
 import envs
+from envs.family import Family
 from envs.vector import VecEnv
 from ppo.policy import BadPolicy, Policy, load_policy
 from utils.mpi import Comm
@@ -91,10 +93,20 @@ def environment(policy: Policy, **wanted: Any) -> tuple[str, dict[str, Any]]:
         envs.check_options(env_id, **options)
     except (ValueError, TypeError, KeyError) as error:
         raise BadPolicy(f"policy.json: {error}") from None
+    confirm(family, spec["options"], wanted)
     for name, mine in family.spec.items():
         if spec.get(name) != mine:
             raise BadPolicy(f"policy.json: {name} is {spec.get(name)!r}, here it is {mine!r}")
     return env_id, options
+
+
+def confirm(family: Family, options: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise BadPolicy where a file holds an option of the kind that only the user may give, and the user did not."""
+    for option in family.options:
+        value = options.get(option.name, option.default)
+        if option.confirmed and value != option.default and option.name not in wanted:
+            name, shown = option.name.replace("_", "-"), value if isinstance(value, str) else json.dumps(value)
+            raise BadPolicy(f"policy.json: {name} is {shown[:300]}: if you trust it, add --{name} {shown[:300]!r}")
 
 
 def evaluation_defaults(env_id: str, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -111,6 +123,7 @@ def evaluate(
     greedy: bool = False,
     jobs: int = 1,
     comm: Comm | None = None,
+    network: str | None = None,
     **wanted: Any,
 ) -> list[dict[str, Any]]:
     """Play `episodes` episodes and return their records in the order of environments.
@@ -123,19 +136,20 @@ def evaluate(
         greedy: take the most probable action instead of sampling.
         jobs: processes that share the environments; more than one per GROUP environments would stand idle.
         comm: ranks that share them instead; all call this, and rank 0 gets the records, the others none.
+        network: see `load_policy`.
         wanted: options of the environment that replace the policy's own and the family's for evaluations, and `env`,
             another id.
 
     Raises:
         ValueError: a number out of range, or a bad policy.
     """
-    policy = load_policy(folder)
+    policy = load_policy(folder, network)
     env_id, options = environment(policy, **wanted)  # what is wrong with it shows before processes start
     options |= evaluation_defaults(env_id, wanted)
     if comm is not None and comm.world_size > 1:
         return evaluate_together(policy, env_id, options, episodes, seed, num_envs, greedy, comm)
     tasks = [
-        joblib.delayed(_play_from_folder)(folder, env_id, options, share, quotas, seed, greedy)
+        joblib.delayed(_play_from_folder)(folder, env_id, options, share, quotas, seed, greedy, network=network)
         for share, quotas in shares(episodes, seed, num_envs, jobs)
     ]
     return [record for records in joblib.Parallel(n_jobs=len(tasks))(tasks) for record in records]
@@ -177,9 +191,9 @@ def shares(episodes: int, seed: int, num_envs: int, parts: int) -> list[tuple[ra
     return [(range(a, b), quotas[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
-def _play_from_folder(folder: Path, *args: Any) -> list[dict[str, Any]]:
+def _play_from_folder(folder: Path, *args: Any, network: str | None) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
-    return play_share(load_policy(folder), *args)
+    return play_share(load_policy(folder, network), *args)
 
 
 def play_share(

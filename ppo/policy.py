@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ppo import actions, architecture, core
-from ppo.networks import ActorCritic
+from ppo.networks import ActorCritic, Body, find
 from ppo.recurrent import evaluator
 from utils import checkpoint
 from utils.files import exchange, remove, sync_folder, write_synced
@@ -172,12 +172,17 @@ def _present(folder: Path) -> Path:
     return folder if folder.exists() or not previous(folder).is_dir() else previous(folder)
 
 
-def load_policy(folder: Path) -> Policy:
+def load_policy(folder: Path, network: str | None = None) -> Policy:
     """Read a policy folder, or a checkpoint of a run (then what it is for is read from the run's last policy).
+
+    Args:
+        folder: where it is.
+        network: the name of its network, given by whoever trusts it where it is a user's MODULE:FUNCTION: a module
+            that only a file names is never imported.
 
     Raises:
         BadPolicy: a file is missing, damaged, or not what `policy.json` says; names, shapes and types are compared
-            before anything is allocated.
+            before anything is allocated. Or its network is another one, or a user's that was not given.
     """
     folder = _present(folder)
     try:
@@ -191,10 +196,10 @@ def load_policy(folder: Path) -> Policy:
             else:  # of an older version
                 info = read_info(folder.parent.parent / "policy" / "last")
             info = info | {"checkpoint": folder.name}
-            return _read(folder / "state.safetensors", info, "ac/")
+            return _read(folder / "state.safetensors", info, "ac/", network)
         info = read_info(folder)
         path = folder / "policy.safetensors"
-        policy = _read(path, info, "")
+        policy = _read(path, info, "", network)
         if hashlib.sha256(path.read_bytes()).hexdigest() != info.get("sha256"):
             raise BadPolicy(f"{path}: its SHA-256 is not the one in policy.json")
         return policy
@@ -226,14 +231,30 @@ def check_info(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
     return info
 
 
-def _read(path: Path, info: dict[str, Any], prefix: str) -> Policy:
+def _body(info: dict[str, Any], given: str | None) -> str | Body:
+    """Return the network that policy.json names, imported only where the user named it too. Raises BadPolicy."""
+    name = info.get("network")
+    if given is not None and given != name:
+        raise BadPolicy(f"network: {given!r} given, the policy's is {str(name)[:100]!r}")
+    if not isinstance(name, str) or ":" not in name:
+        return str(name)
+    if given is None:
+        raise BadPolicy(
+            f"policy.json: network is {name[:200]!r}, which names a module to import: if you trust it, add "
+            f"--network {name[:200]}"
+        )
+    return find(name)
+
+
+def _read(path: Path, info: dict[str, Any], prefix: str, network: str | None) -> Policy:
     """Return the policy whose weights carry `prefix` in their names in the file. Raises BadPolicy."""
     if not path.is_file():
         raise BadPolicy(f"{path}: no such file")
     try:
         dist = actions.of_info(info)
+        drawn = architecture.read(info)._replace(network=_body(info, network))
         with torch.device("meta"):  # shapes without memory
-            ac = architecture.read(info).build(tuple(info["obs_shape"]), dist, "xavier", seed=0)
+            ac = drawn.build(tuple(info["obs_shape"]), dist, "xavier", seed=0)
         with safe_open(path, framework="pt") as file:
             names = [name.removeprefix(prefix) for name in file.keys() if name.startswith(prefix)]
             slices = {name: file.get_slice(prefix + name) for name in names}

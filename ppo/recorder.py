@@ -23,7 +23,7 @@ import torch
 from ppo import actions, architecture, core
 from ppo.config import GOAL, PPOConfig, all_settings, free_on_resume, free_settings
 from ppo.evaluate import evaluate_together, find_policy
-from ppo.policy import Policy, copy_weights, load_policy, write_policy
+from ppo.policy import Policy, copy_weights, load_policy, read_info, write_policy
 from ppo.training import NotFinite
 from ppo.training import Training as Run
 from utils import checkpoint, logger, system
@@ -226,7 +226,7 @@ class Recorder:
             self._seconds_before = float(meta["seconds"])
             self._row_seconds = float(meta.get("row_seconds", self._seconds_before))
         elif self.cfg.init_from is not None:
-            notes.append(init_from(run, find_policy(self.cfg.init_from)))
+            notes.append(init_from(run, find_policy(self.cfg.init_from), self.cfg.network))
 
     def _restore_episodes(
         self, run: Run, arrays: dict[str, np.ndarray], allow_mismatch: bool, notes: list[str]
@@ -275,7 +275,7 @@ class Recorder:
 
     def _epoch_of_last_policy(self) -> int:
         try:
-            epoch = load_policy(self.path / "policy" / "last").info.get("epoch")
+            epoch = load_policy(self.path / "policy" / "last", self.cfg.network).info.get("epoch")
         except Refused:
             return -1
         return epoch if type(epoch) is int else -1
@@ -596,13 +596,13 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def init_from(run: Run, folder: Path) -> str:
-    """Start the networks from a policy's weights and return one line that says so.
+def init_from(run: Run, folder: Path, network: str | None = None) -> str:
+    """Start the networks from a policy's weights and return one line that says so; `network` is the run's own.
 
     Raises:
         Refused: no policy, or its tensors have other shapes than this run's, both of which are named.
     """
-    policy = load_policy(folder)
+    policy = load_policy(folder, network if read_info(folder).get("network") == network else None)
     weights, mine = policy.ac.state_dict(), run.ac.state_dict()
     if not policy.has_value:
         weights |= {name: p for name, p in mine.items() if name.startswith("v.")}

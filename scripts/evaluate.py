@@ -38,7 +38,10 @@ def main(argv: list[str] | None = None) -> int:
         "--deterministic", action="store_true", help="the most probable action instead of a sampled one"
     )
     parser.add_argument("--checkpoint", default="best", metavar="best|last|K", help="of a run; K: after K steps")
+    parser.add_argument("--network", metavar="MODULE:FUNCTION", help="the policy's, where it is a user's and trusted")
     parser.add_argument("--env", help="another environment id than the policy's own")
+    parser.add_argument("--env-kwargs", type=command.json_table, metavar="JSON", help="of a Gymnasium environment")
+    parser.add_argument("--wrapper", metavar="MODULE:FUNCTION", help="around a Gymnasium environment, as in training")
     parser.add_argument("--emulator", help="Mario: native or nes-py")
     parser.add_argument(
         "--start-frames",
@@ -76,17 +79,19 @@ def show(args: Any, comm: mpi.Comm) -> None:
     for name in ("json", "csv"):
         if getattr(args, name) is not None:
             command.check_writable(name, getattr(args, name))
-    names = ("env", "emulator", "start_frames", "start_mode", "sticky", "max_episode_steps")
+    names = ("env", "emulator", "start_frames", "start_mode", "sticky", "max_episode_steps", "env_kwargs",
+             "wrapper")  # fmt: skip
     wanted = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    env_id, _ = environment(load_policy(folder), **wanted)
+    env_id, _ = environment(load_policy(folder, args.network), **wanted)
     wanted = evaluation_defaults(env_id, wanted) | wanted
     played: list[list[dict[str, Any]]] = []
     summaries: list[dict[str, Any]] = []
     for levels in args.levels or [None]:
         options = wanted | ({"levels": levels} if levels else {})
         records = evaluate(
-            folder, args.episodes, args.seed, args.num_envs, args.deterministic, args.jobs, comm, **options
-        )
+            folder, args.episodes, args.seed, args.num_envs, args.deterministic, args.jobs, comm,
+            args.network, **options,
+        )  # fmt: skip
         if comm.rank:
             continue
         summary = summarise(records, envs.find_family(env_id).columns) | {

@@ -25,6 +25,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("policy", help="run folder, policy folder, or id of an environment with a shipped policy")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder to write")
     parser.add_argument("--checkpoint", default="best", metavar="best|last|K", help="of a run; K: after K steps")
+    parser.add_argument("--env", metavar="MODULE:ID", help="the policy's, where a module of yours declares it")
+    parser.add_argument("--env-kwargs", type=command.json_table, metavar="JSON", help="of a Gymnasium environment")
+    parser.add_argument("--wrapper", metavar="MODULE:FUNCTION", help="around a Gymnasium environment, as in training")
+    parser.add_argument("--network", metavar="MODULE:FUNCTION", help="the policy's, where it is a user's and trusted")
     parser.add_argument("--half", action="store_true", help="16-bit weights")
     parser.add_argument("--with-critic", action="store_true", help="keep the critic, which --init-from can go on with")
     parser.add_argument("--check-steps", type=int, default=500, help="decisions on which both must agree")
@@ -40,7 +44,7 @@ def export(args: Any) -> int:
     if args.check_steps < 1:
         raise ValueError(f"check-steps: {args.check_steps}, expected at least 1")
     source = find_policy(args.policy, args.checkpoint)
-    policy = load_policy(source)
+    policy = load_policy(source, args.network)
     if args.with_critic and not policy.has_value:
         raise ValueError(f"with-critic: {source} has none")
     dtype = torch.float16 if args.half else torch.float32
@@ -50,7 +54,8 @@ def export(args: Any) -> int:
         raise ValueError("half: a weight is too large for 16 bits")
     write_policy(out, weights, policy.info)
     size = sum(path.stat().st_size for path in out.iterdir())
-    same, largest, count = agreement(policy, load_policy(out), args.check_steps)
+    same, largest, count = agreement(policy, load_policy(out, args.network), args.check_steps, env=args.env,
+                                     env_kwargs=args.env_kwargs, wrapper=args.wrapper)  # fmt: skip
     print(f"{out}: {size / 1e6:.2f} MB; same actions in {same} of {count} decisions, "
           f"what the actor says differs by at most {largest:.1e}")  # fmt: skip
     if same < count and not args.half:
@@ -59,15 +64,15 @@ def export(args: Any) -> int:
     return 0
 
 
-def agreement(first: Policy, second: Policy, decisions: int, seed: int = 0) -> tuple[int, float, int]:
+def agreement(first: Policy, second: Policy, decisions: int, seed: int = 0, **wanted: Any) -> tuple[int, float, int]:
     """Play the first policy and ask the second one about the same observations.
 
     Returns:
         decisions in which both take the same most probable action and the same sampled action, the largest difference
         of a probability (of a mean, where actions are numbers), and the number of decisions, `decisions` rounded up to
-        a multiple of NUM_ENVS.
+        a multiple of NUM_ENVS. `wanted` is what `environment` takes.
     """
-    env_id, options = environment(first)
+    env_id, options = environment(first, **wanted)
     env = envs.make_vec(env_id, NUM_ENVS, seed, **options)
     try:
         first.check_spaces(env.single_observation_space, env.single_action_space)

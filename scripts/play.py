@@ -45,6 +45,9 @@ def main(argv: list[str] | None = None) -> int:
                      help="ways through stages, one after the other; default: the shipped ones")  # fmt: skip
     where = parser.add_argument_group("what is played")
     where.add_argument("--env", help=f"environment id; default: the policy's own, or {DEFAULT_ENV}")
+    where.add_argument("--network", metavar="MODULE:FUNCTION", help="the policy's, where it is a user's and trusted")
+    where.add_argument("--env-kwargs", type=command.json_table, metavar="JSON", help="of a Gymnasium environment")
+    where.add_argument("--wrapper", metavar="MODULE:FUNCTION", help="around a Gymnasium environment, as in training")
     where.add_argument("--checkpoint", default="best", metavar="best|last|K", help="of a run")
     where.add_argument("--deterministic", action="store_true", help="the most probable action, not a sampled one")
     where.add_argument("--episodes", type=int, default=1)
@@ -136,11 +139,12 @@ class Screen:
 
 def by_steps(args: argparse.Namespace) -> None:
     """Play episodes decision by decision."""
-    names = ("env", "emulator", "start_frames", "start_mode", "sticky", "max_episode_steps", "actions")
+    names = ("env", "emulator", "start_frames", "start_mode", "sticky", "max_episode_steps", "actions",
+             "env_kwargs", "wrapper")  # fmt: skip
     wanted = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     policy = None
     if args.policy is not None:
-        policy = load_policy(find_policy(args.policy, args.checkpoint))
+        policy = load_policy(find_policy(args.policy, args.checkpoint), args.network)
         env_id, options = environment(policy, **wanted)
     else:
         env_id = wanted.pop("env", DEFAULT_ENV)
@@ -180,8 +184,9 @@ def build(env_id: str, seed: int, options: dict[str, Any]) -> tuple[Any, float]:
         return env, float(fps)
     import gymnasium
 
+    kwargs = options.get("env_kwargs", {}) | {"render_mode": "rgb_array"}
     try:
-        env = envs.make_vec(env_id, 1, seed, **options, env_kwargs={"render_mode": "rgb_array"})
+        env = envs.make_vec(env_id, 1, seed, **options | {"env_kwargs": kwargs})
         env.reset()
         picture = env.render()[0]
     except gymnasium.error.Error as error:

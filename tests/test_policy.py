@@ -291,3 +291,31 @@ def test_a_policy_for_other_spaces_is_refused_with_both(mario, echo):
     with pytest.raises(BadPolicy, match=r"shows \[4\], the policy takes \[4, 84, 84\]"):
         load_policy(mario).check_spaces(env.single_observation_space, env.single_action_space)
     load_policy(echo).check_spaces(env.single_observation_space, env.single_action_space)
+
+
+def test_a_network_of_ones_own_is_never_imported_for_a_file(tmp_path, monkeypatch, capsys):
+    """Refused in one line that says how; evaluated, exported and a start for runs once the user gives the same name."""
+    tiny = {"env": "Echo-v0", "num_envs": 4, "steps_per_epoch": 128, "minibatch_size": 128, "epochs": 1}
+    name = "tests.test_library:my_network"
+    cfg = build(**tiny, network=name, exp_name="own", data_dir=str(tmp_path))
+    train(cfg)
+    run, out = str(cfg.run_dir), str(tmp_path / "out")
+    for command in (evaluate.main, play.main, export.main):
+        rest = {export.main: ["--out", out], play.main: ["--gif", str(tmp_path / "x.gif")], evaluate.main: []}[command]
+        assert command([run, *rest]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and f"if you trust it, add --network {name}" in said
+        assert command([run, *rest, "--network", "os:system"]) == 2
+        assert "network: 'os:system' given, the policy's is" in capsys.readouterr().err
+    assert export.main([run, "--out", out, "--check-steps", "8", "--with-critic", "--network", name]) == 0
+    assert evaluate.main([out, "--episodes", "2", "--jobs", "1", "--network", name]) == 0
+    again = build(**tiny, init_from=out, network=name, exp_name="again", data_dir=str(tmp_path))
+    train(again)
+    plain = build(**tiny, init_from=out, exp_name="plain", data_dir=str(tmp_path))
+    with pytest.raises(Refused, match=f"add --network {name}"):
+        train(plain)
+    monkeypatch.setattr("ppo.policy.find", None)  # whatever a file names, nothing is looked for
+    info = json.loads(Path(out, "policy.json").read_text())
+    Path(out, "policy.json").write_text(json.dumps(info | {"network": "antigravity:fly"}))
+    with pytest.raises(BadPolicy, match="names a module to import"):
+        load_policy(Path(out))

@@ -1,0 +1,108 @@
+"""Environments that others wrote: those that break their promises are named, old ones are adapted, wrappers applied."""
+
+import json
+
+import numpy as np
+import pytest
+
+import envs
+from envs import checks
+from envs.foreign import BrokenEnvironment
+from ppo.config import build
+from ppo.evaluate import evaluate
+from ppo.policy import BadPolicy
+from ppo.run import train
+from scripts import evaluate as evaluate_command
+from tests import hostile
+from utils.folder import Refused
+
+
+def played(name, steps=8, **options):
+    """Play two environments whose global indices are 4 and 5."""
+    env = envs.make_vec(f"tests.hostile:{name}-v0", 2, 0, first_index=4, **options)
+    env.reset()
+    return [env.step(np.zeros(2, np.int64)) for _ in range(steps)]
+
+
+@pytest.mark.parametrize("name", hostile.ROWS)
+def test_a_broken_promise_is_named(name):
+    """What was wrong, in which environment, in which step of which episode."""
+    _, where, words = hostile.ROWS[name]
+    with pytest.raises(BrokenEnvironment) as broken:
+        played(name)
+    said, number = str(broken.value), 0 if where == "reset" else 3
+    assert said.startswith(f"tests.hostile:{name}-v0: environment 4, step {number} of episode 0: ") and words in said
+
+
+def test_spaces_that_change():
+    """The second episode has other actions."""
+    with pytest.raises(BrokenEnvironment, match=r"environment 4, step 0 of episode 1: action_space is Discrete\(3\)"):
+        played("Changing")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("Spaceless", "observation_space 5, expected a space"), ("Unbuildable", "no board")]
+)
+def test_what_cannot_be_built_is_refused_before_anything_is_written(name, words, tmp_path):
+    """By a run, in one line."""
+    with pytest.raises(Refused, match=words) as refused:
+        train(build(env=f"tests.hostile:{name}-v0", data_dir=str(tmp_path)))
+    assert "\n" not in str(refused.value) and not list(tmp_path.iterdir())
+
+
+def test_one_that_cannot_be_closed_loses_no_run():
+    """A warning names it; the others are closed."""
+    env = envs.make_vec("tests.hostile:Unclosable-v0", 2, 0)
+    env.reset()
+    with pytest.warns(UserWarning, match="environment 1: close raised OSError: stuck"):
+        env.close()
+
+
+def test_an_episode_without_end_trains(tmp_path):
+    """Epochs cut it; nothing is counted as finished."""
+    cfg = build(env="tests.hostile:Fair-v0", epochs=2, data_dir=str(tmp_path), exp_name="x")
+    train(cfg)
+    assert (cfg.run_dir / "episodes.csv").read_text().count("\n") == 1
+
+
+def test_the_old_gym_keeps_the_contract():
+    """Seeded, adapted, resumed exactly; its time limit is a truncation, its other ends are terminations."""
+    name = "tests.hostile:Old-v0"
+    checks.check_vec_env(lambda **place: envs.make_vec(name, **place), steps=24)
+    for length, flags in ((3, (True, False)), (4, (False, True))):
+        _, _, terminated, truncated, _ = played("Old", length, env_kwargs={"length": length})[-1]
+        assert (bool(terminated[0]), bool(truncated[0])) == flags
+    assert played("Old", 2, max_episode_steps=2)[-1][3].all()
+
+
+def test_arguments_and_wrapper_are_settings_that_a_file_cannot_give(tmp_path, capsys):
+    """Trained with, resumed with, and asked for again in an evaluation, which otherwise would be of another task."""
+    given = {"env_kwargs": {"board": "yes"}, "wrapper": "tests.hostile:double"}
+    assert played("Unbuildable", 1, **given)[0][1].tolist() == [2, 2]
+    old = {"env": "tests.hostile:Old-v0", "env_kwargs": {"length": 4}, "wrapper": "tests.hostile:double"}
+    cfg = build(**old, epochs=1, data_dir=str(tmp_path), exp_name="x")
+    train(cfg)
+    assert "--env-kwargs '{\"length\": 4}' --wrapper tests.hostile:double" in cfg.command()
+    policy = cfg.run_dir / "policy" / "last"
+    with pytest.raises(BadPolicy, match=r"add --env-kwargs '\{\"length\": 4\}'"):
+        evaluate(policy, 2, env=old["env"])
+    with pytest.raises(BadPolicy, match="add --wrapper 'tests.hostile:double'"):
+        evaluate(policy, 2, env=old["env"], env_kwargs={"length": 4})
+    words = ["--episodes", "2", "--jobs", "1", "--env", old["env"], "--json", str(tmp_path / "e.json")]
+    words += ["--env-kwargs", '{"length": 4}', "--wrapper", "tests.hostile:double"]
+    assert evaluate_command.main([str(policy), *words]) == 0
+    assert json.loads((tmp_path / "e.json").read_text())["ep_ret"]["mean"] == 8
+    with pytest.raises(SystemExit, match="2"):
+        evaluate_command.main([str(policy), "--env-kwargs", "{]"])
+    assert "expected a table of JSON" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "words"),
+    [("tests.hostile:nothing", "returned NoneType"), ("tests.hostile:missing", "cannot be loaded"),
+     ("double", "expected MODULE:FUNCTION"), ("no.such:thing", "cannot be loaded")],
+)  # fmt: skip
+def test_a_wrapper_that_is_none_is_named(wrapper, words):
+    """One line."""
+    with pytest.raises(BrokenEnvironment, match=words):
+        played("Fair", wrapper=wrapper)
