@@ -183,5 +183,5 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path, states):
         with pytest.raises(ValueError, match="start_curriculum|reward"):
             envs.check_options(STAGE, start_curriculum=states, **options)
     (tmp_path / "text").write_text("no states")
-    with pytest.raises(ValueError, match="not a file of states"):
+    with pytest.raises(ValueError, match=r"start_curriculum: .* not a file of states"):
         envs.check_options(STAGE, start_curriculum=str(tmp_path / "text"))

@@ -55,7 +55,7 @@ def _check_emulator(options: dict[str, Any]) -> None:
     for option in given:
         if name != "native" or options["reward"] not in rules.REWARDS:
             raise ValueError(f"{option}: emulator {name} with reward {options['reward']} cannot start from states")
-        importlib.import_module("envs.mario.native_vector").read_states(options[option])
+        importlib.import_module("envs.mario.native_vector").read_states(options[option], option)
 
 
 def make(env_id: str, num_envs: int, seed: int, first_index: int, options: dict[str, Any]) -> VecEnv:

@@ -63,8 +63,8 @@ def write_states(path: str | Path, states: Sequence[bytes]) -> None:
     Path(path).write_bytes(FILE_MAGIC + len(states).to_bytes(8, "little") + sizes + b"".join(states))
 
 
-def read_states(path: str | Path) -> list[bytes]:
-    """Return the states of a file that `write_states` wrote.
+def read_states(path: str | Path, option: str = "start_states") -> list[bytes]:
+    """Return the states of a file that `write_states` wrote; `option` is what an error names.
 
     Raises:
         ValueError: the file cannot be read, or is no such file, or is damaged.
@@ -72,15 +72,15 @@ def read_states(path: str | Path) -> list[bytes]:
     try:
         data = read_file(Path(path).resolve(), FILE_BYTES)
     except (OSError, TypeError, ValueError) as error:
-        raise ValueError(f"start_states: cannot read {path!r} ({error})") from None
+        raise ValueError(f"{option}: cannot read {path!r} ({error})") from None
     start = len(FILE_MAGIC) + 8
     count = int.from_bytes(data[start - 8 : start], "little")
     if not data.startswith(FILE_MAGIC) or not 0 < count <= len(data) // 8:
-        raise ValueError(f"start_states: {path} is not a file of states")
+        raise ValueError(f"{option}: {path} is not a file of states")
     sizes = np.frombuffer(data[start : start + 8 * count].ljust(8 * count, b"\0"), "<u8").tolist()
     bounds = list(itertools.accumulate([start + 8 * count, *sizes]))  # Python's numbers: no sum overflows
     if bounds[-1] != len(data):
-        raise ValueError(f"start_states: {path} is damaged, {len(data)} bytes of {bounds[-1]}")
+        raise ValueError(f"{option}: {path} is damaged, {len(data)} bytes of {bounds[-1]}")
     states = [data[begin:end] for begin, end in zip(bounds[:-1], bounds[1:], strict=True)]
     for state in states:
         unpack(KIND, STATE_VERSION, state)
@@ -122,7 +122,7 @@ class NativeMarioVec(MarioVecBase):
         path = self.options[option]
         if path is None:
             return None
-        states = read_states(path)
+        states = read_states(path, option)
         self.spec_dict[f"{option}_sha256"] = hashlib.sha256(b"".join(states)).hexdigest()
         return [self._start_of(state) for state in states]
 
@@ -132,7 +132,9 @@ class NativeMarioVec(MarioVecBase):
         assert self._pool is not None
         self._memory_views = [memoryview(ram) for ram in self._rams]  # type: ignore[arg-type]
         moments = []
-        for state, start in zip(read_states(self.options["start_curriculum"]), self._pool, strict=True):
+        for state, start in zip(
+            read_states(self.options["start_curriculum"], "start_curriculum"), self._pool, strict=True
+        ):
             decision = check_count(unpack(KIND, STATE_VERSION, state, self._most())[0], "ep_len")
             self._start(0, start, b"")
             moments.append((decision, position(self._memory_views[0])))
