@@ -42,11 +42,11 @@ def record(begin, end, cause="enemy", start=None):
 
 
 def test_a_way_counts_new_ground_only():
-    """40 to 90 is 50 pixels, going back counts nothing, a new area 50, 1,000 pixels at once 300 (a pipe)."""
+    """40 to 90 is 50 pixels, going back counts nothing, a new area 50, and what a pipe passes over is ground."""
     way = Way([Position(1, 40), Position(1, 90), Position(1, 60), Position(1, 100), Position(2, 10), Position(2, 1010)])
-    assert way.length == 50 + 10 + 50 + 300
+    assert way.length == 50 + 10 + 50 + 1000
     assert way.far(Position(1, 0)) == 0.0 and way.far(Position(1, 65)) == 25.0 and way.far(Position(1, 500)) == 60.0
-    assert way.far(Position(2, 10)) == 110.0 and way.far(Position(2, 510)) == 260.0
+    assert way.far(Position(2, 10)) == 110.0 and way.far(Position(2, 510)) == 610.0
     assert way.far(Position(3, 10)) is None and way.far(None) is None
 
 
@@ -185,3 +185,12 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path, states):
     (tmp_path / "text").write_text("no states")
     with pytest.raises(ValueError, match=r"start_curriculum: .* not a file of states"):
         envs.check_options(STAGE, start_curriculum=str(tmp_path / "text"))
+
+
+def test_areas_are_told_apart_where_pipes_lead_on(tmp_path):
+    """1-2: 2,601 pixels under the ground, 50 for the pipe, 259 to the flag; every place has states of the way."""
+    way = demonstrations.read(demonstrations.SHIPPED / demonstrations.file_name("SuperMarioBros-1-2-v0"))
+    write_states(tmp_path / "states", [moment.state for moment in demonstrations.moments(way, 4)])
+    env = envs.make_vec("SuperMarioBros-1-2-v0", 1, 0, start_curriculum=str(tmp_path / "states"))
+    assert env._curriculum.way.length == pytest.approx(2601 + 50 + 259, abs=32)
+    assert all(env._curriculum.members) and len(env._curriculum.members) == 30

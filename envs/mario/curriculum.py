@@ -30,7 +30,6 @@ from envs.mario.rules import RAM
 
 SPAN = 100.0  # pixels of a place
 ENTRY = 50.0  # pixels that entering a new area counts as
-STRIDE = 300.0  # pixels from one moment of a way to the next, at most: what is more is a pipe's
 NEAR = 4  # places to the goal, at first and at least
 GROW, SHRINK = 0.8, 0.25  # success rates above and below which a goal moves
 STEP = 1.5  # factor by which it does
@@ -42,7 +41,8 @@ LEAST_START, MOST_START = 0.15, 0.9  # share of the episodes from the stage's st
 NEVER = 1e9  # a goal that only the flag is
 CENSORED = ("goal", "step_limit")  # causes of ends that are no failures
 
-_AREA, _PAGE, _X, _STATE = (RAM[n] for n in ("area_pointer", "player_page", "player_x", "player_state"))
+_PAGE, _X, _STATE = RAM["player_page"], RAM["player_x"], RAM["player_state"]
+_LOW, _HIGH = RAM["area_data_low"], RAM["area_data_high"]  # `area_pointer` is that of the next pipe where one is near
 _PASSED, _CORRECT = RAM["loop_pass_count"], RAM["loop_correct_count"]
 _NORMAL = 8  # of player_state: neither dying nor in a pipe
 
@@ -58,11 +58,11 @@ def position(ram: memoryview) -> Position | None:
     """Return where Mario is; None while he is dying, in a pipe, or on a floor from which a maze leads back."""
     if ram[_STATE] != _NORMAL or ram[_PASSED] != ram[_CORRECT]:
         return None
-    return Position(ram[_AREA], 256 * ram[_PAGE] + ram[_X])
+    return Position(256 * ram[_HIGH] + ram[_LOW], 256 * ram[_PAGE] + ram[_X])
 
 
 class Way:
-    """How far along a way a position is, in pixels of new ground."""
+    """How far along a way a position is, in pixels of new ground; what a pipe passes over counts as ground."""
 
     def __init__(self, positions: Sequence[Position]) -> None:
         """Args: positions: along the way, in order, at least one."""
@@ -73,7 +73,7 @@ class Way:
             if xs and x <= xs[-1]:
                 continue
             if xs:
-                far += min(x - xs[-1], STRIDE)
+                far += x - xs[-1]
             elif len(self._grounds) > 1:
                 far += ENTRY
             xs.append(x)
@@ -207,7 +207,7 @@ class Curriculum:
             "StartFar": float(np.mean([self._share(r) for r in whole])) if whole else nan,
             "Frontier": hardest / count,
             "FrontierRate": rates[hardest],
-            "PlaceRate": float(np.mean(rates)),
+            "PlaceRate": float(np.mean([rates[k] for k in range(count) if self.members[k]])),
             "GoalFar": float(np.mean([min(r, count - k) / (count - k) for k, r in enumerate(self.reach)])),
         }
 
