@@ -5,7 +5,7 @@ stopped:
     ways     explored from disturbed starts, and the shipped demonstration: states along them
     train    PPO whose episodes start where the policy fails on these ways, disturbed; until an evaluation of 100
              episodes reaches the goal or the budget is spent
-    prove    100 episodes each from random buttons, from nothing and with sticky buttons; over unmodified nes-py too
+    prove    100 episodes each after random buttons, after waiting and with sticky buttons; over unmodified nes-py too
     show     policy, card, video and curve in DATA_DIR/solve_ID/solve_ID_sSEED_policy
 Every further flag is one of `ppo.run`, such as --init-from SuperMarioBros-1-1-v0 or --cpu 8.
 """
@@ -13,26 +13,24 @@ Every further flag is one of `ppo.run`, such as --init-from SuperMarioBros-1-1-v
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import envs
 from envs.mario import backends, demonstrations, stages
 from envs.mario.demonstrations import Moment
 from envs.mario.explore import explore
 from envs.mario.native_vector import write_states
 from ppo import arguments
 from ppo.config import PPOConfig
-from ppo.evaluate import evaluate, find_policy
-from ppo.policy import load_policy, write_policy
-from scripts import play
-from scripts.evaluate import summarise
+from ppo.evaluate import find_policy
+from ppo.policy import load_policy
+from scripts import export, scoreboard
 from utils import command, plot, system
 from utils.folder import Refused, read_json
 
@@ -45,11 +43,6 @@ OWN = ("--env", "--exp-name", "--data-dir", "--seed", "--start-curriculum", "--s
 # What training is disturbed by, and other settings that --FLAGs replace: long ways need a small entropy bonus.
 SETTINGS = ("--sticky", "0.25", "--start-frames", "30", "--start-mode", "random", "--ent-coef", "0.005",
             "--eval-every", "16", "--save-every", "8")  # fmt: skip
-CONDITIONS: dict[str, dict[str, Any]] = {
-    "random buttons": {"start_frames": 30, "start_mode": "random", "sticky": 0.0},
-    "nothing": {"start_frames": 30, "start_mode": "noop", "sticky": 0.0},
-    "sticky 0.25": {"start_frames": 0, "start_mode": "noop", "sticky": 0.25},
-}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -151,24 +144,22 @@ def solve(args: argparse.Namespace, env_id: str, flags: list[str]) -> int:
         if code:
             raise SystemExit(FAILED if code == 1 else code)
     policy = folder.with_name(folder.name + "_policy")
-    proof = prove(args, env_id, folder, policy)
-    best = proof["lines"][0]
-    reached = best["clear_rate"] >= args.goal
-    print(f"{env_id}: {best['cleared']} of {best['episodes']} cleared from random buttons; {policy}", flush=True)
-    return 0 if reached else 1
+    figure = scoreboard.shown_line(prove(args, folder, policy), "Random buttons")
+    assert figure is not None
+    print(f"{env_id}: {figure['cleared']} of {figure['episodes']} cleared after random buttons; {policy}", flush=True)
+    return 0 if figure["clear_rate"] >= args.goal else 1
 
 
 def trained(folder: Path, args: argparse.Namespace) -> bool:
     """Return whether the run has reached this goal or spent this budget."""
     try:
-        ending = read_json(folder / "exit.json")
+        ending, config = read_json(folder / "exit.json"), read_json(folder / "config.json")
         steps = load_policy(find_policy(str(folder), "last")).info["steps"]
     except (Refused, KeyError):
         return False
     if ending.get("reason") != "finished":
         return False
-    asked = f">= {args.goal}"
-    return steps >= args.budget or str(ending.get("goal", "")).endswith(asked)
+    return steps >= args.budget or ("goal" in ending and config.get("stop_at") == f"EvalClearRate>={args.goal}")
 
 
 def write_ways(args: argparse.Namespace, env_id: str, path: Path) -> None:
@@ -193,63 +184,43 @@ def write_ways(args: argparse.Namespace, env_id: str, path: Path) -> None:
 # What is left behind --------------------------------------------------------------------------------------------------
 
 
-def prove(args: argparse.Namespace, env_id: str, run: Path, out: Path) -> dict[str, Any]:
+def prove(args: argparse.Namespace, run: Path, out: Path) -> dict[str, Any]:
     """Evaluate the best policy and write it with card, video and curve, unless that was done; return the figures."""
-    source = load_policy(find_policy(str(run)))
-    path = out / "evaluation.json"
-    asked = {"policy_sha256": source.info["sha256"], "seed": args.seed, "asked": args.episodes}
-    if path.exists():
-        before = json.loads(path.read_text())
-        if all(before.get(name) == value for name, value in asked.items()):
-            return before
-    info = {name: value for name, value in source.info.items() if name not in ("format", "sha256")}
-    write_policy(out, {n: p.detach().contiguous() for n, p in source.ac.state_dict().items()}, info)
-    lines = []
+    path, best = out / "evaluation.json", find_policy(str(run))
+    asked = {"source_sha256": load_policy(best).info["sha256"], "seed": args.seed, "asked": args.episodes}
+    before = scoreboard.read(out) or {}
+    if all(before.get(name) == value for name, value in asked.items()):
+        return before
+    if out.exists():
+        shutil.rmtree(out)
+    if export.main([str(best), "--out", str(out), "--half"]):
+        raise ValueError(f"{out} cannot be written, see the line above")
+    found: dict[str, Any] = {}
     for emulator in emulators():
-        for how, options in CONDITIONS.items():
-            records = evaluate(out, args.episodes, args.seed, jobs=system.cores(), emulator=emulator, **options)
-            line = {"how": how, "emulator": emulator, "greedy": False} | options
-            lines.append(line | summarise(records, envs.find_family(env_id).columns))
-            print(f"{env_id}: {describe(lines[-1])}", flush=True)
-    facts = asked | {"commit": system.commit(), "versions": system.versions(), "lines": lines}
-    draw(run, out)
-    (out / "README.md").write_text(card(env_id, source.info, facts))
-    path.write_text(json.dumps(facts, indent=1) + "\n")  # last: it says that all is there
-    return facts
+        how = {"emulator": emulator, "episodes": args.episodes, "seed": args.seed, "jobs": system.cores()}
+        found = scoreboard.measure(out, argparse.Namespace(**how))
+        path.write_text(json.dumps(found, indent=1) + "\n")
+    for line in found["lines"]:
+        print(scoreboard.describe(line), flush=True)
+    plot.main([str(run), "-y", "EvalClearRate", "StartClearRate", "Frontier", "--out", str(out / "curve.png")])
+    path.unlink()  # a film is drawn where there are no figures of these weights
+    scoreboard.film(out, found)
+    info = load_policy(out).info
+    (out / "README.md").write_text(scoreboard.card(info["env"], info, found, (out / "play.mp4").exists()))
+    path.write_text(json.dumps(found | asked, indent=1) + "\n")  # last: it says that all is there
+    return found
 
 
 def emulators() -> list[str]:
-    """Return the emulators that are installed, unmodified nes-py first."""
+    """Return the emulators that are installed, unmodified nes-py last."""
     found = []
-    for name in ("nes-py", "native"):
+    for name in ("native", "nes-py"):
         try:
             backends.versions(name)
             found.append(name)
         except ValueError as error:
             print(f"{PROG}: not over {name}: {command.printable(error)}", flush=True)
     return found
-
-
-def draw(run: Path, out: Path) -> None:
-    """Draw the curve, and film an episode where a video can be written."""
-    plot.main([str(run), "-y", "EvalClearRate", "StartClearRate", "Frontier", "--out", str(out / "curve.png")])
-    if importlib.util.find_spec("imageio_ffmpeg") is not None:
-        play.main([str(out), "--video", str(out / "play.mp4"), "--scale", "1", "--start-frames", "30",
-                   "--start-mode", "random"])  # fmt: skip
-
-
-def describe(line: dict[str, Any]) -> str:
-    """Return one evaluation in words."""
-    return f"{line['how']}, {line['emulator']}: {line['cleared']} of {line['episodes']} cleared"
-
-
-def card(env_id: str, info: dict[str, Any], facts: dict[str, Any]) -> str:
-    """Return the policy's card."""
-    lines = [f"# {env_id}", "", f"- Made by: `{info.get('command', 'unknown')}`",
-             f"- Decisions: {info.get('steps', 0):,}", f"- Hours: {info.get('hours', 0):.2f}",
-             f"- Commit: {facts['commit']}", "", f"Evaluated with seed {facts['seed']}, sampled actions:", "",
-             *[f"- {describe(line)}" for line in facts["lines"]]]  # fmt: skip
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

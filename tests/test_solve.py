@@ -19,11 +19,12 @@ def test_it_explores_trains_proves_and_goes_on(tmp_path, capfd, monkeypatch):
     command = [STAGE, "--ways", "1", "--episodes", "2", "--data-dir", str(tmp_path), *TINY]
     assert solve.main([*command, "--budget", "64"]) == 1  # 8 decisions reach no axe
     said = capfd.readouterr().out
-    assert f"{STAGE}: exploration 0: a way of " in said and "0 of 2 cleared from random buttons" in said
+    assert f"{STAGE}: exploration 0: a way of " in said and "0 of 2 cleared after random buttons" in said
     run = tmp_path / "solve_supermariobros-1-4-v0" / "solve_supermariobros-1-4-v0_s0"
     out = run.with_name(run.name + "_policy")
     facts = json.loads((out / "evaluation.json").read_text())
-    assert [line["how"] for line in facts["lines"]] == ["random buttons", "nothing", "sticky 0.25"]
+    sampled = [(line["start_frames"], line["sticky"]) for line in facts["lines"] if not line["greedy"]]
+    assert sampled == [(30, 0.0), (30, 0.0), (0, 0.25)]
     assert load_policy(out).info["env"] == STAGE and "Decisions: " in (out / "README.md").read_text()
     assert (out / "curve.png").stat().st_size > 1000
     rows = table_of(run)
