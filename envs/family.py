@@ -82,6 +82,7 @@ class Family:
         presets: its own; `presets_of` puts them in order.
         defaults: settings of the algorithm that hold for this family under presets that do not mention them.
         columns: of progress.txt, each the mean of `field` over the finished episodes' records.
+        learned: columns of progress.txt that environments which learn add, see `VecEnv.learn_from`.
         evaluated: names of those columns that an evaluation reports too, as Eval + name.
         evaluation: options with which policies are evaluated unless others are asked for: what disturbs an episode, so
             that a policy which knows one way by heart is not taken for one that plays. A run's own evaluations use
@@ -100,6 +101,7 @@ class Family:
     presets: tuple[Preset, ...]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     columns: tuple[Column, ...] = ()
+    learned: tuple[Column, ...] = ()
     evaluated: tuple[str, ...] = ()
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     best_by: str | None = None

@@ -245,6 +245,7 @@ class VecEnv(VectorEnv, ABC):
         alive: called while `set_state` plays an episode again, which may take minutes.
         ends_within_episodes: whether `terminated` may be set within an episode.
         chance_within_episodes: whether random numbers of its own decide what happens after an episode's start.
+        learns: whether finished episodes change what comes next: then `learn_from` must be called.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}
@@ -254,6 +255,7 @@ class VecEnv(VectorEnv, ABC):
     alive: Callable[[], None] = staticmethod(lambda: None)
     ends_within_episodes: bool = False
     chance_within_episodes: bool = False
+    learns: bool = False
 
     def __init__(self, num_envs: int, seed: int, first_index: int, obs_space: Space, action_space: Space) -> None:
         self.num_envs = num_envs
@@ -303,6 +305,18 @@ class VecEnv(VectorEnv, ABC):
         Raises:
             ValueError: bytes that are damaged, foreign, or of another version, environment or set of options.
         """
+
+    def learn_from(self, records: list[dict[str, Any]]) -> None:
+        """Learn from finished episodes, for instance where the next ones shall start.
+
+        Called once per epoch where `learns` is set, on every rank with the same records, those of all environments.
+        What is learned depends on nothing else, so that it is the same whatever the number of ranks; `get_state` keeps
+        it.
+        """
+
+    def learned(self) -> dict[str, float]:
+        """Return what the last `learn_from` adds to progress.txt: the family's columns `learned`."""
+        return {}
 
     def begin_after(self, states: list[bytes]) -> np.ndarray:
         """Begin in each environment the episode after the one in its state, which another environment may have written.

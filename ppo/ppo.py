@@ -20,7 +20,7 @@ import torch
 
 from ppo import core
 from ppo.config import PPOConfig
-from ppo.progress import Episodes, epoch_row, statistics
+from ppo.progress import Episodes, epoch_row, joined, statistics
 from ppo.training import (
     Coefficients,
     Interrupted,
@@ -111,6 +111,8 @@ def collect(training: Training, save: Callable[[Training, bool], None] = lambda 
             training.nets.forget(ended)
         episodes += [(t, episode) for episode in infos["episodes"]]
     buf.finish(values_of(training, training.obs))
+    if env.learns:
+        env.learn_from(training.comm.broadcast(joined(training, episodes)))
     training.snapshot()
     return episodes
 

@@ -12,6 +12,15 @@ from utils.system import memory_mb
 Episodes = list[tuple[int, dict[str, Any]]]  # (step of the epoch, record)
 
 
+def joined(training: Training, episodes: Episodes) -> list[dict[str, Any]] | None:
+    """Return, on rank 0, the records of all ranks' episodes in the order they ended."""
+    gathered = training.comm.gather(episodes)
+    if gathered is None:
+        return None
+    pairs = sorted((pair for share in gathered for pair in share), key=lambda pair: (pair[0], pair[1]["env"]))
+    return [record for _, record in pairs]
+
+
 def epoch_row(
     training: Training, episodes: Episodes, learned: dict[str, Any]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -22,20 +31,20 @@ def epoch_row(
         episodes: those of this rank.
         learned: what `value_statistics` and `update` returned.
     """
-    gathered = training.comm.gather(episodes)
+    done = joined(training, episodes)
     memory = float(training.comm.max(np.array([memory_mb()]))[0])
     times = take_times(training)
-    if gathered is None:
+    if done is None:
         return {}, []
-    joined = sorted((pair for share in gathered for pair in share), key=lambda pair: (pair[0], pair[1]["env"]))
-    done, cfg = [episode for _, episode in joined], training.cfg
+    cfg = training.cfg
     row: dict[str, Any] = {"Epoch": training.epoch - 1}
     row |= statistics("EpRet", np.array([e["ep_ret"] for e in done]))
     row["AverageTrainRet"] = mean([e["train_ret"] for e in done])
     row["EpLen"] = mean([e["ep_len"] for e in done])
     row["EpCount"] = len(done)
     for column in training.env.family.columns:
-        row[column.name] = mean([float(e[column.field]) for e in done])
+        row[column.name] = mean([float(e[str(column.field)]) for e in done])
+    row |= training.env.learned()
     explained = learned.pop("ExplainedVariance")
     row |= {name: learned.pop(name) for name in ("AverageVVals", "StdVVals", "MaxVVals", "MinVVals")}
     row["TotalEnvInteracts"] = training.epoch * cfg.steps_per_epoch

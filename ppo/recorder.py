@@ -27,6 +27,7 @@ from ppo.policy import Policy, copy_weights, load_policy, read_info, write_polic
 from ppo.training import NotFinite
 from ppo.training import Training as Run
 from utils import checkpoint, logger, system
+from utils.columns import Column
 from utils.command import printable
 from utils.folder import Refused, RunFolder, read_json
 from utils.mpi import Comm
@@ -120,7 +121,7 @@ class Recorder:
         self._facts = {
             **self.cfg.to_dict(), "exp_name": self.cfg.experiment, "world_size": self.comm.world_size,
             "spec": run.env.identity(), "commit": system.commit(), "free_settings": free_settings(self.cfg),
-            "columns": [asdict(column) for column in run.env.family.columns], "resolved_device": run.device.type,
+            "columns": [asdict(column) for column in own_columns(run)], "resolved_device": run.device.type,
             "resolved_precision": str(run.nets.dtype).removeprefix("torch."),
             "processor": system.processor(), "arithmetic": run.arithmetic,
             "mpi": self.comm.library, "versions": system.versions(), "torch_threads": torch.get_num_threads(),
@@ -509,6 +510,12 @@ def insert_before(row: dict[str, Any], name: str, new: dict[str, Any]) -> None:
     place = next((i for i, (column, _) in enumerate(items) if column == name), len(items))
     row.clear()
     row.update([*items[:place], *new.items(), *items[place:]])
+
+
+def own_columns(run: Run) -> list[Column]:
+    """Return the columns that the environments of this run have beside those that every run has."""
+    family = run.env.family
+    return [*family.columns, *(family.learned if run.env.learns else ())]
 
 
 def not_finite(tensors: dict[str, torch.Tensor], epoch: int) -> str | None:

@@ -17,7 +17,7 @@ PAGE = Path(__file__).resolve().parents[1] / "data" / "README.md"
 MARK = "<!-- generated: do not edit below this line -->\n"
 MARIO_EPISODES = (
     Column("flag", "1 where the episode reached the flag"),
-    Column("cause", "why it ended: flag, pit, enemy, timeout, rule, step_limit or game_over"),
+    Column("cause", "why it ended: flag, pit, enemy, timeout, rule, step_limit, goal or game_over"),
     Column("x_max", "furthest x", "pixels"),
     Column("score", "the game's score", "points"),
     Column("time_left", "what the game's clock showed at the end", "units of the game's clock"),
@@ -27,6 +27,11 @@ MARIO_EPISODES = (
     Column("stages_cleared", "stages cleared in this episode"),
     Column("start_frames", "frames played before the agent's first decision"),
 )
+MARIO_CURRICULUM = (
+    Column("start_place", "number of the place along the way where it began, from 0; -1 for the stage's start"),
+    Column("way_begin", "how far along the way it began", "pixels"),
+    Column("way_end", "how far along the way it came", "pixels"),
+)
 
 
 def generated() -> str:
@@ -34,8 +39,10 @@ def generated() -> str:
     parts = {
         "### `progress.txt`": columns.PROGRESS.values(),
         "### `progress.txt`, Super Mario Bros": envs.mario.COLUMNS,
+        "### `progress.txt`, Super Mario Bros with `--start-curriculum`": envs.mario.LEARNED,
         "### `episodes.csv`": columns.EPISODES.values(),
         "### `episodes.csv`, Super Mario Bros": MARIO_EPISODES,
+        "### `episodes.csv`, Super Mario Bros with `--start-curriculum`": MARIO_CURRICULUM,
     }
     return "".join(f"\n{title}\n\n{columns.markdown(table)}" for title, table in parts.items())
 
@@ -54,7 +61,7 @@ def test_what_runs_write_is_in_the_tables():
     """No column of a run in data/results, and no field of an episode, is missing."""
     logs = sorted((PAGE.parent / "results").rglob("progress.txt"))
     names = {name for path in logs for name in path.open().readline().rstrip("\n").split("\t")}
-    own = {column.name: column for column in envs.mario.COLUMNS}
+    own = {column.name: column for column in (*envs.mario.COLUMNS, *envs.mario.LEARNED)}
     assert len(logs) > 10 and all(columns.find(name, own).meaning for name in names), names
     assert tuple(columns.EPISODES) == ("epoch", "steps", *Episodes.FIELDS)
     fields = MarioVecBase.episode_fields

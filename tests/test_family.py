@@ -95,7 +95,7 @@ def test_a_declaration_is_consistent(family):
     for preset in family.presets:
         assert set(preset.settings) <= own | set(options), preset.name
     assert set(family.defaults) <= own
-    names = [column.name for column in family.columns]
+    names = [column.name for column in (*family.columns, *family.learned)]
     assert len(set(names)) == len(names) and all(column.field for column in family.columns)
     assert all(options[name].accepts(value) for name, value in family.evaluation.items())
     assert not any(options[name].training_only for name in family.evaluation)

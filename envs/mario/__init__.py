@@ -49,11 +49,13 @@ def _check_emulator(options: dict[str, Any]) -> None:
     if name not in EMULATORS:
         raise ValueError(f"emulator: {name!r}, expected one of {', '.join(EMULATORS)}")
     versions(name)
-    if options["start_states"] is None:
-        return
-    if name != "native" or options["reward"] not in rules.REWARDS:
-        raise ValueError(f"start_states: emulator {name} with reward {options['reward']} cannot start from states")
-    importlib.import_module("envs.mario.native_vector").read_states(options["start_states"])
+    given = [option for option in ("start_states", "start_curriculum") if options[option] is not None]
+    if len(given) > 1:
+        raise ValueError("start_curriculum: goes without start_states; expected one of them")
+    for option in given:
+        if name != "native" or options["reward"] not in rules.REWARDS:
+            raise ValueError(f"{option}: emulator {name} with reward {options['reward']} cannot start from states")
+        importlib.import_module("envs.mario.native_vector").read_states(options[option], option)
 
 
 def make(env_id: str, num_envs: int, seed: int, first_index: int, options: dict[str, Any]) -> VecEnv:
@@ -83,6 +85,8 @@ OPTIONS = (
            help="file of states to start episodes from (scripts.states writes it); native emulator and rewards only"),
     Option(name="start_share", default=0.5, kind=float, above=0, at_most=1, training_only=True,
            help="share of the episodes that start from one of start_states, the others at the stage's start"),
+    Option(name="start_curriculum", default=None, optional=True, training_only=True,
+           help="file of states along ways (scripts.states --every): episodes start where they fail; native only"),
     MAX_EPISODE_STEPS,
     # A stranger's file must not name code to import: the reward is not portable.
     Option(name="reward", default="env", training_only=True,
@@ -158,6 +162,68 @@ COLUMNS = (
     ),
 )
 
+LEARNED = (
+    Column(
+        "StartShare",
+        "share of the finished episodes that started at the stage's start",
+        "%",
+        "With `--start-curriculum` it grows as these episodes clear the stage.",
+        low=0.0,
+        high=1.0,
+        label="Starts at the stage's start (share of episodes)",
+    ),
+    Column(
+        "StartClearRate",
+        "share of the episodes from the stage's start that reached the flag; `ClearRate` counts all episodes",
+        "%",
+        low=0.0,
+        high=1.0,
+        label="Clear rate from the stage's start",
+    ),
+    Column(
+        "StartFar",
+        "mean share of the way that episodes from the stage's start came along",
+        "%",
+        low=0.0,
+        high=1.0,
+        label="Way from the stage's start (share)",
+    ),
+    Column(
+        "Frontier",
+        "how far along the way the place is from which most episodes start",
+        "%",
+        "It is the obstacle of the moment.",
+        low=0.0,
+        high=1.0,
+        label="Frontier (share of the way)",
+    ),
+    Column(
+        "FrontierRate",
+        "share of the starts from there, and of the episodes that came through, that reached the goal ahead",
+        "%",
+        low=0.0,
+        high=1.0,
+        label="Success at the frontier",
+    ),
+    Column(
+        "PlaceRate",
+        "mean of that share over the places of the way",
+        "%",
+        "It falls where goals move away.",
+        low=0.0,
+        high=1.0,
+        label="Success over all places",
+    ),
+    Column(
+        "GoalFar",
+        "mean over the places of how much of the way to the flag their goals ask for; 1: all of it",
+        "%",
+        low=0.0,
+        high=1.0,
+        label="Distance of goals (share of the rest)",
+    ),
+)
+
 FAMILY = Family(
     name="mario",
     known=known,
@@ -168,6 +234,7 @@ FAMILY = Family(
     presets=PRESETS,
     defaults={"network": "mario"},
     columns=COLUMNS,
+    learned=LEARNED,
     evaluated=("ClearRate", "XMax"),
     evaluation={"start_frames": 30, "start_mode": "random"},
     best_by="ClearRate",

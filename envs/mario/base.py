@@ -61,7 +61,7 @@ class MarioVecBase(VecEnv):
     observation shows it (after an episode's end: of the new episode).
     """
 
-    episode_fields = (
+    episode_fields: tuple[str, ...] = (
         *Episodes.FIELDS,
         *("flag", "cause", "x_max", "score", "time_left", "coins", "world", "stage", "stages_cleared", "start_frames"),
     )
@@ -85,6 +85,10 @@ class MarioVecBase(VecEnv):
         Returns:
             env_reward (N,) float64, rewards (N,) float32, and the number in `CAUSES` of why episodes ended (N,) int32.
         """
+
+    def _reached(self) -> np.ndarray:
+        """Return where an episode has come to its goal within the stage, at which it is cut: (N,) bool."""
+        return np.zeros(self.num_envs, bool)
 
     @abstractmethod
     def _row(self, i: int, cause: str) -> dict[str, Any]:
@@ -112,7 +116,8 @@ class MarioVecBase(VecEnv):
         env_reward, rewards, causes = self._play(checked)
         self.episodes.add(env_reward, rewards)
         terminated = causes > 0
-        truncated = self.episodes.ep_len >= self._limit
+        reached = self._reached()
+        truncated = (self.episodes.ep_len >= self._limit) | reached
         truncated &= ~terminated
         infos: dict[str, Any] = {"env_reward": env_reward, "episodes": []}
         ended = terminated | truncated
@@ -121,7 +126,8 @@ class MarioVecBase(VecEnv):
             for i in np.flatnonzero(ended).tolist():
                 infos["final_obs"][i] = self._obs[i]
                 row = self.episodes.row(i, bool(terminated[i]))
-                infos["episodes"].append({**row, **self._row(i, CAUSES[causes[i]] or "step_limit")})
+                cause = CAUSES[causes[i]] or ("goal" if reached[i] else "step_limit")
+                infos["episodes"].append({**row, **self._row(i, cause)})
                 self._begin(i, int(self.episodes.number[i]) + 1)
         return self._obs, rewards, terminated, truncated, {**infos, **self._memory()}
 
@@ -168,9 +174,10 @@ def _describe(env_id: str, options: dict[str, Any], combinations: list[list[str]
     """Return the JSON-able description of what produces the numbers."""
     game = stages.parse(env_id)
     assert game is not None
+    unused = {name for name in ("start_curriculum",) if options[name] is None}  # older states do not know them
     return {
         "env_id": env_id,
-        "options": options,
+        "options": {name: value for name, value in options.items() if name not in unused},
         "reward": options["reward"],
         "reward_version": rules.REWARD_VERSION,
         "preprocess_version": PREPROCESS_VERSION,

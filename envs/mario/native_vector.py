@@ -18,6 +18,7 @@ import numpy as np
 
 from envs.mario import native, stages
 from envs.mario.base import MAX_FRAMES, MarioVecBase, draw_start, draw_target
+from envs.mario.curriculum import NEVER, Curriculum, position
 from envs.mario.emulator import HEIGHT, RAM_SIZE, WIDTH, Cartridge
 from envs.mario.native_game import target_numbers
 from envs.mario.preprocess import HUD_ROWS
@@ -62,8 +63,8 @@ def write_states(path: str | Path, states: Sequence[bytes]) -> None:
     Path(path).write_bytes(FILE_MAGIC + len(states).to_bytes(8, "little") + sizes + b"".join(states))
 
 
-def read_states(path: str | Path) -> list[bytes]:
-    """Return the states of a file that `write_states` wrote.
+def read_states(path: str | Path, option: str = "start_states") -> list[bytes]:
+    """Return the states of a file that `write_states` wrote; `option` is what an error names.
 
     Raises:
         ValueError: the file cannot be read, or is no such file, or is damaged.
@@ -71,15 +72,15 @@ def read_states(path: str | Path) -> list[bytes]:
     try:
         data = read_file(Path(path).resolve(), FILE_BYTES)
     except (OSError, TypeError, ValueError) as error:
-        raise ValueError(f"start_states: cannot read {path!r} ({error})") from None
+        raise ValueError(f"{option}: cannot read {path!r} ({error})") from None
     start = len(FILE_MAGIC) + 8
     count = int.from_bytes(data[start - 8 : start], "little")
     if not data.startswith(FILE_MAGIC) or not 0 < count <= len(data) // 8:
-        raise ValueError(f"start_states: {path} is not a file of states")
+        raise ValueError(f"{option}: {path} is not a file of states")
     sizes = np.frombuffer(data[start : start + 8 * count].ljust(8 * count, b"\0"), "<u8").tolist()
     bounds = list(itertools.accumulate([start + 8 * count, *sizes]))  # Python's numbers: no sum overflows
     if bounds[-1] != len(data):
-        raise ValueError(f"start_states: {path} is damaged, {len(data)} bytes of {bounds[-1]}")
+        raise ValueError(f"{option}: {path} is damaged, {len(data)} bytes of {bounds[-1]}")
     states = [data[begin:end] for begin, end in zip(bounds[:-1], bounds[1:], strict=True)]
     for state in states:
         unpack(KIND, STATE_VERSION, state)
@@ -109,17 +110,40 @@ class NativeMarioVec(MarioVecBase):
         self._sticky: list[np.random.Generator | None] = [None] * num_envs
         self._held = np.zeros((num_envs, shared.skip), np.uint8)
         self._starts: dict[tuple[Any, ...], int] = {}  # stage and moment -> number in native code
-        self._pool = self._read_pool(options["start_states"])
         rams = [self._core.vector_ram(self._address, i) for i in range(num_envs)]
         self._rams = [self._handle.view(address, RAM_SIZE) for address in rams]
+        self._pool = self._read_pool("start_states")
+        self._curriculum: Curriculum | None = None
+        if options["start_curriculum"] is not None:
+            self._read_curriculum()
 
-    def _read_pool(self, path: str | None) -> list[Start] | None:
-        """Return the start that every state in the file is, if there is a file."""
+    def _read_pool(self, option: str) -> list[Start] | None:
+        """Return the start that every state in the option's file is, if there is a file."""
+        path = self.options[option]
         if path is None:
             return None
-        states = read_states(path)
-        self.spec_dict["start_states_sha256"] = hashlib.sha256(b"".join(states)).hexdigest()
+        states = read_states(path, option)
+        self.spec_dict[f"{option}_sha256"] = hashlib.sha256(b"".join(states)).hexdigest()
         return [self._start_of(state) for state in states]
+
+    def _read_curriculum(self) -> None:
+        """Arrange the states of the curriculum's file along their ways, by looking at each."""
+        self._pool = self._read_pool("start_curriculum")
+        assert self._pool is not None
+        self._memory_views = [memoryview(ram) for ram in self._rams]  # type: ignore[arg-type]
+        moments = []
+        for state, start in zip(
+            read_states(self.options["start_curriculum"], "start_curriculum"), self._pool, strict=True
+        ):
+            decision = check_count(unpack(KIND, STATE_VERSION, state, self._most())[0], "ep_len")
+            self._start(0, start, b"")
+            moments.append((decision, position(self._memory_views[0])))
+        self._curriculum = Curriculum(moments)
+        self.learns = True
+        self.episode_fields = (*self.episode_fields, "start_place", "way_begin", "way_end")
+        self._places = [-1] * self.num_envs  # where each episode started, -1 for the stage's start
+        self._begins, self._ends = [0.0] * self.num_envs, [0.0] * self.num_envs  # how far along the way it began, came
+        self._goals = [NEVER] * self.num_envs  # how far along the way it is cut
 
     def _start_of(self, state: bytes) -> Start:
         """Return the start that a state is, with its frame stack if episodes here look like those it was saved in.
@@ -161,6 +185,15 @@ class NativeMarioVec(MarioVecBase):
         return target[0], target[1]
 
     def _check_state(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        if self._curriculum is not None:
+            along = header.get("along")
+            if not isinstance(along, dict):
+                raise ValueError("state: it does not say where along the way it is")
+            for name in ("begin", "end", "goal"):
+                check_number(along, name)
+            if type(along.get("place")) is not int or not -1 <= along["place"] < len(self._curriculum.members):
+                raise ValueError(f"state: place is {along.get('place')!r:.50}, expected one of the way's")
+            self._curriculum.check(header.get("curriculum"))
         size = self._core.vector_snapshot_size()
         check_arrays(arrays, console=(np.uint8, (size,)), stack=(np.uint8, self._obs.shape[1:]))
         self._target_of(header)
@@ -194,17 +227,50 @@ class NativeMarioVec(MarioVecBase):
             return result
         for i in range(self.num_envs):
             self._start(i, starts[i] if starts else Start(self._targets[i]), frames or b"")
+            if self._curriculum is not None:
+                self._set_goal(i, self._curriculum, from_start=True)
         return self._obs, {**result[1], **self._memory()}
 
     def _begin(self, i: int, episode: int) -> None:
         index, shared = self.first_index + i, self._shared
         draws = generator(self.seed, index, Purpose.START, episode)
-        if self._pool is not None and draws.random() < self.options["start_share"]:
+        moment = self._curriculum.draw(draws) if self._curriculum is not None else None
+        if moment is not None:
+            assert self._pool is not None
+            self._start(i, self._pool[moment], b"")
+        elif self._pool is not None and self._curriculum is None and draws.random() < self.options["start_share"]:
             self._start(i, self._pool[draws.integers(len(self._pool))], b"")
         else:
             self._start(i, Start(draw_target(shared, self.seed, index, episode)), draw_start(shared, draws))
+        if self._curriculum is not None:
+            self._set_goal(i, self._curriculum, from_start=moment is None)
         self.episodes.begin(i, episode)
         self._sticky[i] = generator(self.seed, index, Purpose.STICKY, episode) if shared.sticky else None
+
+    def _set_goal(self, i: int, curriculum: Curriculum, from_start: bool) -> None:
+        """Note where along the way the episode that begins now is, and where it is cut."""
+        far = curriculum.way.far(position(self._memory_views[i])) or 0.0
+        self._begins[i] = self._ends[i] = far
+        self._places[i] = -1 if from_start else curriculum.place(far)
+        self._goals[i] = NEVER if from_start else curriculum.goal(self._places[i])
+
+    def _reached(self) -> np.ndarray:
+        if self._curriculum is None:
+            return super()._reached()
+        for i, ram in enumerate(self._memory_views):
+            far = self._curriculum.way.far(position(ram))
+            if far is not None and far > self._ends[i]:
+                self._ends[i] = far
+        return np.array(self._ends) >= self._goals
+
+    def learn_from(self, records: list[dict[str, Any]]) -> None:
+        """Choose the next starts by what the last ones led to; see `VecEnv.learn_from`."""
+        if self._curriculum is not None:
+            self._curriculum.learn(records)
+
+    def learned(self) -> dict[str, float]:
+        """Return the columns of the curriculum; see `VecEnv.learned`."""
+        return self._curriculum.columns() if self._curriculum is not None else {}
 
     def _start(self, i: int, start: Start, buttons: bytes) -> None:
         """Put environment i at a start, and play frames with these controller bytes from there."""
@@ -247,7 +313,14 @@ class NativeMarioVec(MarioVecBase):
             "stage": int(report["stage"]),
             "stages_cleared": int(report["cleared"]),
             "start_frames": int(report["start_frames"]),
+            **self._along(i),
         }
+
+    def _along(self, i: int) -> dict[str, Any]:
+        """Return the curriculum's part of the record of environment i's episode."""
+        if self._curriculum is None:
+            return {}
+        return {"start_place": self._places[i], "way_begin": self._begins[i], "way_end": self._ends[i]}
 
     def _ram(self, i: int) -> np.ndarray:
         return self._rams[i]
@@ -257,6 +330,9 @@ class NativeMarioVec(MarioVecBase):
         self._core.vector_save(self._address, i, console.ctypes.data)
         report = {name: self._reports[i][name].item() for name in _REPORT.names or ()}
         header = {**self._header(i), "target": self._targets[i], "report": report}
+        if self._curriculum is not None:
+            along = {"place": self._places[i], "begin": self._begins[i], "end": self._ends[i], "goal": self._goals[i]}
+            header |= {"along": along, "curriculum": self._curriculum.state()}
         return pack(KIND, STATE_VERSION, header, {"console": console, "stack": self._obs[i]})
 
     def set_state(self, states: list[bytes]) -> np.ndarray:
@@ -269,6 +345,11 @@ class NativeMarioVec(MarioVecBase):
             self._reports[i] = tuple(header["report"][name] for name in _REPORT.names or ())
             self._obs[i] = arrays["stack"]
             self.episodes.load(i, header)
+            if self._curriculum is not None:
+                along = header["along"]
+                self._places[i], self._goals[i] = along["place"], along["goal"]
+                self._begins[i], self._ends[i] = along["begin"], along["end"]
+                self._curriculum.load(header["curriculum"])
             if self._shared.sticky:
                 draws = generator(self.seed, self.first_index + i, Purpose.STICKY, header["episode"])
                 draws.random(header["report"]["frames"])

@@ -38,6 +38,8 @@ RAM: dict[str, int] = {
     "player_y_speed": 0x009F,  # signed
     "player_y_page": 0x00B5,  # 0 above the screen, 1 on it, more: fallen below
     "player_y": 0x00CE,
+    "area_data_low": 0x00E7,  # where in the ROM the area is described: one number for each area that Mario is in
+    "area_data_high": 0x00E8,
     "player_x_on_screen": 0x03AD,
     "player_y_on_screen": 0x03B8,
     "whirlpool": 0x047D,

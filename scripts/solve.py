@@ -1,0 +1,227 @@
+"""Clear a stage from nothing: `python -m scripts.solve SuperMarioBros-3-2-v0`.
+
+Four parts, each of which is left out where its result is there already, so that the same command goes on where it
+stopped:
+    ways     explored from disturbed starts, and the shipped demonstration: states along them
+    train    PPO whose episodes start where the policy fails on these ways, disturbed; until an evaluation of 100
+             episodes reaches the goal or the budget is spent
+    prove    100 episodes each after random buttons, after waiting and with sticky buttons; over unmodified nes-py too
+    show     policy, card, video and curve in DATA_DIR/solve_ID/solve_ID_sSEED_policy
+Every further flag is one of `ppo.run`, such as --init-from SuperMarioBros-1-1-v0 or --cpu 8.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from envs.mario import backends, demonstrations, stages
+from envs.mario.demonstrations import Moment
+from envs.mario.explore import explore
+from envs.mario.native_vector import write_states
+from ppo import arguments
+from ppo.config import PPOConfig
+from ppo.evaluate import find_policy
+from ppo.policy import load_policy
+from scripts import export, scoreboard
+from utils import command, plot, system
+from utils.folder import Refused, read_json
+
+PROG = "scripts.solve"
+FAILED = 3  # exit code where training failed
+EVERY = 4  # decisions from one state of a way to the next
+MAX_STEPS = 500_000  # decisions of one exploration
+OWN = ("--env", "--exp-name", "--data-dir", "--seed", "--start-curriculum", "--stop-at", "--total-steps", "--epochs",
+       "--resume", "--overwrite", "--start-states", "--print-config", "--presets")  # fmt: skip
+# What training is disturbed by, and other settings that --FLAGs replace: long ways need a small entropy bonus.
+SETTINGS = ("--sticky", "0.25", "--start-frames", "30", "--start-mode", "random", "--ent-coef", "0.005",
+            "--eval-every", "16", "--save-every", "8")  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Solve stages; exit code 0 where all reach the goal, 1 where one does not, 2 for bad input, 3 where one failed."""
+    parser = command.Parser(
+        prog=PROG, usage="python -m scripts.solve ID [ID ...] [--jobs N] [--budget N] [--FLAG VALUE ...]",
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("stages", nargs="+", metavar="ID", help="such as SuperMarioBros-3-2-v0")
+    parser.add_argument("--jobs", type=int, default=1, help="stages at a time (default 1); each prints into a log")
+    parser.add_argument("--budget", type=int, default=3_000_000, metavar="DECISIONS", help="of a stage's training"
+                        " (default 3,000,000)")  # fmt: skip
+    parser.add_argument("--goal", type=float, default=0.9, help="clear rate at which training ends (default 0.9)")
+    parser.add_argument("--ways", type=int, default=8, help="explored ways (default 8) beside the shipped one")
+    parser.add_argument("--episodes", type=int, default=100, help="of each evaluation of the proof (default 100)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="default: data")
+    args, flags = parser.parse_known_args(argv)
+    return command.run(PROG, lambda: solve_all(args, flags))
+
+
+def solve_all(args: argparse.Namespace, flags: list[str]) -> int:
+    """Solve the stages one after the other, or several at a time in processes of their own."""
+    check(args, flags)
+    if args.jobs == 1 or len(args.stages) == 1:
+        return max([solve(args, env_id, flags) for env_id in args.stages])
+    waiting, worst = list(args.stages), 0
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    numbers = {"budget": args.budget, "goal": args.goal, "ways": args.ways, "episodes": args.episodes,
+               "seed": args.seed, "data-dir": args.data_dir}  # fmt: skip
+    words = [word for name, value in numbers.items() for word in (f"--{name}", str(value))]
+    args.data_dir.mkdir(parents=True, exist_ok=True)
+    while waiting or running:
+        while waiting and len(running) < args.jobs:
+            env_id = waiting.pop(0)
+            log = args.data_dir / f"{name_of(env_id)}_s{args.seed}.log"
+            with log.open("a") as file:
+                argv = [sys.executable, "-m", "scripts.solve", env_id, *words, *flags]
+                running[env_id] = subprocess.Popen(argv, stdout=file, stderr=subprocess.STDOUT)
+            print(f"{env_id}: begins, {log}", flush=True)
+        time.sleep(0.5)
+        for env_id in [name for name, process in running.items() if process.poll() is not None]:
+            code = running.pop(env_id).returncode
+            worst = max(worst, abs(code))
+            said = {0: "solved", 1: "falls short of the goal"}.get(code, f"failed with code {code}")
+            print(f"{env_id}: {said}", flush=True)
+    return worst
+
+
+def check(args: argparse.Namespace, flags: list[str]) -> None:
+    """Raise ValueError for what cannot be solved, before anything is done."""
+    for env_id in args.stages:
+        game = stages.parse(env_id)
+        if game is None or game.target is None:
+            raise ValueError(f"env: {env_id!r}, expected one stage of Mario such as SuperMarioBros-1-1-v0")
+    if len(set(args.stages)) < len(args.stages):
+        raise ValueError("env: a stage is given twice, expected each once")
+    low = {"jobs": args.jobs, "budget": args.budget, "ways": args.ways, "episodes": args.episodes}
+    for name, value in low.items():
+        if value < 1:
+            raise ValueError(f"{name}: {value}, expected at least 1")
+    if not 0 < args.goal <= 1 or args.seed < 0:
+        raise ValueError(f"expected --goal in (0, 1] and --seed of at least 0, got {args.goal} and {args.seed}")
+    taken = next((flag for flag in flags if flag.split("=")[0] in OWN), None)
+    if taken is not None:
+        raise ValueError(f"{taken}: is chosen by {PROG} itself")
+    for env_id in args.stages:
+        settings(args, env_id, flags)
+    if args.data_dir.exists() and not args.data_dir.is_dir():
+        raise ValueError(f"data_dir: {args.data_dir} is no folder")
+
+
+def name_of(env_id: str) -> str:
+    """Return the name of a stage's experiment."""
+    return f"solve_{env_id.lower()}"
+
+
+def settings(args: argparse.Namespace, env_id: str, flags: list[str]) -> tuple[list[str], PPOConfig]:
+    """Return the flags of a stage's run but for its states, and the config. Raises ValueError for a bad one."""
+    words = ["--env", env_id, "--exp-name", name_of(env_id), "--data-dir", str(args.data_dir), *SETTINGS, *flags,
+             "--seed", str(args.seed), "--total-steps", str(args.budget),
+             "--stop-at", f"EvalClearRate>={args.goal}"]  # fmt: skip
+    return words, arguments.parse(words)[0]
+
+
+def solve(args: argparse.Namespace, env_id: str, flags: list[str]) -> int:
+    """Solve one stage; return 0 where it reaches the goal, else 1."""
+    words, cfg = settings(args, env_id, flags)
+    folder = cfg.run_dir
+    ways = folder.with_name(folder.name + "_ways")
+    if not ways.exists():
+        ways.parent.mkdir(parents=True, exist_ok=True)
+        write_ways(args, env_id, ways)
+    if not trained(folder, args):
+        began = [sys.executable, "-m", "ppo.run", *words, "--start-curriculum", str(ways), "--resume"]
+        code = subprocess.run(began, check=False, env=os.environ).returncode
+        if code == 2:
+            raise ValueError(f"{env_id}: training was refused, see the line above")
+        if code:
+            raise SystemExit(FAILED if code == 1 else code)
+    policy = folder.with_name(folder.name + "_policy")
+    figure = scoreboard.shown_line(prove(args, folder, policy), "Random buttons")
+    assert figure is not None
+    print(f"{env_id}: {figure['cleared']} of {figure['episodes']} cleared after random buttons; {policy}", flush=True)
+    return 0 if figure["clear_rate"] >= args.goal else 1
+
+
+def trained(folder: Path, args: argparse.Namespace) -> bool:
+    """Return whether the run has reached this goal or spent this budget."""
+    try:
+        ending, config = read_json(folder / "exit.json"), read_json(folder / "config.json")
+        steps = load_policy(find_policy(str(folder), "last")).info["steps"]
+    except (Refused, KeyError):
+        return False
+    if ending.get("reason") != "finished":
+        return False
+    return steps >= args.budget or ("goal" in ending and config.get("stop_at") == f"EvalClearRate>={args.goal}")
+
+
+def write_ways(args: argparse.Namespace, env_id: str, path: Path) -> None:
+    """Explore, each time from another disturbed start, and write states along what was found."""
+    shipped = demonstrations.SHIPPED / demonstrations.file_name(env_id)
+    ways = [demonstrations.read(shipped)] if shipped.exists() else []
+    for seed in range(args.seed, args.seed + args.ways):
+        found = explore(env_id, seed, MAX_STEPS, start_frames=30)
+        if found.buttons:
+            ways.append(demonstrations.of_exploration(env_id, found))
+        far = f"a way of {len(found.buttons)}" if found.buttons else "no way"
+        print(f"{env_id}: exploration {seed}: {far} in {found.steps:,} decisions", flush=True)
+    if not ways:
+        raise ValueError(f"{env_id}: no way to the flag in {args.ways} explorations of {MAX_STEPS:,} decisions")
+    kept: list[Moment] = [moment for way in ways for moment in demonstrations.moments(way, EVERY)]
+    temp = path.with_name(f".tmp-{path.name}")
+    write_states(temp, [moment.state for moment in kept])
+    temp.replace(path)
+    print(f"{env_id}: {len(kept)} states along {len(ways)} ways", flush=True)
+
+
+# What is left behind --------------------------------------------------------------------------------------------------
+
+
+def prove(args: argparse.Namespace, run: Path, out: Path) -> dict[str, Any]:
+    """Evaluate the best policy and write it with card, video and curve, unless that was done; return the figures."""
+    path, best = out / "evaluation.json", find_policy(str(run))
+    asked = {"source_sha256": load_policy(best).info["sha256"], "seed": args.seed, "asked": args.episodes}
+    before = scoreboard.read(out) or {}
+    if all(before.get(name) == value for name, value in asked.items()):
+        return before
+    if out.exists():
+        shutil.rmtree(out)
+    if export.main([str(best), "--out", str(out), "--half"]):
+        raise ValueError(f"{out} cannot be written, see the line above")
+    found: dict[str, Any] = {}
+    for emulator in emulators():
+        how = {"emulator": emulator, "episodes": args.episodes, "seed": args.seed, "jobs": system.cores()}
+        found = scoreboard.measure(out, argparse.Namespace(**how))
+        path.write_text(json.dumps(found, indent=1) + "\n")
+    for line in found["lines"]:
+        print(scoreboard.describe(line), flush=True)
+    plot.main([str(run), "-y", "EvalClearRate", "StartClearRate", "Frontier", "--out", str(out / "curve.png")])
+    path.unlink()  # a film is drawn where there are no figures of these weights
+    scoreboard.film(out, found)
+    info = load_policy(out).info
+    (out / "README.md").write_text(scoreboard.card(info["env"], info, found, (out / "play.mp4").exists()))
+    path.write_text(json.dumps(found | asked, indent=1) + "\n")  # last: it says that all is there
+    return found
+
+
+def emulators() -> list[str]:
+    """Return the emulators that are installed, unmodified nes-py last."""
+    found = []
+    for name in ("native", "nes-py"):
+        try:
+            backends.versions(name)
+            found.append(name)
+        except ValueError as error:
+            print(f"{PROG}: not over {name}: {command.printable(error)}", flush=True)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

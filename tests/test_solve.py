@@ -1,0 +1,76 @@
+"""One command from nothing to a proven policy: what it leaves, that it goes on, and what it refuses."""
+
+import json
+
+import pytest
+
+from ppo.policy import load_policy
+from scripts import solve
+from tests.test_evaluate import table_of
+
+STAGE = "SuperMarioBros-1-4-v0"
+TINY = ["--num-envs", "2", "--steps-per-epoch", "32", "--minibatch-size", "16", "--eval-every", "1", "--eval-episodes",
+        "2", "--train-pi-iters", "1", "--train-v-iters", "1", "--max-episode-steps", "8"]  # fmt: skip
+
+
+def test_it_explores_trains_proves_and_goes_on(tmp_path, capfd, monkeypatch):
+    """Ways, run, policy, card, figures and curve; again: nothing is done twice; a larger budget continues the run."""
+    monkeypatch.setattr(solve, "emulators", lambda: ["native"])
+    command = [STAGE, "--ways", "1", "--episodes", "2", "--data-dir", str(tmp_path), *TINY]
+    assert solve.main([*command, "--budget", "64"]) == 1  # 8 decisions reach no axe
+    said = capfd.readouterr().out
+    assert f"{STAGE}: exploration 0: a way of " in said and "0 of 2 cleared after random buttons" in said
+    run = tmp_path / "solve_supermariobros-1-4-v0" / "solve_supermariobros-1-4-v0_s0"
+    out = run.with_name(run.name + "_policy")
+    facts = json.loads((out / "evaluation.json").read_text())
+    sampled = [(line["start_frames"], line["sticky"]) for line in facts["lines"] if not line["greedy"]]
+    assert sampled == [(30, 0.0), (30, 0.0), (0, 0.25)]
+    assert load_policy(out).info["env"] == STAGE and "Decisions: " in (out / "README.md").read_text()
+    assert (out / "curve.png").stat().st_size > 1000
+    rows = table_of(run)
+    assert len(rows) == 2 and 0.0 <= float(rows[-1]["Frontier"]) <= 1.0
+    config = json.loads((run / "config.json").read_text())
+    assert config["sticky"] == 0.25 and config["start_mode"] == "random" and config["stop_at"] == "EvalClearRate>=0.9"
+    assert solve.main([*command, "--budget", "64"]) == 1
+    said = capfd.readouterr().out
+    assert "exploration" not in said and "epoch" not in said and "0 of 2 cleared" in said
+    assert solve.main([*command, "--budget", "96"]) == 1
+    assert len(table_of(run)) == 3
+
+
+def test_several_stages_at_a_time(tmp_path, capfd):
+    """Each in a process of its own, which is refused or fails by itself."""
+    stages = [STAGE, "SuperMarioBros-3-4-v0"]
+    for stage in stages:  # a folder in the place of the ways: the processes end at once
+        (tmp_path / solve.name_of(stage) / f"{solve.name_of(stage)}_s0_ways").mkdir(parents=True)
+    assert solve.main([*stages, "--jobs", "2", "--budget", "64", "--data-dir", str(tmp_path), *TINY]) == 2
+    said = capfd.readouterr().out
+    assert all(f"{stage}: failed with code 2" in said for stage in stages)
+    assert "start_curriculum" in (tmp_path / f"{solve.name_of(STAGE)}_s0.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ([], ["ID"]),
+        (["CartPole-v1"], ["CartPole-v1", "one stage of Mario"]),
+        (["SuperMarioBros-v0"], ["one stage of Mario"]),
+        ([STAGE, STAGE], ["twice"]),
+        ([STAGE, "--jobs", "0"], ["jobs", "0"]),
+        ([STAGE, "--budget", "x"], ["budget", "x"]),
+        ([STAGE, "--goal", "1.5"], ["goal", "1.5"]),
+        ([STAGE, "--gama", "0.9"], ["gama", "gamma"]),
+        ([STAGE, "--gamma", "9"], ["gamma", "9"]),
+        ([STAGE, "--stop-at", "Epoch>=3"], ["--stop-at", "scripts.solve"]),
+    ],
+)
+def test_bad_input_is_one_line(args, words, capfd, tmp_path, monkeypatch):
+    """Exit code 2, and nothing was begun."""
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = solve.main(args)
+    except SystemExit as end:
+        code = end.code
+    said = capfd.readouterr().err
+    assert code == 2 and said.count("\n") == 1 and all(word in said for word in words), said
+    assert list(tmp_path.iterdir()) == []
