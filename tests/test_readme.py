@@ -35,7 +35,8 @@ def blocks(text, language):
 
 def commands(text):
     """Every `python -m ...` of a page, in a block or in a line, without prompt, comment and what follows a pipe."""
-    lines = [line.partition("  #")[0] for block in blocks(text, "") for line in block.splitlines()]
+    whole = [block.replace("\\\n", " ") for block in blocks(text, "")]  # a line that goes on after a backslash
+    lines = [line.partition("  #")[0] for block in whole for line in block.splitlines()]
     lines += re.findall(r"`([^`\n]*(?:\n[^`\n]+)?)`", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE))
     for line in lines:
         if found := re.search(r"python -m (.*)", line.replace("\n", " ")):
