@@ -24,8 +24,7 @@ from ppo import actions, architecture, core
 from ppo.config import GOAL, PPOConfig, all_settings, free_on_resume, free_settings
 from ppo.evaluate import evaluate_together, find_policy
 from ppo.policy import Policy, copy_weights, load_policy, read_info, write_policy
-from ppo.training import NotFinite
-from ppo.training import Training as Run
+from ppo.training import NotFinite, Training
 from utils import checkpoint, logger, system
 from utils.columns import Column
 from utils.command import printable
@@ -85,21 +84,21 @@ class Recorder:
 
     # Starting ---------------------------------------------------------------------------------------------------------
 
-    def begin(self, run: Run, allow_mismatch: bool) -> None:
+    def begin(self, training: Training, allow_mismatch: bool) -> None:
         """Restore the run that the folder holds, or start one; when all ranks have agreed, write down what is run.
 
         Raises:
             Refused: on all ranks, with nothing written: settings or versions differ from those of the run that is
                 resumed, its checkpoint is not this run's, or `init_from` is no policy for this run.
         """
-        found = self._together(lambda: self._look(run, allow_mismatch) if self.folder is not None else None)
+        found = self._together(lambda: self._look(training, allow_mismatch) if self.folder is not None else None)
         saved, notes = self.comm.broadcast(found)
-        self._together(lambda: self._take_over(run, saved, notes))
+        self._together(lambda: self._take_over(training, saved, notes))
         if saved is not None:
-            self._restore_episodes(run, saved[0], allow_mismatch, notes)
-        self._together(lambda: self._write_start(run, saved, notes) if self.folder is not None else None)
-        self.console.advance(run.epoch * self.cfg.steps_per_epoch)
-        run.progress = self.console.advance
+            self._restore_episodes(training, saved[0], allow_mismatch, notes)
+        self._together(lambda: self._write_start(training, saved, notes) if self.folder is not None else None)
+        self.console.advance(training.epoch * self.cfg.steps_per_epoch)
+        training.progress = self.console.advance
         self._began = time.monotonic()
 
     def _together(self, action: Callable[[], Any]) -> Any:
@@ -115,15 +114,15 @@ class Recorder:
             raise Refused(problem)
         return result
 
-    def _look(self, run: Run, allow_mismatch: bool) -> tuple[Saved | None, list[str]]:
+    def _look(self, training: Training, allow_mismatch: bool) -> tuple[Saved | None, list[str]]:
         """Return the newest good checkpoint of the folder, None if there is none yet, and what there is to say."""
         assert self.folder is not None
         self._facts = {
             **self.cfg.to_dict(), "exp_name": self.cfg.experiment, "world_size": self.comm.world_size,
-            "spec": run.env.identity(), "commit": system.commit(), "free_settings": free_settings(self.cfg),
-            "columns": [asdict(column) for column in own_columns(run)], "resolved_device": run.device.type,
-            "resolved_precision": str(run.nets.dtype).removeprefix("torch."),
-            "processor": system.processor(), "arithmetic": run.arithmetic,
+            "spec": training.env.identity(), "commit": system.commit(), "free_settings": free_settings(self.cfg),
+            "columns": [asdict(column) for column in own_columns(training)], "resolved_device": training.device.type,
+            "resolved_precision": str(training.nets.dtype).removeprefix("torch."),
+            "processor": system.processor(), "arithmetic": training.arithmetic,
             "mpi": self.comm.library, "versions": system.versions(), "torch_threads": torch.get_num_threads(),
             "num_epochs": self.cfg.num_epochs, "resumed_at_epochs": [], "lengths": [[0, self.cfg.num_epochs]],
         }  # fmt: skip
@@ -133,7 +132,7 @@ class Recorder:
         old = self.folder.read_config()
         self._compare_with_config(old, allow_mismatch)
         notes += self._inexact(old)
-        newest, loaded, self._rejected = checkpoint.load_newest(self.path / "checkpoints", self._most_bytes(run))
+        newest, loaded, self._rejected = checkpoint.load_newest(self.path / "checkpoints", self._most_bytes(training))
         notes += [f"checkpoint rejected: {reason}" for _, reason in self._rejected]
         if newest is None or loaded is None:
             return None, [*notes, f"{self.path} has no usable checkpoint: starting at the beginning"]
@@ -144,9 +143,9 @@ class Recorder:
         notes.append(f"resuming {self.path} at epoch {meta['epoch']} ({newest.name})" + self._how_it_ended())
         return ({name: tensor.numpy() for name, tensor in tensors.items()}, meta), notes
 
-    def _most_bytes(self, run: Run) -> int:
+    def _most_bytes(self, training: Training) -> int:
         """Return how large a checkpoint of this run can be: weights, two moments of each, environments."""
-        parameters = sum(p.numel() for p in run.ac.parameters())
+        parameters = sum(p.numel() for p in training.ac.parameters())
         return 4 * 3 * parameters + STATE_BYTES * self.cfg.num_envs + (1 << 20)
 
     def _compare_with_config(self, old: dict[str, Any], allow_mismatch: bool) -> None:
@@ -217,32 +216,32 @@ class Recorder:
         except (Refused, KeyError):
             return "; it had been killed"
 
-    def _take_over(self, run: Run, saved: Saved | None, notes: list[str]) -> None:
+    def _take_over(self, training: Training, saved: Saved | None, notes: list[str]) -> None:
         """Give the run the checkpoint's weights and optimisers, or those of the policy that it starts from."""
         if saved is not None:
-            restore(run, *saved)
+            restore(training, *saved)
             meta = saved[1]
             self.reached = meta["reached"] if self.cfg.stop_at == meta["stop_at"] else None
             self._recent_lengths = meta.get("recent_lengths", [])
             self._seconds_before = float(meta["seconds"])
             self._row_seconds = float(meta.get("row_seconds", self._seconds_before))
         elif self.cfg.init_from is not None:
-            notes.append(init_from(run, find_policy(self.cfg.init_from), self.cfg.network))
+            notes.append(init_from(training, find_policy(self.cfg.init_from), self.cfg.network))
 
     def _restore_episodes(
-        self, run: Run, arrays: dict[str, np.ndarray], allow_mismatch: bool, notes: list[str]
+        self, training: Training, arrays: dict[str, np.ndarray], allow_mismatch: bool, notes: list[str]
     ) -> None:
         """Restore the environments; where they have become others, begin fresh episodes if that is allowed.
 
         Raises:
             Refused: on all ranks: it is not.
         """
-        states, problem = [arrays[f"env/{i}"].tobytes() for i in run.env_indices], None
-        run.env.alive = lambda: run.watchdog.touch("restore the environments")
+        states, problem = [arrays[f"env/{i}"].tobytes() for i in training.env_indices], None
+        training.env.alive = lambda: training.watchdog.touch("restore the environments")
         try:
-            run.obs = run.env.set_state(states)
-            if run.ac.memories:
-                run.nets.set_state(arrays["memory"][run.env_indices.start : run.env_indices.stop])
+            training.obs = training.env.set_state(states)
+            if training.ac.memories:
+                training.nets.set_state(arrays["memory"][training.env_indices.start : training.env_indices.stop])
         except ValueError as error:
             problem = printable(error, 300)
         problems = self.comm.gather(problem)
@@ -251,13 +250,13 @@ class Recorder:
             return
         if not allow_mismatch:
             raise Refused(f"the environments cannot be restored: {problem} (--allow-mismatch begins fresh episodes)")
-        run.obs = run.env.begin_after(states)
-        run.normaliser.carry[:] = 0.0
-        run.nets.set_state(np.zeros_like(run.nets.get_state()))
+        training.obs = training.env.begin_after(states)
+        training.normaliser.carry[:] = 0.0
+        training.nets.set_state(np.zeros_like(training.nets.get_state()))
         notes.append(f"fresh episodes begin in all environments, which cannot be restored: {problem}")
-        self._facts["fresh_episodes_at_epochs"] = [run.epoch]
+        self._facts["fresh_episodes_at_epochs"] = [training.epoch]
 
-    def _write_start(self, run: Run, saved: Saved | None, notes: list[str]) -> None:
+    def _write_start(self, training: Training, saved: Saved | None, notes: list[str]) -> None:
         """Write what is known at the start and open the log; the first writing in the folder."""
         assert self.folder is not None
         for note in notes:
@@ -270,9 +269,9 @@ class Recorder:
         self.folder.write_json("system.json", system.describe(self.comm.library))
         (self.path / "exit.json").unlink(missing_ok=True)
         logger.cut_back(self.path, saved[1]["log"] if saved else dict.fromkeys(logger.FILES, 0))
-        self.logger = logger.EpochLogger(self.path, run.env.episode_fields, self.cfg.tensorboard)
-        if saved is not None and self._epoch_of_last_policy() < run.epoch:  # killed between checkpoint and policy
-            self._save_policy("last", run)
+        self.logger = logger.EpochLogger(self.path, training.env.episode_fields, self.cfg.tensorboard)
+        if saved is not None and self._epoch_of_last_policy() < training.epoch:  # killed between checkpoint and policy
+            self._save_policy("last", training)
 
     def _epoch_of_last_policy(self) -> int:
         try:
@@ -283,7 +282,7 @@ class Recorder:
 
     # Each epoch -------------------------------------------------------------------------------------------------------
 
-    def log(self, run: Run, row: dict[str, Any], episodes: list[dict[str, Any]]) -> bool:
+    def log(self, training: Training, row: dict[str, Any], episodes: list[dict[str, Any]]) -> bool:
         """Evaluate if it is due, write the epoch's row and episodes, and show them.
 
         Returns:
@@ -292,48 +291,50 @@ class Recorder:
         Raises:
             NotFinite: on all ranks: the best policy so far holds numbers that are not finite.
         """
-        evaluated = self._evaluate(run)
-        run.watchdog.touch(f"log, epoch {run.epoch - 1}")
+        evaluated = self._evaluate(training)
+        training.watchdog.touch(f"log, epoch {training.epoch - 1}")
         problem = None
         if self.logger is not None:
-            self._remember(run, episodes)
+            self._remember(training, episodes)
             row |= evaluated
-            insert_before(row, "AverageVVals", self._recent_means(run))
-            self._add_times(run, row)
+            insert_before(row, "AverageVVals", self._recent_means(training))
+            self._add_times(training, row)
             self.logger.log_episodes(row["Epoch"], row["TotalEnvInteracts"], episodes)
             for name, value in row.items():
                 self.logger.log(name, value)
             self._attempt("row of the log", self.logger.dump)
-            own = [column for column in run.env.family.columns if column.name in run.env.family.evaluated]
+            own = [column for column in training.env.family.columns if column.name in training.env.family.evaluated]
             self.console.epoch(row, self.cfg.num_epochs, own)
-            problem = self._keep_best(run, row)
+            problem = self._keep_best(training, row)
             self.reached = self._goal(row)
         problem, self.reached = self.comm.broadcast((problem, self.reached))
         if problem is not None:
             raise NotFinite(problem)
         return self.reached is not None
 
-    def _remember(self, run: Run, episodes: list[dict[str, Any]]) -> None:
+    def _remember(self, training: Training, episodes: list[dict[str, Any]]) -> None:
         """Keep flag, return and length of the last RECENT finished episodes."""
-        first = run.env.family.best_field or ""
-        run.recent = [*run.recent, *([float(e.get(first, 0)), float(e["ep_ret"])] for e in episodes)][-RECENT:]
+        first = training.env.family.best_field or ""
+        training.recent = [*training.recent, *([float(e.get(first, 0)), float(e["ep_ret"])] for e in episodes)][
+            -RECENT:
+        ]
         self._recent_lengths = [*self._recent_lengths, *(int(e["ep_len"]) for e in episodes)][-RECENT:]
 
-    def _recent_means(self, run: Run) -> dict[str, float]:
+    def _recent_means(self, training: Training) -> dict[str, float]:
         """Return the columns that tell of the last RECENT episodes: NaN only before the first has ended."""
-        first, returns = np.mean(run.recent, axis=0).tolist() if run.recent else (math.nan, math.nan)
+        first, returns = np.mean(training.recent, axis=0).tolist() if training.recent else (math.nan, math.nan)
         length = float(np.mean(self._recent_lengths)) if self._recent_lengths else math.nan
-        best_by = run.env.family.best_by
+        best_by = training.env.family.best_by
         return {"EpRet100": returns, "EpLen100": length, **({f"{best_by}100": first} if best_by else {})}
 
-    def _add_times(self, run: Run, row: dict[str, Any]) -> None:
+    def _add_times(self, training: Training, row: dict[str, Any]) -> None:
         """Add what this row's share of `Time` was spent on: its parts add up to the difference to the row before.
 
         TimeSave is the saving since the row before, that is after that row's epoch; TimeLog is all that is left.
         """
         now = self._seconds()
-        spent = {f"Time{phase.capitalize()}": run.timer.seconds[phase] for phase in ("evaluate", "save")}
-        run.timer.restart("evaluate", "save")
+        spent = {f"Time{phase.capitalize()}": training.timer.seconds[phase] for phase in ("evaluate", "save")}
+        training.timer.restart("evaluate", "save")
         named = row["TimeCollect"] + row["TimeUpdate"] + sum(spent.values())
         insert_before(row, "MemoryMB", {"TimeLog": now - self._row_seconds - named, **spent})
         row["Time"] = self._row_seconds = now
@@ -353,27 +354,27 @@ class Recorder:
             if self._failures[what] >= MAX_FAILED_WRITES:
                 raise
 
-    def _evaluate(self, run: Run) -> dict[str, float]:
+    def _evaluate(self, training: Training) -> dict[str, float]:
         """Return the columns of an evaluation, NaN in epochs that have none; rank 0's are the ones that count."""
         cfg = self.cfg
         if not cfg.eval_every:
             return {}
         fields = {"EvalEpRet": "ep_ret", "EvalEpLen": "ep_len"}
-        fields |= {column.name: str(column.field) for column in run.env.family.eval_columns}
+        fields |= {column.name: str(column.field) for column in training.env.family.eval_columns}
         row = dict.fromkeys((*fields, *DISTINCT), math.nan)
-        if run.epoch % cfg.eval_every and run.epoch != cfg.num_epochs:
+        if training.epoch % cfg.eval_every and training.epoch != cfg.num_epochs:
             return row
-        with run.timer("evaluate"):
+        with training.timer("evaluate"):
             records = evaluate_together(
-                frozen_policy(run), cfg.env, cfg.evaluation_options(), cfg.eval_episodes, evaluation_seed(cfg.seed),
-                EVAL_ENVS, False, self.comm, lambda: run.watchdog.touch(f"evaluate, epoch {run.epoch - 1}"),
+                frozen_policy(training), cfg.env, cfg.evaluation_options(), cfg.eval_episodes,
+                evaluation_seed(cfg.seed), EVAL_ENVS, False, self.comm, lambda: training.watchdog.touch(f"evaluate, epoch {training.epoch - 1}"),
             )  # fmt: skip
         if not records:
             return row
         means = {name: float(np.mean([r[field] for r in records])) for name, field in fields.items()}
         return means | {name: len({r[field] for r in records}) for name, field in DISTINCT.items()}
 
-    def _keep_best(self, run: Run, row: dict[str, Any]) -> str | None:
+    def _keep_best(self, training: Training, row: dict[str, Any]) -> str | None:
         """Keep the policy if no earlier one was better: by evaluations if there are any, else by the last episodes.
 
         The family's `best_by` counts first and return decides between equals. One epoch's episodes would be too few:
@@ -383,16 +384,18 @@ class Recorder:
             what is not finite in it; it is not written then.
         """
         if self.cfg.eval_every:
-            score = row["EvalEpRet"] + 1e9 * row.get(f"Eval{run.env.family.best_by}", 0.0)
+            score = row["EvalEpRet"] + 1e9 * row.get(f"Eval{training.env.family.best_by}", 0.0)
         else:
-            flags, returns = np.mean(run.recent, axis=0) if len(run.recent) == RECENT else (math.nan, math.nan)
+            flags, returns = (
+                np.mean(training.recent, axis=0) if len(training.recent) == RECENT else (math.nan, math.nan)
+            )
             score = float(returns + 1e9 * flags)
-        if score >= run.best:
-            weights = copy_weights(run.ac)
-            problem = not_finite(weights, run.epoch)
+        if score >= training.best:
+            weights = copy_weights(training.ac)
+            problem = not_finite(weights, training.epoch)
             if problem is not None:
                 return problem
-            run.best, self._unsaved_best = score, (weights, self._policy_info(run))
+            training.best, self._unsaved_best = score, (weights, self._policy_info(training))
         try:
             self._save_best()
         except OSError as error:  # the next checkpoint, which needs it, tries again and counts
@@ -421,62 +424,64 @@ class Recorder:
         count = f", over {row['EvalStarts']} starts" if name.startswith("Eval") else ""
         return f"{name} {value:.4g} {relation} {number}{count}" if there else None
 
-    def save(self, run: Run, now: bool) -> None:
+    def save(self, training: Training, now: bool) -> None:
         """Save a checkpoint and the last policy if they are due: all ranks call this after every epoch.
 
         Raises:
             NotFinite: on all ranks: a weight or a moment is not finite; nothing was saved.
             OSError: on rank 0: it is the third time in a row that there is no room.
         """
-        run.watchdog.touch(f"save, epoch {run.epoch}")
-        if not self.comm.broadcast(self._is_due(run, now)):
+        training.watchdog.touch(f"save, epoch {training.epoch}")
+        if not self.comm.broadcast(self._is_due(training, now)):
             return
         problem = None
-        first, *others = (learner.optimiser for learner in run.learners)
+        first, *others = (learner.optimiser for learner in training.learners)
         first.gather_moments(*others)
-        shares = self.comm.gather((run.env_states, run.memory))
+        shares = self.comm.gather((training.env_states, training.memory))
         if shares is not None and self.logger is not None:
-            tensors = run_tensors(run, [state for states, _ in shares for state in states])
-            if run.ac.memories:
+            tensors = run_tensors(training, [state for states, _ in shares for state in states])
+            if training.ac.memories:
                 tensors["memory"] = torch.from_numpy(np.concatenate([memory for _, memory in shares]))
-            problem = not_finite(tensors, run.epoch)
+            problem = not_finite(tensors, training.epoch)
             if problem is None:
-                self._attempt("checkpoint", lambda: self._save_checkpoint(run, tensors))
+                self._attempt("checkpoint", lambda: self._save_checkpoint(training, tensors))
         problem = self.comm.broadcast(problem)
         if problem is not None:
             raise NotFinite(problem)
         self._saved_at = time.monotonic()
 
-    def _is_due(self, run: Run, now: bool) -> bool:
+    def _is_due(self, training: Training, now: bool) -> bool:
         minutes = (time.monotonic() - self._saved_at) / 60
         by_clock = self.cfg.save_minutes is not None and minutes >= self.cfg.save_minutes
-        return now or run.epoch % self.cfg.save_every == 0 or run.epoch == self.cfg.num_epochs or by_clock
+        return now or training.epoch % self.cfg.save_every == 0 or training.epoch == self.cfg.num_epochs or by_clock
 
-    def _save_checkpoint(self, run: Run, tensors: dict[str, torch.Tensor]) -> None:
+    def _save_checkpoint(self, training: Training, tensors: dict[str, torch.Tensor]) -> None:
         """Write rows and best policy, which a checkpoint takes for granted, then it, then the last policy."""
         assert self.logger is not None
         self.logger.flush()
         self._save_best()
         meta = {
-            "epoch": run.epoch, "seconds": self._seconds(), "best": run.best if math.isfinite(run.best) else None,
-            "recent": run.recent, "recent_lengths": self._recent_lengths, "row_seconds": self._row_seconds,
+            "epoch": training.epoch, "seconds": self._seconds(),
+            "best": training.best if math.isfinite(training.best) else None,
+            "recent": training.recent, "recent_lengths": self._recent_lengths, "row_seconds": self._row_seconds,
             "log": self.logger.positions(), "resumes": self._facts["resumed_at_epochs"],
-            "reached": self.reached, "stop_at": self.cfg.stop_at, "policy": self._policy_info(run),
+            "reached": self.reached, "stop_at": self.cfg.stop_at, "policy": self._policy_info(training),
         }  # fmt: skip
-        steps = run.epoch * self.cfg.steps_per_epoch
+        steps = training.epoch * self.cfg.steps_per_epoch
         checkpoint.save_checkpoint(self.path / "checkpoints", steps, tensors, meta, self.cfg.keep)
-        self._save_policy("last", run)
+        self._save_policy("last", training)
 
-    def _save_policy(self, name: str, run: Run) -> None:
-        write_policy(self.path / "policy" / name, copy_weights(run.ac), self._policy_info(run))
+    def _save_policy(self, name: str, training: Training) -> None:
+        write_policy(self.path / "policy" / name, copy_weights(training.ac), self._policy_info(training))
 
-    def _policy_info(self, run: Run) -> dict[str, Any]:
+    def _policy_info(self, training: Training) -> dict[str, Any]:
         cfg = self.cfg
         return {
-            "env": cfg.env, "spec": run.env.spec_dict, **architecture.described(cfg),
-            "obs_shape": list(run.env.single_observation_space.shape or ()),
-            **actions.describe(run.ac.dist), "preset": cfg.preset, "seed": cfg.seed,
-            "epoch": run.epoch, "steps": run.epoch * cfg.steps_per_epoch, "hours": round(self._seconds() / 3600, 3),
+            "env": cfg.env, "spec": training.env.spec_dict, **architecture.described(cfg),
+            "obs_shape": list(training.env.single_observation_space.shape or ()),
+            **actions.describe(training.ac.dist), "preset": cfg.preset, "seed": cfg.seed,
+            "epoch": training.epoch, "steps": training.epoch * cfg.steps_per_epoch,
+            "hours": round(self._seconds() / 3600, 3),
             "command": cfg.command(self.comm.world_size), "processor": system.processor(), "cores": system.cores(),
             "commit": self._facts["commit"], "versions": self._facts["versions"],
         }  # fmt: skip
@@ -512,10 +517,10 @@ def insert_before(row: dict[str, Any], name: str, new: dict[str, Any]) -> None:
     row.update([*items[:place], *new.items(), *items[place:]])
 
 
-def own_columns(run: Run) -> list[Column]:
+def own_columns(training: Training) -> list[Column]:
     """Return the columns that the environments of this run have beside those that every run has."""
-    family = run.env.family
-    return [*family.columns, *(family.learned if run.env.learns else ())]
+    family = training.env.family
+    return [*family.columns, *(family.learned if training.env.learns else ())]
 
 
 def not_finite(tensors: dict[str, torch.Tensor], epoch: int) -> str | None:
@@ -526,22 +531,22 @@ def not_finite(tensors: dict[str, torch.Tensor], epoch: int) -> str | None:
     return None
 
 
-def run_tensors(run: Run, env_states: list[bytes]) -> dict[str, torch.Tensor]:
+def run_tensors(training: Training, env_states: list[bytes]) -> dict[str, torch.Tensor]:
     """Return the tensors of a checkpoint by name: ac/*, adam_pi/*, adam_v/*, norm/*, env/<global index> (bytes)."""
     row_major = torch.contiguous_format
-    tensors = {f"ac/{name}": p.cpu().clone(memory_format=row_major) for name, p in run.ac.state_dict().items()}
-    for prefix, optimiser in ((f"adam_{learner.name.lower()}", learner.optimiser) for learner in run.learners):
+    tensors = {f"ac/{name}": p.cpu().clone(memory_format=row_major) for name, p in training.ac.state_dict().items()}
+    for prefix, optimiser in ((f"adam_{learner.name.lower()}", learner.optimiser) for learner in training.learners):
         tensors |= {f"{prefix}/{name}": tensor for name, tensor in optimiser.state().items()}
-    tensors |= {f"norm/{name}": torch.from_numpy(array) for name, array in run.normaliser.state().items()}
+    tensors |= {f"norm/{name}": torch.from_numpy(array) for name, array in training.normaliser.state().items()}
     for i, state in enumerate(env_states):
         tensors[f"env/{i}"] = torch.frombuffer(bytearray(state), dtype=torch.uint8)
     return tensors
 
 
-def frozen_policy(run: Run) -> Policy:
+def frozen_policy(training: Training) -> Policy:
     """Return the run's networks as a policy that acts in float32, as one from a file does."""
-    shape = run.env.single_observation_space.shape or ()
-    return Policy(copy.deepcopy(run.ac).cpu().eval(), {"obs_shape": list(shape)})
+    shape = training.env.single_observation_space.shape or ()
+    return Policy(copy.deepcopy(training.ac).cpu().eval(), {"obs_shape": list(shape)})
 
 
 def check_meta(folder: Path, meta: dict[str, Any]) -> None:
@@ -569,28 +574,30 @@ def check_meta(folder: Path, meta: dict[str, Any]) -> None:
         raise Refused(f"{folder / 'meta.json'} does not hold what a checkpoint's should")
 
 
-def restore(run: Run, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+def restore(training: Training, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
     """Put a checkpoint, but for the environments, into a run that was just built.
 
     Raises:
         Refused: it does not belong to this run; on all ranks alike, since all hold the same arrays.
     """
     try:
-        run.ac.load_state_dict({name[3:]: torch.from_numpy(a) for name, a in arrays.items() if name.startswith("ac/")})
-        for prefix, optimiser in ((f"adam_{learner.name.lower()}", learner.optimiser) for learner in run.learners):
+        training.ac.load_state_dict(
+            {name[3:]: torch.from_numpy(a) for name, a in arrays.items() if name.startswith("ac/")}
+        )
+        for prefix, optimiser in ((f"adam_{learner.name.lower()}", learner.optimiser) for learner in training.learners):
             own = {name.removeprefix(prefix + "/"): a for name, a in arrays.items() if name.startswith(prefix + "/")}
             optimiser.load_state(own)
-        run.normaliser.load_state({name[5:]: a for name, a in arrays.items() if name.startswith("norm/")})
-        missing = [i for i in range(run.cfg.num_envs) if f"env/{i}" not in arrays]
+        training.normaliser.load_state({name[5:]: a for name, a in arrays.items() if name.startswith("norm/")})
+        missing = [i for i in range(training.cfg.num_envs) if f"env/{i}" not in arrays]
         if missing:
             raise LookupError(f"env/{missing[0]}")
-        if run.ac.memories and arrays["memory"].shape != (run.cfg.num_envs, run.ac.state_size):
+        if training.ac.memories and arrays["memory"].shape != (training.cfg.num_envs, training.ac.state_size):
             raise ValueError(f"memory is of shape {arrays['memory'].shape}")
     except (LookupError, ValueError, TypeError, RuntimeError) as error:
         raise Refused(f"the checkpoint's tensors are not those of this run: {printable(error, 300)}") from None
-    run.epoch = meta["epoch"]
-    run.best = -math.inf if meta["best"] is None else float(meta["best"])
-    run.recent = meta.get("recent", [])
+    training.epoch = meta["epoch"]
+    training.best = -math.inf if meta["best"] is None else float(meta["best"])
+    training.recent = meta.get("recent", [])
 
 
 def _table(value: Any) -> dict[str, Any]:
@@ -603,19 +610,19 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def init_from(run: Run, folder: Path, network: str | None = None) -> str:
+def init_from(training: Training, folder: Path, network: str | None = None) -> str:
     """Start the networks from a policy's weights and return one line that says so; `network` is the run's own.
 
     Raises:
         Refused: no policy, or its tensors have other shapes than this run's, both of which are named.
     """
     policy = load_policy(folder, network if read_info(folder).get("network") == network else None)
-    weights, mine = policy.ac.state_dict(), run.ac.state_dict()
+    weights, mine = policy.ac.state_dict(), training.ac.state_dict()
     if not policy.has_value:
         weights |= {name: p for name, p in mine.items() if name.startswith("v.")}
     for name, p in mine.items():
         if name not in weights or weights[name].shape != p.shape:
             theirs = tuple(weights[name].shape) if name in weights else "missing"
             raise Refused(f"init-from {folder}: {name} is {theirs} there and {tuple(p.shape)} here")
-    run.ac.load_state_dict(weights)
+    training.ac.load_state_dict(weights)
     return f"starting from the {'weights' if policy.has_value else 'actor'} of {folder}"
