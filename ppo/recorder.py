@@ -367,7 +367,8 @@ class Recorder:
         with training.timer("evaluate"):
             records = evaluate_together(
                 frozen_policy(training), cfg.env, cfg.evaluation_options(), cfg.eval_episodes,
-                evaluation_seed(cfg.seed), EVAL_ENVS, False, self.comm, lambda: training.watchdog.touch(f"evaluate, epoch {training.epoch - 1}"),
+                evaluation_seed(cfg.seed), EVAL_ENVS, False, self.comm,
+                lambda: training.watchdog.touch(f"evaluate, epoch {training.epoch - 1}"),
             )  # fmt: skip
         if not records:
             return row
