@@ -61,13 +61,13 @@ def build_training(cfg: PPOConfig, comm: mpi.Comm, watchdog: Watchdog | None = N
     nets, learners = build_learners(cfg, comm, ac.to(device), dtype)
     space = env.single_observation_space
     assert space.shape is not None and space.dtype is not None
-    sizes = (cfg.local_steps, env.num_envs, space.shape, space.dtype)
+    sizes = (cfg.steps_per_env, env.num_envs, space.shape, space.dtype)
     buf = PPOBuffer(*sizes, cfg.gamma, cfg.lam, cfg.value_target, ac.dist.act_shape, ac.dist.act_dtype)
     timer = Timer(lambda: comm.wait_seconds)
     parts = (cfg, comm, env, ac, nets, buf, learners, device, watchdog, timer, arithmetic(env.shows_images, dtype))
     training = Training(*parts, obs=obs)
     discount = cfg.gamma if cfg.norm_rew else None
-    training.normaliser = Normaliser(comm, training.env_indices, cfg.num_envs, cfg.local_steps, ac, discount)
+    training.normaliser = Normaliser(comm, training.env_indices, cfg.num_envs, cfg.steps_per_env, ac, discount)
     return training
 
 
@@ -176,12 +176,12 @@ def build_learners(
         optimisers = [Adam(net, comm, lr, cfg.adam_eps) for net, lr in trained]
     if ac.memories:
         share = mpi.share(cfg.num_envs, comm.world_size, comm.rank)
-        nets = RecurrentNets(ac, nets, len(share), cfg.local_steps, cfg.chunk_steps)
+        nets = RecurrentNets(ac, nets, len(share), cfg.steps_per_env, cfg.chunk_steps)
     if ac.shared:
         return nets, [Learner("Pi", optimisers[0], cfg.pi_lr, cfg.train_pi_iters, ppo.joint_loss, cfg.target_kl)]
     return nets, [
-        Learner("Pi", optimisers[0], cfg.pi_lr, cfg.train_pi_iters, ppo.policy_loss, cfg.target_kl),
-        Learner("V", optimisers[1], cfg.v_lr, cfg.train_v_iters, ppo.value_loss),
+        Learner("Pi", optimisers[0], cfg.pi_lr, cfg.train_pi_iters, ppo.actor_loss, cfg.target_kl),
+        Learner("V", optimisers[1], cfg.v_lr, cfg.train_v_iters, ppo.critic_loss),
     ]
 
 

@@ -145,7 +145,7 @@ class PPOConfig:
         _require(self.minibatch_size % self.num_envs == 0, "minibatch_size", self.minibatch_size,
                  f"a multiple of num-envs ({self.num_envs}), each of which gives as many steps")  # fmt: skip
         if self.policy != "feedforward":
-            sizes = self.local_steps, self.minibatch_size // self.num_envs, self.chunk_size
+            sizes = self.steps_per_env, self.minibatch_size // self.num_envs, self.chunk_size
             _require(not any(size % self.chunk_steps for size in sizes), "chunk_steps", self.chunk_steps,
                      "a divisor of an environment's steps in an epoch ({}) and in a minibatch ({}), and of chunk-size "
                      "({})".format(*sizes))  # fmt: skip
@@ -172,7 +172,7 @@ class PPOConfig:
                  f"at least 1 where stop-at is {goal}")  # fmt: skip
 
     @property
-    def local_steps(self) -> int:
+    def steps_per_env(self) -> int:
         """T: steps of each environment in an epoch."""
         return self.steps_per_epoch // self.num_envs
 

@@ -89,7 +89,7 @@ def collect(training: Training, save: Callable[[Training, bool], None] = lambda 
     cfg, env, buf, dist = training.cfg, training.env, training.buf, training.ac.dist
     uniforms = action_uniforms(cfg, training.env_indices, training.epoch, dist.num_uniforms)  # (T, N, U)
     episodes: Episodes = []
-    for t in range(cfg.local_steps):
+    for t in range(cfg.steps_per_env):
         training.watchdog.touch(f"collect, epoch {training.epoch}, step {t}")
         if t % POLL_STEPS == 0 and (stop := stop_signal(training)):
             buf.clear()
@@ -120,7 +120,7 @@ def collect(training: Training, save: Callable[[Training, bool], None] = lambda 
 def action_uniforms(cfg: PPOConfig, env_indices: range, epoch: int, count: int) -> torch.Tensor:
     """Return (T, N, U) uniform numbers from the environments' streams: an epoch's actions are drawn by them."""
     streams = [generator(cfg.seed, i, Purpose.ACTION, epoch) for i in env_indices]
-    draws = [stream.random((cfg.local_steps, count), dtype=np.float32) for stream in streams]
+    draws = [stream.random((cfg.steps_per_env, count), dtype=np.float32) for stream in streams]
     return torch.from_numpy(np.stack(draws, axis=1))
 
 
@@ -178,7 +178,7 @@ def value_statistics(training: Training, data: dict[str, np.ndarray]) -> dict[st
 def update(training: Training, data: dict[str, np.ndarray]) -> dict[str, float]:
     """Train the networks on one epoch's data and return what is logged about it."""
     batch = {name: to_device(training, array).flatten(0, 1) for name, array in data.items()}  # (T * N, ...)
-    now = begin_epoch(training)
+    coef = begin_epoch(training)
     passes: list[dict[str, float]] = []
     for i in range(max(learner.passes for learner in training.learners)):
         found: dict[str, list[float]] = {}  # statistics of this pass, by minibatch
@@ -187,9 +187,9 @@ def update(training: Training, data: dict[str, np.ndarray]) -> dict[str, float]:
             if not active:
                 break
             training.watchdog.touch(f"update, epoch {training.epoch}, pass {i}")
-            sums = accumulate_gradients(training, active, batch | {"adv": adv}, rows, now)
-            joined = join(training, active, sums)
-            step(training, active, joined)
+            sums = accumulate_gradients(training, active, batch | {"adv": adv}, rows, coef)
+            joined = sum_over_ranks(training, active, sums)
+            take_steps(training, active, joined)
             for name, value in joined.items():
                 found.setdefault(name, []).append(value)
         passes.append({name: math.fsum(values) / len(values) for name, values in found.items()})
@@ -199,7 +199,7 @@ def update(training: Training, data: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def begin_epoch(training: Training) -> Coefficients:
-    """Set every learner's step size; return the coefficients of the losses."""
+    """Set the learners' step sizes and forget their last epoch; return the coefficients of the losses."""
     cfg, progress = training.cfg, training.epoch / training.cfg.num_epochs
     for learner in training.learners:
         learner.optimiser.lr = core.anneal(learner.lr, progress, cfg.anneal_lr)
@@ -215,7 +215,7 @@ def minibatches(training: Training, adv: torch.Tensor, i: int) -> Iterator[tuple
     environment's own stream: the joined minibatches are the same whatever the number of ranks. Networks that remember
     are given chunks of L consecutive steps, whole and in one piece; for others L is 1.
     """
-    cfg, steps, num_envs = training.cfg, training.cfg.local_steps, training.env.num_envs
+    cfg, steps, num_envs = training.cfg, training.cfg.steps_per_env, training.env.num_envs
     per_env = cfg.minibatch_size // cfg.num_envs  # steps of each environment in a minibatch
     counter = training.epoch * max(learner.passes for learner in training.learners) + i
     length = training.nets.chunk_steps
@@ -243,7 +243,7 @@ def normalise_per_minibatch(training: Training, adv: torch.Tensor, index: np.nda
 
 
 def accumulate_gradients(
-    training: Training, active: list[Learner], batch: Tensors, rows: torch.Tensor, now: Coefficients
+    training: Training, active: list[Learner], batch: Tensors, rows: torch.Tensor, coef: Coefficients
 ) -> Tensors:
     """Compute the gradients of this rank's part of a minibatch, in chunks where it is large.
 
@@ -257,15 +257,15 @@ def accumulate_gradients(
         part = {name: tensor.index_select(0, chunk) for name, tensor in batch.items() if name != "obs"}
         obs = training.nets.prepare(batch["obs"], chunk)
         for learner in active:
-            loss, found = learner.loss(training, obs, part, now)
+            loss, found = learner.loss(training, obs, part, coef)
             loss.backward()
             for name, value in found.items():
                 sums[name] = sums[name] + value if name in sums else value
     return sums
 
 
-def policy_loss(
-    training: Training, obs: torch.Tensor, part: Tensors, now: Coefficients
+def actor_loss(
+    training: Training, obs: torch.Tensor, part: Tensors, coef: Coefficients
 ) -> tuple[torch.Tensor, Tensors]:
     """Return this part's share of -mean(L^CLIP) - ent_coef mean(entropy) (PPO eq. 7, last term of eq. 9).
 
@@ -274,16 +274,18 @@ def policy_loss(
     """
     size = training.cfg.minibatch_size
     logp, entropy = training.ac.dist.log_prob_and_entropy(training.nets.logits(obs), part["act"])
-    objective, ratio = core.clipped_surrogate(logp, part["logp"], part["adv"], now.clip_ratio)
+    objective, ratio = core.clipped_surrogate(logp, part["logp"], part["adv"], coef.clip_ratio)
     loss, mean_entropy = -objective.sum() / size, entropy.sum() / size
     with torch.no_grad():
         kl = core.approx_kl(logp, part["logp"]).sum() / size
-        clipped = ((ratio - 1.0).abs() > now.clip_ratio).float().sum() / size
+        clipped = ((ratio - 1.0).abs() > coef.clip_ratio).float().sum() / size
     found = {"LossPi": loss.detach(), "Entropy": mean_entropy.detach(), "KL": kl, "ClipFrac": clipped}
-    return loss - now.ent_coef * mean_entropy, found
+    return loss - coef.ent_coef * mean_entropy, found
 
 
-def value_loss(training: Training, obs: torch.Tensor, part: Tensors, now: Coefficients) -> tuple[torch.Tensor, Tensors]:
+def critic_loss(
+    training: Training, obs: torch.Tensor, part: Tensors, coef: Coefficients
+) -> tuple[torch.Tensor, Tensors]:
     """Return this part's share of mean(value loss), and the same as a statistic: the second term of PPO eq. 9.
 
     Without its weight c_1, which is not needed where the critic shares nothing.
@@ -294,14 +296,16 @@ def value_loss(training: Training, obs: torch.Tensor, part: Tensors, now: Coeffi
     return loss, {"LossV": loss.detach()}
 
 
-def joint_loss(training: Training, obs: torch.Tensor, part: Tensors, now: Coefficients) -> tuple[torch.Tensor, Tensors]:
+def joint_loss(
+    training: Training, obs: torch.Tensor, part: Tensors, coef: Coefficients
+) -> tuple[torch.Tensor, Tensors]:
     """Return the negative of PPO eq. 9 as a whole, for a network whose heads share a body: c1 is v_coef."""
-    loss, found = policy_loss(training, obs, part, now)
-    loss_v, more = value_loss(training, obs, part, now)
+    loss, found = actor_loss(training, obs, part, coef)
+    loss_v, more = critic_loss(training, obs, part, coef)
     return loss + training.cfg.v_coef * loss_v, found | more
 
 
-def join(training: Training, active: list[Learner], sums: Tensors) -> dict[str, float]:
+def sum_over_ranks(training: Training, active: list[Learner], sums: Tensors) -> dict[str, float]:
     """Sum gradients and statistics over the ranks; return the statistics, and each gradient's norm as GradNorm<name>.
 
     Raises:
@@ -321,7 +325,7 @@ def join(training: Training, active: list[Learner], sums: Tensors) -> dict[str, 
     return joined
 
 
-def step(training: Training, active: list[Learner], joined: dict[str, float]) -> None:
+def take_steps(training: Training, active: list[Learner], joined: dict[str, float]) -> None:
     """Take a step of Adam with each learner, except those that stop here: by the KL before this minibatch's step."""
     moved = []
     for learner in active:

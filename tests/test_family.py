@@ -49,7 +49,7 @@ def test_its_flags_its_help_and_its_preset(capsys):
     """Flags come from its options, defaults from its preset; its group is the last of the help."""
     cfg, _ = parse(["--env", COIN, "--bias", "0.5", "--no-quiet"])
     assert cfg.env_options == {"bias": 0.5, "length": 4, "hurry": False, "quiet": False}
-    assert (cfg.preset, cfg.num_envs, cfg.local_steps) == ("coin", 4, 32)
+    assert (cfg.preset, cfg.num_envs, cfg.steps_per_env) == ("coin", 4, 32)
     with pytest.raises(SystemExit):
         parse(["--env", COIN, "--help"])
     said = capsys.readouterr().out

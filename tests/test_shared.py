@@ -68,8 +68,8 @@ def test_the_joint_loss_is_the_sum(wing):
     part, now = {name: tensor[:96] for name, tensor in batch.items()}, ppo.Coefficients(0.2, 0.1)
     obs = run_.nets.prepare(part["obs"])
     loss, found = learner.loss(run_, obs, part, now)
-    loss_pi, _ = ppo.policy_loss(run_, obs, part, now)
-    loss_v, _ = ppo.value_loss(run_, obs, part, now)
+    loss_pi, _ = ppo.actor_loss(run_, obs, part, now)
+    loss_v, _ = ppo.critic_loss(run_, obs, part, now)
     assert set(found) == {"LossPi", "Entropy", "KL", "ClipFrac", "LossV"}
     assert loss.item() == pytest.approx(loss_pi.item() + 0.7 * loss_v.item())
     assert loss_pi.item() == pytest.approx(float(found["LossPi"]) - 0.1 * float(found["Entropy"]))

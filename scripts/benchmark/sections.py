@@ -361,7 +361,7 @@ def stable_baselines(network: str, same_emulator: bool, settings: dict[str, Any]
     """Return Stable-Baselines3's part of `loop`: two epochs of the work that `settings` describe."""
     torch.set_num_threads(system.cores())
     cfg = config.build(**settings)
-    model = peers.stable_baselines(network, same_emulator, cfg.num_envs, cfg.local_steps, cfg)
+    model = peers.stable_baselines(network, same_emulator, cfg.num_envs, cfg.steps_per_env, cfg)
 
     def measured() -> float:
         start = time.perf_counter()
