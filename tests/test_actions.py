@@ -175,7 +175,10 @@ def test_resumed_runs_are_exact_and_their_policies_play(tmp_path, settings, wing
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("settings", [PENDULUM | {"squash": True}, LEVERS], ids=["box", "multi"])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [pytest.param(PENDULUM | {"squash": True}, id="box"), pytest.param(LEVERS, id="multi", marks=pytest.mark.slow)],
+)
 def test_first_update_is_the_same_for_any_number_of_ranks(tmp_path, settings):
     """As for Discrete actions; numbers agree up to rounding."""
     alone = first_update(tmp_path, settings, 1)

@@ -111,6 +111,7 @@ def test_an_epoch_without_a_finished_episode_is_logged(tmp_path, settings):
     assert row["EpCount"] == "0" and row["AverageEpRet"] in ("", "nan")
 
 
+@pytest.mark.slow
 @pytest.mark.mpi
 @both
 def test_a_rank_whose_game_fails_ends_the_job(tmp_path, settings):

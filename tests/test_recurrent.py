@@ -152,7 +152,7 @@ def test_the_value_after_a_truncation_uses_the_state_after_the_last_step(kind, m
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize(("kind", "shared"), [("lstm", False), ("lnlstm", True)])
+@pytest.mark.parametrize(("kind", "shared"), [pytest.param("lstm", False, marks=pytest.mark.slow), ("lnlstm", True)])
 def test_first_update_is_the_same_for_any_number_of_ranks(tmp_path, kind, shared):
     """Actions, gradient, statistics and weights agree on one, two and three ranks."""
     settings = SMALL | {"policy": kind, "shared": shared, "ent_coef": 0.01}
