@@ -84,12 +84,6 @@ class EpochLogger:
         """Set one column of this epoch's row; None and NaN become an empty cell."""
         self._row[name] = value
 
-    def log_statistics(self, name: str, values: np.ndarray) -> None:
-        """Set Average, Std, Max and Min of `values`, as Spinning Up's `with_min_and_max` does; empty cells if none."""
-        has = len(values) > 0
-        for prefix, function in (("Average", np.mean), ("Std", np.std), ("Max", np.max), ("Min", np.min)):
-            self.log(prefix + name, float(function(values)) if has else None)
-
     def log_episodes(self, epoch: int, steps: int, episodes: list[dict[str, Any]]) -> None:
         """Add one line per finished episode to episodes.csv."""
         text = io.StringIO()
