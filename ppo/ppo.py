@@ -188,9 +188,9 @@ def update(training: Training, data: dict[str, np.ndarray]) -> dict[str, float]:
                 break
             training.watchdog.touch(f"update, epoch {training.epoch}, pass {i}")
             sums = accumulate_gradients(training, active, batch | {"adv": adv}, rows, coef)
-            joined = sum_over_ranks(training, active, sums)
-            take_steps(training, active, joined)
-            for name, value in joined.items():
+            stats = sum_over_ranks(training, active, sums)
+            take_steps(training, active, stats)
+            for name, value in stats.items():
                 found.setdefault(name, []).append(value)
         passes.append({name: math.fsum(values) / len(values) for name, values in found.items()})
     first, *others = (learner.optimiser for learner in training.learners)
