@@ -16,7 +16,6 @@ from ppo.policy import BadPolicy, load_policy, save_policy
 from ppo.run import train
 from scripts import evaluate, export
 from tests.conftest import run
-from tests.test_ranks import first_update
 from tests.test_train import assert_same
 
 PENDULUM = {"env": "Pendulum-v1", "num_envs": 4, "steps_per_epoch": 256, "minibatch_size": 64, "max_episode_steps": 50,
@@ -172,21 +171,6 @@ def test_resumed_runs_are_exact_and_their_policies_play(tmp_path, settings, wing
     if not where:
         assert export.main([str(whole), "--out", str(tmp_path / "half"), "--half", "--check-steps", "40"]) == 0
         assert "same actions in 40 of 40" in capsys.readouterr().out
-
-
-@pytest.mark.mpi
-@pytest.mark.parametrize(
-    "settings",
-    [pytest.param(PENDULUM | {"squash": True}, id="box"), pytest.param(LEVERS, id="multi", marks=pytest.mark.slow)],
-)
-def test_first_update_is_the_same_for_any_number_of_ranks(tmp_path, settings):
-    """As for Discrete actions; numbers agree up to rounding."""
-    alone = first_update(tmp_path, settings, 1)
-    for ranks in (2, 3) if "squash" in settings else (3,):
-        joined = first_update(tmp_path, settings, ranks)
-        for name, expected in alone.items():
-            near = np.abs(joined[name] - expected) <= np.maximum(2e-3 * np.abs(expected), 5e-5)
-            assert (near | (np.isnan(expected) & np.isnan(joined[name]))).all(), f"{name}, {ranks} ranks"
 
 
 def test_the_buffer_keeps_what_was_sampled_and_the_environment_clips():

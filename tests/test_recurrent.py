@@ -15,7 +15,6 @@ from ppo.policy import BadPolicy, load_policy
 from ppo.recurrent import LSTM, MEMORIES, LayerNormLSTM
 from ppo.run import train
 from scripts import export
-from tests.test_ranks import first_update
 from tests.test_train import assert_same
 from utils import mpi
 
@@ -149,19 +148,6 @@ def test_the_value_after_a_truncation_uses_the_state_after_the_last_step(kind, m
             assert last == pytest.approx(head(out[0, -1]).item(), abs=1e-6)
     assert len(found) == 6 * 8
     run_.close()
-
-
-@pytest.mark.mpi
-@pytest.mark.parametrize(("kind", "shared"), [pytest.param("lstm", False, marks=pytest.mark.slow), ("lnlstm", True)])
-def test_first_update_is_the_same_for_any_number_of_ranks(tmp_path, kind, shared):
-    """Actions, gradient, statistics and weights agree on one, two and three ranks."""
-    settings = SMALL | {"policy": kind, "shared": shared, "ent_coef": 0.01}
-    alone = first_update(tmp_path, settings, 1)
-    for ranks in (2, 3):
-        joined = first_update(tmp_path, settings, ranks)
-        assert joined.keys() == alone.keys() and np.array_equal(joined["act"], alone["act"])
-        for name, expected in alone.items():
-            np.testing.assert_allclose(joined[name], expected, rtol=2e-3, atol=2e-5, err_msg=f"{name}, {ranks} ranks")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""Run under mpirun: one epoch of collecting and learning; rank 0 writes what all ranks together saw and learned.
+"""Run under mpirun: one epoch of collecting and learning per case; rank 0 writes what all ranks saw and learned.
 
-mpirun -np 3 python tests/programs/first_update.py OUT.npz '{"env": "Echo-v0", ...}' [apart]
+mpirun -np 3 python tests/programs/first_update.py FOLDER '{"echo": {"env": "Echo-v0", ...}, ...}' [apart]
 
 With "apart", what the ranks exchange is a copy, and each has its own copies of the weights, as on a GPU.
 """
@@ -21,13 +21,13 @@ DROP = ("StepsPerSecond", "MemoryMB", "Time")
 
 
 def main() -> None:
-    out, settings = sys.argv[1], json.loads(sys.argv[2])
+    folder, cases = Path(sys.argv[1]), json.loads(sys.argv[2])
     comm = mpi.connect()
-    cfg = config.build(**settings)
     if "apart" in sys.argv:
         comm.host_buffer = lambda count: None
     with threads(comm):
-        first_update(cfg, comm, out)
+        for name, settings in cases.items():
+            first_update(config.build(**settings), comm, folder / f"{name}.npz")
 
 
 def first_update(cfg, comm, out) -> None:
