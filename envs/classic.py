@@ -51,20 +51,44 @@ CLASSIC = Preset(
     "classic",
     ZOO + "CartPole-v1: 8 environments x 32 steps = 256; the default of ids that have no preset of their own",
     {
-        "network": "mlp", "num_envs": 8, "steps_per_epoch": 8 * 32, "minibatch_size": 256, "gamma": 0.98, "lam": 0.8,
-        "pi_lr": 1e-3, "v_lr": 1e-3, "train_pi_iters": 20, "train_v_iters": 20, "anneal_lr": True, "anneal_clip": True,
-        "ent_coef": 0.0, "epochs": 400,
+        "network": "mlp",
+        "num_envs": 8,
+        "steps_per_epoch": 8 * 32,
+        "minibatch_size": 256,
+        "gamma": 0.98,
+        "lam": 0.8,
+        "pi_lr": 1e-3,
+        "v_lr": 1e-3,
+        "train_pi_iters": 20,
+        "train_v_iters": 20,
+        "anneal_lr": True,
+        "anneal_clip": True,
+        "ent_coef": 0.0,
+        "epochs": 400,
     },
-)  # fmt: skip
+)
 CONTINUOUS = Preset(
     "continuous",
     "vwxyzjn/cleanrl, cleanrl/ppo_continuous_action.py at 016ca33, its defaults: 32 minibatches of 64 = 2048 steps",
     {
-        "network": "mlp", "num_envs": 1, "steps_per_epoch": 2048, "minibatch_size": 64, "gamma": 0.99, "lam": 0.95,
-        "pi_lr": 3e-4, "v_lr": 3e-4, "train_pi_iters": 10, "train_v_iters": 10, "anneal_lr": True, "norm_obs": True,
-        "norm_rew": True, "v_loss": "clipped", "adv_norm": "minibatch", "total_steps": 1_000_000,
+        "network": "mlp",
+        "num_envs": 1,
+        "steps_per_epoch": 2048,
+        "minibatch_size": 64,
+        "gamma": 0.99,
+        "lam": 0.95,
+        "pi_lr": 3e-4,
+        "v_lr": 3e-4,
+        "train_pi_iters": 10,
+        "train_v_iters": 10,
+        "anneal_lr": True,
+        "norm_obs": True,
+        "norm_rew": True,
+        "v_loss": "clipped",
+        "adv_norm": "minibatch",
+        "total_steps": 1_000_000,
     },
-)  # fmt: skip
+)
 
 
 def tuned(name: str, title: str, only: tuple[str, ...], size: tuple[int, int, int], **more: Any) -> Preset:
@@ -81,10 +105,19 @@ def tuned(name: str, title: str, only: tuple[str, ...], size: tuple[int, int, in
     num_envs, steps, minibatch = size
     lr, passes, normalize = more.pop("lr", 3e-4), more.pop("passes", 10), more.pop("normalize", True)
     settings = {
-        "network": "mlp", "num_envs": num_envs, "steps_per_epoch": num_envs * steps, "minibatch_size": minibatch,
-        "pi_lr": lr, "v_lr": lr, "train_pi_iters": passes, "train_v_iters": passes, "adv_norm": "minibatch",
-        "norm_obs": normalize, "norm_rew": normalize, **more,
-    }  # fmt: skip
+        "network": "mlp",
+        "num_envs": num_envs,
+        "steps_per_epoch": num_envs * steps,
+        "minibatch_size": minibatch,
+        "pi_lr": lr,
+        "v_lr": lr,
+        "train_pi_iters": passes,
+        "train_v_iters": passes,
+        "adv_norm": "minibatch",
+        "norm_obs": normalize,
+        "norm_rew": normalize,
+        **more,
+    }
     text = f"{ZOO}{title}: {num_envs} environment{'s' * (num_envs > 1)} x {steps} steps = {num_envs * steps}"
     return Preset(name, text, settings, only)
 
@@ -136,9 +169,12 @@ class ClassicVec(VecEnv):
         self._source = self.envs[0].observation_space
         self._actions = self.envs[0].action_space
         super().__init__(
-            num_envs, seed, first_index, spaces.observation_space(env_id, self._source),
+            num_envs,
+            seed,
+            first_index,
+            spaces.observation_space(env_id, self._source),
             spaces.action_space(env_id, self._actions),
-        )  # fmt: skip
+        )
         self.env_id, self.options = env_id, options
         self.spec_dict = {
             "env_id": env_id,

@@ -67,8 +67,7 @@ MODES: dict[str, tuple[int, tuple[str, ...]]] = {
     "memory": (10, ("caveflyer", "dodgeball", "heist", "jumper", "maze", "miner")),
 }
 # Left, right, up and down move; the letters are buttons that few games know (procgen/env.py, get_combos).
-BUTTONS = [["LEFT", "DOWN"], ["LEFT"], ["LEFT", "UP"], ["DOWN"], [], ["UP"], ["RIGHT", "DOWN"], ["RIGHT"],
-           ["RIGHT", "UP"], ["D"], ["A"], ["W"], ["S"], ["Q"], ["E"]]  # fmt: skip
+BUTTONS = [keys.split() for keys in "LEFT DOWN,LEFT,LEFT UP,DOWN,,UP,RIGHT DOWN,RIGHT,RIGHT UP,D,A,W,S,Q,E".split(",")]
 
 
 def game_of(env_id: str) -> str | None:
@@ -145,18 +144,41 @@ PROCGEN = Preset(
     "0.2 for policy and value, entropy 0.01, gradient norm 0.5, the IMPALA network, 200 easy levels for 25 million "
     "steps. Rewards are divided by the game's largest return, a constant; there by a running deviation of the returns",
     {
-        "network": "impala", "num_envs": 64, "steps_per_epoch": 64 * 256, "minibatch_size": 2048, "train_pi_iters": 3,
-        "train_v_iters": 3, "gamma": 0.999, "lam": 0.95, "pi_lr": 5e-4, "v_lr": 5e-4, "clip_ratio": 0.2,
-        "v_loss": "clipped", "v_clip": 0.2, "ent_coef": 0.01, "max_grad_norm": 0.5, "adv_norm": "minibatch",
-        "adam_eps": 1e-5, "total_steps": 25_000_000, "reward": "scaled", "distribution_mode": "easy",
+        "network": "impala",
+        "num_envs": 64,
+        "steps_per_epoch": 64 * 256,
+        "minibatch_size": 2048,
+        "train_pi_iters": 3,
+        "train_v_iters": 3,
+        "gamma": 0.999,
+        "lam": 0.95,
+        "pi_lr": 5e-4,
+        "v_lr": 5e-4,
+        "clip_ratio": 0.2,
+        "v_loss": "clipped",
+        "v_clip": 0.2,
+        "ent_coef": 0.01,
+        "max_grad_norm": 0.5,
+        "adv_norm": "minibatch",
+        "adam_eps": 1e-5,
+        "total_steps": 25_000_000,
+        "reward": "scaled",
+        "distribution_mode": "easy",
         "num_levels": 200,
     },
-)  # fmt: skip
+)
 
 COLUMNS = (
-    Column("LevelComplete", "share of the finished episodes that completed their level", "%", "rises with the return, "
-           "where the game has a goal", 0.0, 1.0, "level_complete"),
-)  # fmt: skip
+    Column(
+        "LevelComplete",
+        "share of the finished episodes that completed their level",
+        "%",
+        "rises with the return, where the game has a goal",
+        0.0,
+        1.0,
+        "level_complete",
+    ),
+)
 
 FAMILY = Family(
     name="procgen",
@@ -377,8 +399,8 @@ class _Game:
         ob, ac, self._info = (self._allocate(space) for space in (_OBSERVATION, _ACTION, _INFO))
         ob["rgb"] = image
         self._action, self._reward, self._done = ac["action"], np.zeros(1, np.float32), np.zeros(1, np.uint8)
-        self._buffers = _Buffers(_pointers(ob), self._reward.ctypes.data, self._done.ctypes.data,
-                                 _pointers(self._info), _pointers(ac))  # fmt: skip
+        reward, done = self._reward.ctypes.data, self._done.ctypes.data
+        self._buffers = _Buffers(_pointers(ob), reward, done, _pointers(self._info), _pointers(ac))
         self._keep = (keep, ob)  # memory that the library uses
         self._library.libenv_set_buffers(self._handle, self._buffers)
 

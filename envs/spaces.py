@@ -96,8 +96,8 @@ def action_space(env_id: str, space: Space) -> Space:
         bounded = _bounded(space)
         low, high = np.where(bounded, -1.0, -np.inf), np.where(bounded, 1.0, np.inf)
         return Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
-    raise ValueError(f"env: {env_id!r} has actions {space}, expected Discrete, MultiDiscrete, MultiBinary or a Box of "
-                     "floats")  # fmt: skip
+    allowed = "Discrete, MultiDiscrete, MultiBinary or a Box of floats"
+    raise ValueError(f"env: {env_id!r} has actions {space}, expected {allowed}")
 
 
 def _bounded(space: Box) -> np.ndarray:

@@ -31,9 +31,17 @@ STATE_BYTES = 1 << 26  # of a state's arrays, at most: a compressed state may no
 HEADER_BYTES = 1 << 20
 COUNT = 2**53  # above every count of episodes, steps or seconds
 _UNREADABLE = (
-    ValueError, LookupError, TypeError, ArithmeticError, AttributeError, RecursionError, MemoryError, SyntaxError,
-    zlib.error, tokenize.TokenError,
-)  # fmt: skip
+    ValueError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+    MemoryError,
+    SyntaxError,
+    zlib.error,
+    tokenize.TokenError,
+)
 _SIZES = 16  # two little-endian 64-bit numbers: bytes of the JSON header, bytes of the arrays before compression
 
 

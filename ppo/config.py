@@ -27,18 +27,21 @@ from utils.settings import Setting
 
 GOAL = re.compile(r"\s*(\w+)\s*(>=|<=)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*", re.ASCII)  # of --stop-at
 LENGTHS = ("epochs", "total_steps")  # one replaces the other
+MEMORIES = ("feedforward", "lstm", "lnlstm")
+TARGETS = ("lambda", "rewards-to-go")
+NORMALISED = ("batch", "minibatch", "none")
+PRECISIONS = ("auto", "float32", "bfloat16")
 SCHEDULES = ("anneal_lr", "anneal_clip", "anneal_ent")  # what falls over the length of the run
 # Keys of a run's config.json that are not settings.
-FACTS = frozenset((
-    "world_size", "spec", "commit", "versions", "processor", "mpi", "torch_threads", "resolved_device",
-    "resolved_precision", "arithmetic", "num_epochs", "lengths", "resumed_at_epochs", "fresh_episodes_at_epochs",
-    "mismatch", "free_settings", "columns",
-))  # fmt: skip
+FACTS = frozenset(
+    "world_size spec commit versions processor mpi torch_threads resolved_device resolved_precision arithmetic "
+    "num_epochs lengths resumed_at_epochs fresh_episodes_at_epochs mismatch free_settings columns".split()
+)
 
 
-def _field(default: Any, text: str, **more: Any) -> Any:
-    """Return a field with its help and what `Setting` takes besides: bounds, choices, `affects`."""
-    return dataclasses.field(default=default, metadata={"help": text, **more})
+def _field(default: Any, text: str, choices: tuple[str, ...] = (), **more: Any) -> Any:
+    """Return a field with its help and what `Setting` takes besides: choices, bounds, `affects`."""
+    return dataclasses.field(default=default, metadata={"help": text, "choices": choices, **more})
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,10 @@ class PPOConfig:
     preset: str | None = _field(None, "settings to start from; default: the family's own", affects="nothing")
     seed: int = _field(0, "seed of all random numbers", at_least=0, affects="seed")
     exp_name: str | None = _field(None, "name of the experiment; default: made from the environment", affects="nothing")
-    data_dir: str = _field("data", "folder of the experiments; a run is DATA_DIR/EXP_NAME/EXP_NAME_sSEED",
-                           affects="nothing")  # fmt: skip
+    data_dir: str = _field("data", "where experiments are: DATA_DIR/EXP_NAME/EXP_NAME_sSEED", affects="nothing")
     epochs: int | None = _field(None, "length of the run in epochs", at_least=1, affects="length")
-    total_steps: int | None = _field(None, "length of the run in steps over all ranks, rounded up to whole epochs",
-                                     at_least=1, affects="length")  # fmt: skip
-    init_from: str | None = _field(None, "start with the weights of a policy: its folder, a run, or the id of an "
-                                   "environment with a shipped one")  # fmt: skip
+    total_steps: int | None = _field(None, "length of the run in steps over all ranks", at_least=1, affects="length")
+    init_from: str | None = _field(None, "policy to start with: its folder, its run, or the id of a shipped one")
 
     # collecting
     num_envs: int = _field(16, "environments over all ranks", at_least=1)
@@ -68,16 +68,15 @@ class PPOConfig:
 
     # learning
     network: str = _field("mlp", "actor and critic: mario, nature, small, impala, impoola, mlp or MODULE:FUNCTION")
-    shared: bool = _field(False, "one body with two heads and a joint loss, trained with the actor's step size and "
-                          "passes, instead of two networks")  # fmt: skip
-    policy: str = _field("feedforward", "what is between body and head: nothing, or a memory: an LSTM, a "
-                         "layer-normalised LSTM", choices=("feedforward", "lstm", "lnlstm"))  # fmt: skip
+    shared: bool = _field(False, "one body, two heads, a joint loss: trained with the actor's step size and passes")
+    policy: str = _field("feedforward", "memory between body and head: none, LSTM or layer-normalised LSTM", MEMORIES)
     lstm_units: int = _field(512, "units of a memory", at_least=1, at_most=4096)
     chunk_steps: int = _field(16, "consecutive steps through which a memory is trained", at_least=1)
-    init: str = _field("orthogonal", "initial weights", choices=("orthogonal", "xavier"))
+    init: str = _field("orthogonal", "initial weights", ("orthogonal", "xavier"))
     squash: bool = _field(False, "actions that are numbers: keep them within their bounds by tanh")
-    log_std: float = _field(0.0, "actions that are numbers: log standard deviation at the start, of half their range",
-                            at_least=-10, at_most=10)  # fmt: skip
+    log_std: float = _field(
+        0.0, "actions that are numbers: first log standard deviation, of half their range", at_least=-10, at_most=10
+    )
     pi_lr: float = _field(3e-4, "Adam step size of the actor", at_least=0)
     v_lr: float = _field(3e-4, "Adam step size of the critic", at_least=0)
     adam_eps: float = _field(1e-5, "epsilon of Adam", above=0)
@@ -87,40 +86,35 @@ class PPOConfig:
     train_v_iters: int = _field(4, "passes over the epoch's data for the critic", at_least=0)
     clip_ratio: float = _field(0.2, "epsilon of the clipped objective", above=0)
     anneal_clip: bool = _field(False, "let clip_ratio fall to zero over the run")
-    target_kl: float | None = _field(None, "end the actor's updates of an epoch at the first minibatch whose KL "
-                                     "exceeds 1.5 times this", above=0)  # fmt: skip
+    target_kl: float | None = _field(None, "end the actor's passes where a minibatch's KL exceeds 1.5 x this", above=0)
     ent_coef: float = _field(0.0, "weight of the entropy bonus", at_least=0)
     anneal_ent: bool = _field(False, "let ent_coef fall to zero over the run")
-    v_loss: str = _field("mse", "value loss", choices=("mse", "huber", "clipped"))
+    v_loss: str = _field("mse", "value loss", ("mse", "huber", "clipped"))
     v_clip: float = _field(0.2, "how far v_loss=clipped lets a value move in one epoch", above=0)
     v_coef: float = _field(0.5, "weight of the value loss in the joint loss of a shared network", at_least=0)
-    value_target: str = _field("lambda", "target of the critic: advantage + value, or the discounted sum of rewards",
-                               choices=("lambda", "rewards-to-go"))  # fmt: skip
-    adv_norm: str = _field("batch", "over what advantages get mean 0 and standard deviation 1",
-                           choices=("batch", "minibatch", "none"))  # fmt: skip
+    value_target: str = _field("lambda", "the critic's target: advantage + value, or discounted rewards", TARGETS)
+    adv_norm: str = _field("batch", "over what advantages get mean 0 and standard deviation 1", NORMALISED)
     max_grad_norm: float | None = _field(0.5, "bound on the gradient norm of each network; none: no bound", above=0)
-    chunk_size: int = _field(128, "samples that go through a network at once; larger minibatches are accumulated",
-                             at_least=1, affects="detail")  # fmt: skip
+    chunk_size: int = _field(128, "samples that go through a network at once", at_least=1, affects="detail")
 
     # saving and watching
     save_every: int = _field(10, "epochs between checkpoints", at_least=1, affects="nothing")
-    save_minutes: float | None = _field(None, "minutes after which a checkpoint is due in any case", above=0,
-                                        affects="nothing")  # fmt: skip
+    save_minutes: float | None = _field(None, "most minutes between checkpoints", above=0, affects="nothing")
     keep: int = _field(3, "checkpoints to keep", at_least=2, affects="nothing")
     check_every: int = _field(1, "epochs between comparisons of the ranks' parameters", at_least=1, affects="nothing")
-    eval_every: int = _field(0, "epochs between evaluations, which then decide what the best policy is; 0: never",
-                             at_least=0, affects="detail")  # fmt: skip
+    eval_every: int = _field(
+        0, "epochs between evaluations, which then decide which policy is best; 0: never", at_least=0, affects="detail"
+    )
     eval_episodes: int = _field(100, "episodes of an evaluation", at_least=1, affects="detail")
-    stop_at: str | None = _field(None, "end the run where a column of progress.txt gets there: 'EvalEpRet>=200'",
-                                 affects="nothing")  # fmt: skip
-    stall_timeout: float = _field(300.0, "seconds without progress after which the run is ended; 0: never", at_least=0,
-                                  affects="nothing")  # fmt: skip
+    stop_at: str | None = _field(None, "goal of a column that ends the run: 'EvalEpRet>=200'", affects="nothing")
+    stall_timeout: float = _field(
+        300.0, "seconds without progress after which the run is ended; 0: never", at_least=0, affects="nothing"
+    )
     tensorboard: bool = _field(False, "write TensorBoard events too (pip install tensorboard)", affects="nothing")
 
     # machine
     device: str = _field("auto", "auto, cpu, cuda or cuda:N", affects="detail")
-    precision: str = _field("auto", "what the networks compute in; auto: bfloat16 for images where the "
-                            "processor or GPU has it", choices=("auto", "float32", "bfloat16"))  # fmt: skip
+    precision: str = _field("auto", "what networks compute in; auto: bfloat16 for images on able hardware", PRECISIONS)
 
     # the environment's family
     env_options: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -128,48 +122,48 @@ class PPOConfig:
     def __post_init__(self) -> None:
         """Check every value that can be checked without building anything: each by its own bounds, then their fit."""
         for setting in settings():
-            value = getattr(self, setting.name)
-            _require(setting.accepts(value), setting.name, value, setting.allowed)
+            self._require(setting.accepts(getattr(self, setting.name)), setting.name, setting.allowed)
         envs.check_options(self.env, **self.env_options)
         self._check_sizes()
         self._check_names()
 
     def _check_sizes(self) -> None:
-        _require(
-            self.epochs is None or self.total_steps is None, "total_steps", self.total_steps, "not given with epochs"
-        )
-        _require(self.steps_per_epoch % self.num_envs == 0, "steps_per_epoch", self.steps_per_epoch,
-                 f"a multiple of num-envs ({self.num_envs})")  # fmt: skip
-        _require(self.steps_per_epoch % self.minibatch_size == 0, "minibatch_size", self.minibatch_size,
-                 f"a divisor of steps-per-epoch ({self.steps_per_epoch})")  # fmt: skip
-        _require(self.minibatch_size % self.num_envs == 0, "minibatch_size", self.minibatch_size,
-                 f"a multiple of num-envs ({self.num_envs}), each of which gives as many steps")  # fmt: skip
+        num_envs, steps, size = self.num_envs, self.steps_per_epoch, self.minibatch_size
+        self._require(self.epochs is None or self.total_steps is None, "total_steps", "not given with epochs")
+        self._require(steps % num_envs == 0, "steps_per_epoch", f"a multiple of num-envs ({num_envs})")
+        self._require(steps % size == 0, "minibatch_size", f"a divisor of steps-per-epoch ({steps})")
+        allowed = f"a multiple of num-envs ({num_envs}), each of which gives as many steps"
+        self._require(size % num_envs == 0, "minibatch_size", allowed)
         if self.policy != "feedforward":
-            sizes = self.steps_per_env, self.minibatch_size // self.num_envs, self.chunk_size
-            _require(not any(size % self.chunk_steps for size in sizes), "chunk_steps", self.chunk_steps,
-                     "a divisor of an environment's steps in an epoch ({}) and in a minibatch ({}), and of chunk-size "
-                     "({})".format(*sizes))  # fmt: skip
+            path, part, chunk = self.steps_per_env, size // num_envs, self.chunk_size
+            fits = not any(length % self.chunk_steps for length in (path, part, chunk))
+            allowed = f"a divisor of an environment's steps in an epoch ({path}) and in a minibatch ({part})"
+            self._require(fits, "chunk_steps", f"{allowed}, and of chunk-size ({chunk})")
 
     def _check_names(self) -> None:
         names = [preset.name for preset in presets(self.env)]
-        _require(self.preset is None or self.preset in names, "preset", self.preset, "one of " + ", ".join(names))
-        _require(not self.tensorboard or importlib.util.find_spec("tensorboard") is not None, "tensorboard",
-                 self.tensorboard, "off unless it is installed (pip install tensorboard)")  # fmt: skip
+        self._require(self.preset is None or self.preset in names, "preset", "one of " + ", ".join(names))
+        installed = not self.tensorboard or importlib.util.find_spec("tensorboard") is not None
+        allowed = "off unless it is installed (pip install tensorboard)"
+        self._require(installed, "tensorboard", allowed)
         if self.stop_at is not None:
             self._check_goal(self.stop_at)
-        given = self.exp_name
-        _require(given is None or (given not in ("", ".", "..") and "/" not in given and "\0" not in given),
-                 "exp_name", given, "a folder name without /")  # fmt: skip
+        name = self.exp_name
+        usable = name is None or (name not in ("", ".", "..") and "/" not in name and "\0" not in name)
+        self._require(usable, "exp_name", "a folder name without /")
 
     def _check_goal(self, goal: str) -> None:
         match = GOAL.fullmatch(goal)
-        _require(match is not None, "stop_at", goal, "COLUMN>=NUMBER or COLUMN<=NUMBER")
+        self._require(match is not None, "stop_at", "COLUMN>=NUMBER or COLUMN<=NUMBER")
         assert match is not None
         name, known = match[1], progress_columns(self.env)
         close = difflib.get_close_matches(name, known, n=2) or known
-        _require(name in known, "stop_at", goal, f"a goal for a column of progress.txt, such as {', '.join(close)}")
-        _require(not name.startswith("Eval") or self.eval_every > 0, "eval_every", self.eval_every,
-                 f"at least 1 where stop-at is {goal}")  # fmt: skip
+        self._require(name in known, "stop_at", f"a goal for a column of progress.txt, such as {', '.join(close)}")
+        evaluated = self.eval_every > 0 or not name.startswith("Eval")
+        self._require(evaluated, "eval_every", f"at least 1 where stop-at is {goal}")
+
+    def _require(self, ok: bool, name: str, allowed: str) -> None:
+        _require(ok, name, getattr(self, name), allowed)
 
     @property
     def steps_per_env(self) -> int:
@@ -235,13 +229,26 @@ PRESETS = (
         "openai/spinningup, spinup/algos/pytorch/ppo/ppo.py: its defaults, full batch, 80 + 80 iterations, target KL "
         "0.01",
         {
-            "num_envs": 4, "steps_per_epoch": 4000, "minibatch_size": 4000, "gamma": 0.99, "lam": 0.97, "pi_lr": 3e-4,
-            "v_lr": 1e-3, "adam_eps": 1e-8, "train_pi_iters": 80, "train_v_iters": 80, "target_kl": 0.01,
-            "ent_coef": 0.0, "max_grad_norm": None, "value_target": "rewards-to-go", "epochs": 50,
-            "max_episode_steps": 1000, "log_std": -0.5,
+            "num_envs": 4,
+            "steps_per_epoch": 4000,
+            "minibatch_size": 4000,
+            "gamma": 0.99,
+            "lam": 0.97,
+            "pi_lr": 3e-4,
+            "v_lr": 1e-3,
+            "adam_eps": 1e-8,
+            "train_pi_iters": 80,
+            "train_v_iters": 80,
+            "target_kl": 0.01,
+            "ent_coef": 0.0,
+            "max_grad_norm": None,
+            "value_target": "rewards-to-go",
+            "epochs": 50,
+            "max_episode_steps": 1000,
+            "log_std": -0.5,
         },
     ),
-)  # fmt: skip
+)
 
 
 @functools.cache
@@ -254,8 +261,8 @@ def settings() -> tuple[Setting, ...]:
             hint = hints[field.name]
             optional = isinstance(hint, types.UnionType)
             kind = typing.get_args(hint)[0] if optional else hint
-            found.append(Setting(name=field.name, default=field.default, kind=kind, optional=optional,
-                                 **field.metadata))  # fmt: skip
+            described = {"name": field.name, "default": field.default, "kind": kind, "optional": optional}
+            found.append(Setting(**described, **field.metadata))
     return tuple(found)
 
 

@@ -118,14 +118,24 @@ class Recorder:
         """Return the newest good checkpoint of the folder, None if there is none yet, and what there is to say."""
         assert self.folder is not None
         self._facts = {
-            **self.cfg.to_dict(), "exp_name": self.cfg.experiment, "world_size": self.comm.world_size,
-            "spec": training.env.identity(), "commit": system.commit(), "free_settings": free_settings(self.cfg),
-            "columns": [asdict(column) for column in own_columns(training)], "resolved_device": training.device.type,
+            **self.cfg.to_dict(),
+            "exp_name": self.cfg.experiment,
+            "world_size": self.comm.world_size,
+            "spec": training.env.identity(),
+            "commit": system.commit(),
+            "free_settings": free_settings(self.cfg),
+            "columns": [asdict(column) for column in own_columns(training)],
+            "resolved_device": training.device.type,
             "resolved_precision": str(training.nets.dtype).removeprefix("torch."),
-            "processor": system.processor(), "arithmetic": training.arithmetic,
-            "mpi": self.comm.library, "versions": system.versions(), "torch_threads": torch.get_num_threads(),
-            "num_epochs": self.cfg.num_epochs, "resumed_at_epochs": [], "lengths": [[0, self.cfg.num_epochs]],
-        }  # fmt: skip
+            "processor": system.processor(),
+            "arithmetic": training.arithmetic,
+            "mpi": self.comm.library,
+            "versions": system.versions(),
+            "torch_threads": torch.get_num_threads(),
+            "num_epochs": self.cfg.num_epochs,
+            "resumed_at_epochs": [],
+            "lengths": [[0, self.cfg.num_epochs]],
+        }
         notes: list[str] = []
         if self.folder.fresh:
             return None, notes
@@ -366,10 +376,16 @@ class Recorder:
             return row
         with training.timer("evaluate"):
             records = evaluate_together(
-                frozen_policy(training), cfg.env, cfg.evaluation_options(), cfg.eval_episodes,
-                evaluation_seed(cfg.seed), EVAL_ENVS, False, self.comm,
+                frozen_policy(training),
+                cfg.env,
+                cfg.evaluation_options(),
+                cfg.eval_episodes,
+                evaluation_seed(cfg.seed),
+                EVAL_ENVS,
+                False,
+                self.comm,
                 lambda: training.watchdog.touch(f"evaluate, epoch {training.epoch - 1}"),
-            )  # fmt: skip
+            )
         if not records:
             return row
         means = {name: float(np.mean([r[field] for r in records])) for name, field in fields.items()}
@@ -462,12 +478,18 @@ class Recorder:
         self.logger.flush()
         self._save_best()
         meta = {
-            "epoch": training.epoch, "seconds": self._seconds(),
+            "epoch": training.epoch,
+            "seconds": self._seconds(),
             "best": training.best if math.isfinite(training.best) else None,
-            "recent": training.recent, "recent_lengths": self._recent_lengths, "row_seconds": self._row_seconds,
-            "log": self.logger.positions(), "resumes": self._facts["resumed_at_epochs"],
-            "reached": self.reached, "stop_at": self.cfg.stop_at, "policy": self._policy_info(training),
-        }  # fmt: skip
+            "recent": training.recent,
+            "recent_lengths": self._recent_lengths,
+            "row_seconds": self._row_seconds,
+            "log": self.logger.positions(),
+            "resumes": self._facts["resumed_at_epochs"],
+            "reached": self.reached,
+            "stop_at": self.cfg.stop_at,
+            "policy": self._policy_info(training),
+        }
         steps = training.epoch * self.cfg.steps_per_epoch
         checkpoint.save_checkpoint(self.path / "checkpoints", steps, tensors, meta, self.cfg.keep)
         self._save_policy("last", training)
@@ -478,14 +500,22 @@ class Recorder:
     def _policy_info(self, training: Training) -> dict[str, Any]:
         cfg = self.cfg
         return {
-            "env": cfg.env, "spec": training.env.spec_dict, **architecture.described(cfg),
+            "env": cfg.env,
+            "spec": training.env.spec_dict,
+            **architecture.described(cfg),
             "obs_shape": list(training.env.single_observation_space.shape or ()),
-            **actions.describe(training.ac.dist), "preset": cfg.preset, "seed": cfg.seed,
-            "epoch": training.epoch, "steps": training.epoch * cfg.steps_per_epoch,
+            **actions.describe(training.ac.dist),
+            "preset": cfg.preset,
+            "seed": cfg.seed,
+            "epoch": training.epoch,
+            "steps": training.epoch * cfg.steps_per_epoch,
             "hours": round(self._seconds() / 3600, 3),
-            "command": cfg.command(self.comm.world_size), "processor": system.processor(), "cores": system.cores(),
-            "commit": self._facts["commit"], "versions": self._facts["versions"],
-        }  # fmt: skip
+            "command": cfg.command(self.comm.world_size),
+            "processor": system.processor(),
+            "cores": system.cores(),
+            "commit": self._facts["commit"],
+            "versions": self._facts["versions"],
+        }
 
     # Ending -----------------------------------------------------------------------------------------------------------
 

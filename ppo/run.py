@@ -55,8 +55,14 @@ def main(argv: list[str] | None = None) -> None:
             relaunch(options.cpu, argv)
         comm = connect()
         system.keep_freed_memory()
-        train(cfg, comm, resume=options.resume, overwrite=options.overwrite, allow_mismatch=options.allow_mismatch,
-              signals=signals)  # fmt: skip
+        train(
+            cfg,
+            comm,
+            resume=options.resume,
+            overwrite=options.overwrite,
+            allow_mismatch=options.allow_mismatch,
+            signals=signals,
+        )
     except SystemExit:  # --help, bad input: nothing has begun
         signals.close()
         raise

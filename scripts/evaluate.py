@@ -51,8 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--start-mode", choices=("noop", "random"), help="Mario: random")
     parser.add_argument("--sticky", type=float)
     parser.add_argument("--max-episode-steps", type=int)
-    parser.add_argument("--levels", nargs="+", choices=("train", "test", "all"), metavar="train|test|all",
-                        help="Procgen: on which levels; of two, the gap between them too")  # fmt: skip
+    text = "Procgen: on which levels; of two, the gap between them too"
+    parser.add_argument("--levels", nargs="+", choices=("train", "test", "all"), metavar="train|test|all", help=text)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num-envs", type=int, default=16)
     parser.add_argument("--jobs", type=int, default=system.cores(), help="processes; default: one per core")
@@ -79,8 +79,7 @@ def show(args: Any, comm: mpi.Comm) -> None:
     for name in ("json", "csv"):
         if getattr(args, name) is not None:
             command.check_writable(name, getattr(args, name))
-    names = ("env", "emulator", "start_frames", "start_mode", "sticky", "max_episode_steps", "env_kwargs",
-             "wrapper")  # fmt: skip
+    names = "env emulator start_frames start_mode sticky max_episode_steps env_kwargs wrapper".split()
     wanted = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     env_id, _ = environment(load_policy(folder, args.network), **wanted)
     wanted = evaluation_defaults(env_id, wanted) | wanted
@@ -88,16 +87,18 @@ def show(args: Any, comm: mpi.Comm) -> None:
     summaries: list[dict[str, Any]] = []
     for levels in args.levels or [None]:
         options = wanted | ({"levels": levels} if levels else {})
-        records = evaluate(
-            folder, args.episodes, args.seed, args.num_envs, args.deterministic, args.jobs, comm,
-            args.network, **options,
-        )  # fmt: skip
+        how = (args.episodes, args.seed, args.num_envs, args.deterministic, args.jobs, comm, args.network)
+        records = evaluate(folder, *how, **options)
         if comm.rank:
             continue
         summary = summarise(records, envs.find_family(env_id).columns) | {
-            "policy": str(folder), "env": env_id, "seed": args.seed,
-            "greedy": args.deterministic, "options": options, "versions": system.versions(),
-        }  # fmt: skip
+            "policy": str(folder),
+            "env": env_id,
+            "seed": args.seed,
+            "greedy": args.deterministic,
+            "options": options,
+            "versions": system.versions(),
+        }
         print("\n".join(table(summary)))
         played.append(records)
         summaries.append(summary)
@@ -107,8 +108,8 @@ def show(args: Any, comm: mpi.Comm) -> None:
     if len(summaries) == 2:
         facts["gap"] = lost = gap(*played)
         low, high = lost["interval_95"]
-        print(f"  gap         {lost['ep_ret']:9.3f}  return on {args.levels[0]} levels less that on "
-              f"{args.levels[1]} levels; 95% interval {low:.3f} to {high:.3f}")  # fmt: skip
+        what = f"return on {args.levels[0]} levels less that on {args.levels[1]} levels"
+        print(f"  gap         {lost['ep_ret']:9.3f}  {what}; 95% interval {low:.3f} to {high:.3f}")
     if args.json:
         args.json.write_text(json.dumps(facts, indent=1) + "\n")
     if args.csv:

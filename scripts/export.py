@@ -54,10 +54,12 @@ def export(args: Any) -> int:
         raise ValueError("half: a weight is too large for 16 bits")
     write_policy(out, weights, policy.info)
     size = sum(path.stat().st_size for path in out.iterdir())
-    same, largest, count = agreement(policy, load_policy(out, args.network), args.check_steps, env=args.env,
-                                     env_kwargs=args.env_kwargs, wrapper=args.wrapper)  # fmt: skip
-    print(f"{out}: {size / 1e6:.2f} MB; same actions in {same} of {count} decisions, "
-          f"what the actor says differs by at most {largest:.1e}")  # fmt: skip
+    where = {"env": args.env, "env_kwargs": args.env_kwargs, "wrapper": args.wrapper}
+    same, largest, count = agreement(policy, load_policy(out, args.network), args.check_steps, **where)
+    print(
+        f"{out}: {size / 1e6:.2f} MB; same actions in {same} of {count} decisions, "
+        f"what the actor says differs by at most {largest:.1e}"
+    )
     if same < count and not args.half:
         print("scripts.export: error: the exported policy plays differently", file=sys.stderr)
         return 1

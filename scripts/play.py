@@ -28,8 +28,16 @@ from utils.folder import read_json
 MARIO_FPS = 60
 DEFAULT_ENV = "SuperMarioBros-1-1-v0"
 RECORDING = 1  # version of the files of --record
-KEYS = {"right": ("RIGHT", "D"), "left": ("LEFT", "A"), "down": ("DOWN", "S"), "up": ("UP", "W"),
-        "A": ("X", "J"), "B": ("Z", "K"), "start": ("ENTER",), "select": ("RSHIFT",)}  # fmt: skip
+KEYS = {
+    "right": ("RIGHT", "D"),
+    "left": ("LEFT", "A"),
+    "down": ("DOWN", "S"),
+    "up": ("UP", "W"),
+    "A": ("X", "J"),
+    "B": ("Z", "K"),
+    "start": ("ENTER",),
+    "select": ("RSHIFT",),
+}
 KEY_HELP = "arrows or WASD move, X or J jumps, Z or K runs and fires, Enter starts, right Shift selects, Esc ends"
 
 
@@ -41,8 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     who.add_argument("--random", action="store_true", help="random actions")
     who.add_argument("--human", action="store_true", help="you, with the keyboard; Mario only")
     who.add_argument("--replay", type=Path, metavar="FILE", help="what --record wrote, exactly")
-    who.add_argument("--demonstrations", type=Path, nargs="?", const=demonstrations.SHIPPED, metavar="FOLDER",
-                     help="ways through stages, one after the other; default: the shipped ones")  # fmt: skip
+    text, shipped = "ways through stages, one after the other; default: the shipped ones", demonstrations.SHIPPED
+    who.add_argument("--demonstrations", type=Path, nargs="?", const=shipped, metavar="FOLDER", help=text)
     where = parser.add_argument_group("what is played")
     where.add_argument("--env", help=f"environment id; default: the policy's own, or {DEFAULT_ENV}")
     where.add_argument("--network", metavar="MODULE:FUNCTION", help="the policy's, where it is a user's and trusted")
@@ -67,8 +75,8 @@ def main(argv: list[str] | None = None) -> int:
     how.add_argument("--overlay", action="store_true", help="action probabilities and value beside the picture")
     how.add_argument("--speed", type=float, default=1.0, help="of window and terminal; 0 is as fast as possible")
     how.add_argument("--scale", type=int, default=2, help="how large; 1 is the console's own 256 x 240")
-    how.add_argument("--every", type=int, default=1, metavar="FRAMES", help="with --demonstrations: show every"
-                     " so manieth frame, for a film that is so many times as fast")  # fmt: skip
+    text = "with --demonstrations: show every N-th frame, for a film that is N times as fast"
+    how.add_argument("--every", type=int, default=1, metavar="N", help=text)
     how.add_argument("--record", type=Path, metavar="FILE", help="with --human: keep every frame's buttons")
     args = parser.parse_args(argv)
     return command.run("scripts.play", lambda: play(args))
@@ -139,8 +147,7 @@ class Screen:
 
 def by_steps(args: argparse.Namespace) -> None:
     """Play episodes decision by decision."""
-    names = ("env", "emulator", "start_frames", "start_mode", "sticky", "max_episode_steps", "actions",
-             "env_kwargs", "wrapper")  # fmt: skip
+    names = "env emulator start_frames start_mode sticky max_episode_steps actions env_kwargs wrapper".split()
     wanted = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     policy = None
     if args.policy is not None:
@@ -324,8 +331,13 @@ def by_frames(args: argparse.Namespace) -> None:
     finally:
         show.close()
     if args.record:
-        facts = {"format": RECORDING, "env": env_id, "emulator": emulator, "checks": checks,
-                 "episodes": [episode.hex() for episode in pressed]}  # fmt: skip
+        facts = {
+            "format": RECORDING,
+            "env": env_id,
+            "emulator": emulator,
+            "checks": checks,
+            "episodes": [episode.hex() for episode in pressed],
+        }
         args.record.write_text(json.dumps(facts, indent=1) + "\n")
         print(f"{args.record}: {sum(map(len, pressed))} frames")
     console.close()
@@ -382,8 +394,12 @@ def read_recording(path: Path) -> dict[str, Any]:
         texts, checks = saved["episodes"], saved["checks"]
         if saved["format"] != RECORDING or len(texts) != len(checks) or ":" in saved["env"]:
             raise ValueError("wrong format")
-        return {"env": str(saved["env"]), "emulator": str(saved["emulator"]), "checks": checks,
-                "episodes": [bytes.fromhex(text) for text in texts]}  # fmt: skip
+        return {
+            "env": str(saved["env"]),
+            "emulator": str(saved["emulator"]),
+            "checks": checks,
+            "episodes": [bytes.fromhex(text) for text in texts],
+        }
     except (KeyError, TypeError, ValueError) as error:
         raise BadPolicy(f"replay: {path} is not a recording of this program ({error!r})") from None
 

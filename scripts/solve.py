@@ -38,23 +38,28 @@ PROG = "scripts.solve"
 FAILED = 3  # exit code where training failed
 EVERY = 4  # decisions from one state of a way to the next
 MAX_STEPS = 500_000  # decisions of one exploration
-OWN = ("--env", "--exp-name", "--data-dir", "--seed", "--start-curriculum", "--stop-at", "--total-steps", "--epochs",
-       "--resume", "--overwrite", "--start-states", "--print-config", "--presets")  # fmt: skip
+OWN = (
+    "--env --exp-name --data-dir --seed --start-curriculum --stop-at --total-steps --epochs --resume --overwrite "
+    "--start-states --print-config --presets"
+).split()
 # What training is disturbed by, and other settings that --FLAGs replace: long ways need a small entropy bonus.
-SETTINGS = ("--sticky", "0.25", "--start-frames", "30", "--start-mode", "random", "--ent-coef", "0.005",
-            "--eval-every", "16", "--save-every", "8")  # fmt: skip
+DISTURBED = "--sticky 0.25 --start-frames 30 --start-mode random"
+SETTINGS = f"{DISTURBED} --ent-coef 0.005 --eval-every 16 --save-every 8".split()
 
 
 def main(argv: list[str] | None = None) -> int:
     """Solve stages; exit code 0 where all reach the goal, 1 where one does not, 2 for bad input, 3 where one failed."""
     parser = command.Parser(
-        prog=PROG, usage="python -m scripts.solve ID [ID ...] [--jobs N] [--budget N] [--FLAG VALUE ...]",
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+        prog=PROG,
+        usage="python -m scripts.solve ID [ID ...] [--jobs N] [--budget N] [--FLAG VALUE ...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("stages", nargs="+", metavar="ID", help="such as SuperMarioBros-3-2-v0")
     parser.add_argument("--jobs", type=int, default=1, help="stages at a time (default 1); each prints into a log")
-    parser.add_argument("--budget", type=int, default=3_000_000, metavar="DECISIONS", help="of a stage's training"
-                        " (default 3,000,000)")  # fmt: skip
+    text = "decisions of a stage's training (default 3,000,000)"
+    parser.add_argument("--budget", type=int, default=3_000_000, metavar="N", help=text)
     parser.add_argument("--goal", type=float, default=0.9, help="clear rate at which training ends (default 0.9)")
     parser.add_argument("--ways", type=int, default=8, help="explored ways (default 8) beside the shipped one")
     parser.add_argument("--episodes", type=int, default=100, help="of each evaluation of the proof (default 100)")
@@ -71,9 +76,8 @@ def solve_all(args: argparse.Namespace, flags: list[str]) -> int:
         return max([solve(args, env_id, flags) for env_id in args.stages])
     waiting, worst = list(args.stages), 0
     running: dict[str, subprocess.Popen[bytes]] = {}
-    numbers = {"budget": args.budget, "goal": args.goal, "ways": args.ways, "episodes": args.episodes,
-               "seed": args.seed, "data-dir": args.data_dir}  # fmt: skip
-    words = [word for name, value in numbers.items() for word in (f"--{name}", str(value))]
+    names = ("budget", "goal", "ways", "episodes", "seed", "data_dir")
+    words = [word for name in names for word in ("--" + name.replace("_", "-"), str(getattr(args, name)))]
     args.data_dir.mkdir(parents=True, exist_ok=True)
     while waiting or running:
         while waiting and len(running) < args.jobs:
@@ -122,9 +126,8 @@ def name_of(env_id: str) -> str:
 
 def settings(args: argparse.Namespace, env_id: str, flags: list[str]) -> tuple[list[str], PPOConfig]:
     """Return the flags of a stage's run but for its states, and the config. Raises ValueError for a bad one."""
-    words = ["--env", env_id, "--exp-name", name_of(env_id), "--data-dir", str(args.data_dir), *SETTINGS, *flags,
-             "--seed", str(args.seed), "--total-steps", str(args.budget),
-             "--stop-at", f"EvalClearRate>={args.goal}"]  # fmt: skip
+    words = ["--env", env_id, "--exp-name", name_of(env_id), "--data-dir", str(args.data_dir), *SETTINGS, *flags]
+    words += ["--seed", str(args.seed), "--total-steps", str(args.budget), "--stop-at", f"EvalClearRate>={args.goal}"]
     return words, arguments.parse(words)[0]
 
 

@@ -41,17 +41,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="file of states; folder with --all")
     how = parser.add_argument_group("what is done, if no policy plays")
     how.add_argument("--all", action="store_true", help="explore all 32 stages to the flag; run it again to resume")
-    how.add_argument("--explore", type=int, metavar="TIMES", help="explore one stage, so many times to the flag, and"
-                     " keep every place where Mario stood; with --every: states along the ways")  # fmt: skip
+    text = "explore one stage, N times to the flag, and keep every place on the ways; with --every: states along them"
+    how.add_argument("--explore", type=int, metavar="N", help=text)
     how.add_argument("--from-demonstration", type=Path, nargs="+", metavar="FILE", help="states along these ways")
     parser.add_argument("--env", help="environment id; default: the policy's own, or SuperMarioBros-1-1-v0")
     parser.add_argument("--seed", type=int, default=0)
     explore = parser.add_argument_group("of an exploration")
     explore.add_argument("--actions", help="action set, by name or in JSON (default simple, down and left with A)")
-    explore.add_argument("--max-steps", type=int, default=MAX_STEPS, metavar="STEPS", help="decisions at most"
-                         f" (default {MAX_STEPS:,})")  # fmt: skip
-    explore.add_argument("--start-frames", type=int, default=0, metavar="FRAMES", help="up to so many frames (0..30) of"
-                         " random buttons come first (default 0)")  # fmt: skip
+    text = f"decisions at most (default {MAX_STEPS:,})"
+    explore.add_argument("--max-steps", type=int, default=MAX_STEPS, metavar="STEPS", help=text)
+    text = "up to so many frames (0..30) of random buttons come first (default 0)"
+    explore.add_argument("--start-frames", type=int, default=0, metavar="FRAMES", help=text)
     which = parser.add_argument_group("which states are kept")
     which.add_argument("--every", type=int, metavar="STEPS", help="steps between two states (default 15)")
     which.add_argument("--count", type=int, default=100, help="how many states of a policy's play (default 100)")
@@ -69,8 +69,8 @@ def take(args: argparse.Namespace) -> None:
     if args.max_steps < 1:
         raise ValueError(f"max_steps: {args.max_steps}, expected at least 1")
     if sum([args.policy is not None, args.all, args.explore is not None, args.from_demonstration is not None]) > 1:
-        raise ValueError("explore: goes without a policy; expected one of a policy, --all, --explore or"
-                         " --from-demonstration")  # fmt: skip
+        expected = "one of a policy, --all, --explore or --from-demonstration"
+        raise ValueError(f"explore: goes without a policy; expected {expected}")
     if args.all:
         explore_all(args)
         return
@@ -117,9 +117,10 @@ def explore_all(args: argparse.Namespace) -> None:
         way = f"{row['way']:>15,}  {row['frames']:>12,}" if row["way"] else "   none"
         print(f"{world}-{stage}     {row['decisions']:>11,}  {row['cpu_seconds']:>11.1f}  {way}", flush=True)
     rows = table["stages"].values()
-    print(f"{sum(row['way'] > 0 for row in rows)} of {len(rows)} {sum(row['decisions'] for row in rows):>10,}"
-          f"  {sum(row['cpu_seconds'] for row in rows):>11.1f}  {sum(row['way'] for row in rows):>15,}"
-          f"  {sum(row['frames'] for row in rows):>12,}")  # fmt: skip
+    names = ("decisions", "cpu_seconds", "way", "frames")
+    decisions, seconds, way, frames = (sum(row[name] for row in rows) for name in names)
+    share = f"{sum(row['way'] > 0 for row in rows)} of {len(rows)}"
+    print(f"{share} {decisions:>10,}  {seconds:>11.1f}  {way:>15,}  {frames:>12,}")
 
 
 def explore_one(args: argparse.Namespace, env_id: str) -> dict[str, Any]:

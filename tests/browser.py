@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-ARGUMENTS = [
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
-    "--autoplay-policy=no-user-gesture-required",
-]  # fmt: skip
+ARGUMENTS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --hide-scrollbars "
+    "--autoplay-policy=no-user-gesture-required"
+).split()
 
 
 class Browser:

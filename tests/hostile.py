@@ -83,9 +83,12 @@ ROWS = {
     "CutArray": (step(truncated=np.array([True, False])), "step", "truncated '[ True False]'"),
     "DiscreteBeyond": ({"observation_space": Discrete(2), "first": (5, {})}, "reset", "'5' is not in its space"),
     "DictWithout": ({"observation_space": DICT, "first": ({"b": 1}, {})}, "reset", "is not in its space"),
-    "ImageOfFloats": ({"observation_space": Box(0, 255, (40, 40, 3), np.uint8), "first": (np.zeros((40, 40, 3)), {})},
-                      "reset", "observation of float64, its space says uint8"),
-}  # fmt: skip
+    "ImageOfFloats": (
+        {"observation_space": Box(0, 255, (40, 40, 3), np.uint8), "first": (np.zeros((40, 40, 3)), {})},
+        "reset",
+        "observation of float64, its space says uint8",
+    ),
+}
 
 
 class Changing(Fair):

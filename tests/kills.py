@@ -29,15 +29,16 @@ LIMIT = 30.0  # seconds that the processes of a killed run have to end
 
 COMMON = ["--exp-name", "r", "--save-every", "2", "--train-pi-iters", "2", "--train-v-iters", "2"]
 KINDS = {
-    "echo": ["--env", "Echo-v0", "--num-envs", "8", "--steps-per-epoch", "512", "--minibatch-size", "64",
-             "--epochs", "24"],
-    "cartpole": ["--env", "CartPole-v1", "--num-envs", "8", "--steps-per-epoch", "512", "--minibatch-size", "128",
-                 "--epochs", "24"],
-    "mario": ["--network", "small", "--num-envs", "4", "--steps-per-epoch", "256", "--minibatch-size", "64",
-              "--start-frames", "20", "--sticky", "0.1", "--epochs", "16"],
-    "mario-nes-py": ["--network", "small", "--num-envs", "4", "--steps-per-epoch", "64", "--minibatch-size", "32",
-                     "--epochs", "8", "--emulator", "nes-py"],
-}  # fmt: skip
+    kind: words.split()
+    for kind, words in {
+        "echo": "--env Echo-v0 --num-envs 8 --steps-per-epoch 512 --minibatch-size 64 --epochs 24",
+        "cartpole": "--env CartPole-v1 --num-envs 8 --steps-per-epoch 512 --minibatch-size 128 --epochs 24",
+        "mario": "--network small --num-envs 4 --steps-per-epoch 256 --minibatch-size 64 --start-frames 20"
+        " --sticky 0.1 --epochs 16",
+        "mario-nes-py": "--network small --num-envs 4 --steps-per-epoch 64 --minibatch-size 32 --epochs 8"
+        " --emulator nes-py",
+    }.items()
+}
 
 
 class Case(NamedTuple):
@@ -62,16 +63,22 @@ def plan(case: Case, rng: random.Random, seconds: float, note: Path) -> dict[str
     delay = {"any": seconds, "collect": 0.05, "update": 0.05, "save": 0.02}[phase]
     target = "launcher" if case.ranks > 1 and rng.random() < 0.3 else "rank"
     rank = 0 if phase == "save" and rng.random() < 0.7 else rng.randrange(case.ranks)
-    return {"rank": rank, "target": target, "phase": phase, "touch": rng.randint(1, most),
-            "delay": rng.uniform(0, delay), "note": str(note)}  # fmt: skip
+    return {
+        "rank": rank,
+        "target": target,
+        "phase": phase,
+        "touch": rng.randint(1, most),
+        "delay": rng.uniform(0, delay),
+        "note": str(note),
+    }
 
 
 def kill_once(case: Case, flags: list[str], chosen: dict[str, Any]) -> dict[str, Any] | None:
     """Start or resume the run and kill it; what was hit and how long it took to end, None if it finished before."""
     note = Path(chosen["note"])
     note.unlink(missing_ok=True)
-    process, mark = start(["tests/programs/killed_run.py", *flags, "--resume"], case.ranks,
-                          {"KILL_PLAN": json.dumps(chosen)})  # fmt: skip
+    command = ["tests/programs/killed_run.py", *flags, "--resume"]
+    process, mark = start(command, case.ranks, {"KILL_PLAN": json.dumps(chosen)})
     deadline = time.monotonic() + 120
     while not note.exists() and process.poll() is None:
         if time.monotonic() > deadline:
@@ -141,12 +148,16 @@ def prove(case: Case, kills: int, rng: random.Random, folder: Path) -> dict[str,
         differing += [found] if found else []
         compared += 1
     return {
-        "kind": case.kind, "ranks": case.ranks, "kills": len(hits), "runs_compared": compared,
-        "runs_equal": compared - len(differing), "differences": differing,
+        "kind": case.kind,
+        "ranks": case.ranks,
+        "kills": len(hits),
+        "runs_compared": compared,
+        "runs_equal": compared - len(differing),
+        "differences": differing,
         "by_phase": dict(Counter(hit["phase"] for hit in hits)),
         "by_target": dict(Counter(hit["target"] for hit in hits)),
         "slowest_end_seconds": round(max(hit["seconds"] for hit in hits), 2),
-    }  # fmt: skip
+    }
 
 
 def main() -> int:
@@ -166,12 +177,18 @@ def main() -> int:
     for result in results:
         phases.update(result["by_phase"])
     total = {
-        "command": "python -m tests.kills " + " ".join(sys.argv[1:]), "kills": sum(r["kills"] for r in results),
-        "runs_compared": sum(r["runs_compared"] for r in results), "runs_equal": sum(r["runs_equal"] for r in results),
-        "by_phase": dict(phases), "slowest_end_seconds": max(r["slowest_end_seconds"] for r in results),
-        "minutes": round((time.monotonic() - begun) / 60, 1), "machine": system.describe("")["processor"],
-        "cores": system.cores(), "commit": system.commit(), "cases": results,
-    }  # fmt: skip
+        "command": "python -m tests.kills " + " ".join(sys.argv[1:]),
+        "kills": sum(r["kills"] for r in results),
+        "runs_compared": sum(r["runs_compared"] for r in results),
+        "runs_equal": sum(r["runs_equal"] for r in results),
+        "by_phase": dict(phases),
+        "slowest_end_seconds": max(r["slowest_end_seconds"] for r in results),
+        "minutes": round((time.monotonic() - begun) / 60, 1),
+        "machine": system.describe("")["processor"],
+        "cores": system.cores(),
+        "commit": system.commit(),
+        "cases": results,
+    }
     args.out.write_text(json.dumps(total, indent=1) + "\n")
     print({name: value for name, value in total.items() if name != "cases"})
     return int(total["runs_equal"] != total["runs_compared"])

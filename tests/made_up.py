@@ -71,10 +71,13 @@ FAMILY = Family(
         Option(name="quiet", default=True, kind=bool, affects="nothing", help="changes nothing"),
     ),
     presets=(
-        Preset("coin", "made up", {"num_envs": 4, "steps_per_epoch": 128, "minibatch_size": 64, "epochs": 4,
-                                   "pi_lr": 1e-2, "length": 4}),
+        Preset(
+            "coin",
+            "made up",
+            {"num_envs": 4, "steps_per_epoch": 128, "minibatch_size": 64, "epochs": 4, "pi_lr": 1e-2, "length": 4},
+        ),
     ),
     columns=(Column("Heads", "mean share of heads in an episode", "%", "stays near the bias", 0.0, 1.0, "heads"),),
     evaluated=("Heads",),
     best_by="Heads",
-)  # fmt: skip
+)

@@ -28,9 +28,10 @@ RUNS = {
     "mario-float32": f"--precision float32 {TINY} --chunk-size 40",
     "mario-bfloat16": f"--precision bfloat16 {TINY}",
     "mario-pair-bfloat16": f"--precision bfloat16 --network mario --sticky 0.25 --start-mode random {TINY}",
-}  # fmt: skip
-UNEQUAL = {"StepsPerSecond", "TimeCollect", "TimeUpdate", "TimeWait", "TimeWaitUpdate", "TimeLog", "TimeEvaluate",
-           "TimeSave", "MemoryMB", "Time"}  # fmt: skip
+}
+UNEQUAL = set(
+    "StepsPerSecond TimeCollect TimeUpdate TimeWait TimeWaitUpdate TimeLog TimeEvaluate TimeSave MemoryMB Time".split()
+)
 
 
 def train(checkout: Path, data: Path) -> None:

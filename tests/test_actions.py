@@ -18,8 +18,17 @@ from scripts import evaluate, export
 from tests.conftest import run
 from tests.test_train import assert_same
 
-PENDULUM = {"env": "Pendulum-v1", "num_envs": 4, "steps_per_epoch": 256, "minibatch_size": 64, "max_episode_steps": 50,
-            "train_pi_iters": 2, "train_v_iters": 2, "anneal_lr": False, "anneal_clip": False}  # fmt: skip
+PENDULUM = {
+    "env": "Pendulum-v1",
+    "num_envs": 4,
+    "steps_per_epoch": 256,
+    "minibatch_size": 64,
+    "max_episode_steps": 50,
+    "train_pi_iters": 2,
+    "train_v_iters": 2,
+    "anneal_lr": False,
+    "anneal_clip": False,
+}
 LEVERS = PENDULUM | {"env": "tests.tasks:Levers-v0", "max_episode_steps": None}
 
 GAUSSIAN = torch.tensor([[0.5, -1.0, math.log(0.5), math.log(2.0)]])  # means 0.5 and -1, std 0.5 and 2

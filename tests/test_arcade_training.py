@@ -17,8 +17,17 @@ from tests.conftest import run
 from tests.test_train import assert_same, rows
 from utils import mpi
 
-ATARI = {"env": "ALE/Breakout-v5", "num_envs": 4, "steps_per_epoch": 4 * 32, "minibatch_size": 64, "train_pi_iters": 1,
-         "train_v_iters": 1, "network": "small", "precision": "float32", "max_episode_steps": 40}  # fmt: skip
+ATARI = {
+    "env": "ALE/Breakout-v5",
+    "num_envs": 4,
+    "steps_per_epoch": 4 * 32,
+    "minibatch_size": 64,
+    "train_pi_iters": 1,
+    "train_v_iters": 1,
+    "network": "small",
+    "precision": "float32",
+    "max_episode_steps": 40,
+}
 PROCGEN = ATARI | {"env": "procgen-leaper-v0", "network": "small"}
 
 
@@ -48,11 +57,10 @@ def quiet(capsys):
 @both
 def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, settings):
     """Weights, optimisers, environments and log rows, bit for bit: 2 epochs and 2 more are 4."""
-    whole = train(config.build(**settings, epochs=4, save_every=1, anneal_lr=False, anneal_clip=False,
-                               data_dir=str(tmp_path / "whole")))  # fmt: skip
+    settings = settings | {"save_every": 1, "anneal_lr": False, "anneal_clip": False}
+    whole = train(config.build(**settings, epochs=4, data_dir=str(tmp_path / "whole")))
     for epochs in (2, 4):
-        cut = train(config.build(**settings, epochs=epochs, save_every=1, anneal_lr=False, anneal_clip=False,
-                                 data_dir=str(tmp_path / "cut")), resume=True)  # fmt: skip
+        cut = train(config.build(**settings, epochs=epochs, data_dir=str(tmp_path / "cut")), resume=True)
     assert_same(whole, cut)
     assert (whole / "episodes.csv").read_text().count("\n") > 4
 
@@ -93,8 +101,13 @@ def test_a_policy_is_evaluated_and_filmed(tmp_path, settings, capsys):
 @both
 def test_an_epoch_without_a_finished_episode_is_logged(tmp_path, settings):
     """No game ends within 8 steps: EpCount 0 and empty returns, no exception."""
-    folder = train(config.build(**settings | {"steps_per_epoch": 32, "minibatch_size": 32, "max_episode_steps": None},
-                                epochs=1, data_dir=str(tmp_path)))  # fmt: skip
+    folder = train(
+        config.build(
+            **settings | {"steps_per_epoch": 32, "minibatch_size": 32, "max_episode_steps": None},
+            epochs=1,
+            data_dir=str(tmp_path),
+        )
+    )
     row = rows(folder)[0]
     assert row["EpCount"] == "0" and row["AverageEpRet"] in ("", "nan")
 

@@ -464,9 +464,13 @@ def test_steps_equal_stable_baselines3s_atari_wrapper(name, monkeypatch):
     It sees the emulator's gray here, as we do; its own is computed from colours, whose maximum may mix two of them.
     """
     wrappers = pytest.importorskip("stable_baselines3.common.atari_wrappers", reason="needs the extra bench")
-    monkeypatch.setattr(wrappers, "cv2", types.SimpleNamespace(
-        cvtColor=lambda frame, code: frame, resize=game.cv2.resize, COLOR_RGB2GRAY=0,
-        INTER_AREA=game.cv2.INTER_AREA))  # fmt: skip
+    monkeypatch.setattr(
+        wrappers,
+        "cv2",
+        types.SimpleNamespace(
+            cvtColor=lambda frame, code: frame, resize=game.cv2.resize, COLOR_RGB2GRAY=0, INTER_AREA=game.cv2.INTER_AREA
+        ),
+    )
     env = envs.make_vec(f"{name}NoFrameskip-v4", 1, 21, stack=1)
     base = GymnasiumEnv(env.envs[0].rules.rom, obs_type="grayscale", frameskip=1, repeat_action_probability=0.0)
     base.ale.setInt("system_random_seed", env.envs[0].ale.getInt("system_random_seed"))

@@ -119,9 +119,13 @@ def test_figures_are_printed_and_written(tmp_path):
 
 @pytest.mark.parametrize(
     ("flags", "said"),
-    [(["emulater"], "'emulater'"), (["--networks", "resnet"], "'resnet'"), (["--rounds", "0"], "rounds"),
-     (["--json", "/nowhere/b.json"], "/nowhere")],
-)  # fmt: skip
+    [
+        (["emulater"], "'emulater'"),
+        (["--networks", "resnet"], "'resnet'"),
+        (["--rounds", "0"], "rounds"),
+        (["--json", "/nowhere/b.json"], "/nowhere"),
+    ],
+)
 def test_bad_input_gets_one_line(flags, said):
     """What is wrong, and exit code 2."""
     done = run(["-m", "scripts.benchmark", *flags])

@@ -165,9 +165,16 @@ def rewrite(step, tensors=None, **meta):
 
 @pytest.mark.parametrize(
     "meta",
-    [{"log": {"../../../victim": 0}}, {"log": {"progress.txt": -1, "episodes.csv": 0}}, {"epoch": "1"},
-     {"epoch": 2**60}, {"resumes": None}, {"best": "much"}, {"seconds": float("inf")}],
-)  # fmt: skip
+    [
+        {"log": {"../../../victim": 0}},
+        {"log": {"progress.txt": -1, "episodes.csv": 0}},
+        {"epoch": "1"},
+        {"epoch": 2**60},
+        {"resumes": None},
+        {"best": "much"},
+        {"seconds": float("inf")},
+    ],
+)
 def test_hostile_numbers_in_a_checkpoint_are_refused(tmp_path, meta, capsys):
     """No file outside of the run's folder is touched, and one line says which file is wrong."""
     victim = tmp_path / "victim"
@@ -227,9 +234,16 @@ def refused(cfg, **how):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"gamma": 0.5}, {"num_envs": 8}, {"pi_lr": 0.5}, {"anneal_lr": False}, {"max_episode_steps": 20},
-     {"init_from": "SuperMarioBros-1-1-v0"}, {"v_loss": "huber"}],
-)  # fmt: skip
+    [
+        {"gamma": 0.5},
+        {"num_envs": 8},
+        {"pi_lr": 0.5},
+        {"anneal_lr": False},
+        {"max_episode_steps": 20},
+        {"init_from": "SuperMarioBros-1-1-v0"},
+        {"v_loss": "huber"},
+    ],
+)
 def test_a_refused_resume_changes_no_file(tmp_path, changes):
     """Not exit.json, not config.json, not a log: whoever resumes with other settings finds everything as it was."""
     path = train(config.build(**ECHO, epochs=2, data_dir=str(tmp_path)))
@@ -471,11 +485,10 @@ def test_a_full_disk_for_a_moment_loses_nothing(tmp_path, monkeypatch):
 
 def test_a_longer_run_says_how_its_schedules_go_on(tmp_path, capsys):
     """What falls to zero does so over the new length: said on the console, with numbers, and noted in config.json."""
-    path = train(config.build(**ECHO, epochs=4, pi_lr=8e-4, v_lr=4e-4, anneal_lr=True, anneal_clip=False,
-                              data_dir=str(tmp_path)))  # fmt: skip
+    settings = ECHO | {"pi_lr": 8e-4, "v_lr": 4e-4, "anneal_lr": True, "anneal_clip": False, "data_dir": str(tmp_path)}
+    path = train(config.build(**settings, epochs=4))
     capsys.readouterr()
-    train(config.build(**ECHO, epochs=8, pi_lr=8e-4, v_lr=4e-4, anneal_lr=True, anneal_clip=False,
-                       data_dir=str(tmp_path)), resume=True)  # fmt: skip
+    train(config.build(**settings, epochs=8), resume=True)
     out = capsys.readouterr().out
     assert "4 epochs long, now 8" in out and "pi_lr 0 -> 0.0004" in out and "v_lr 0 -> 0.0002" in out
     assert json.loads((path / "config.json").read_text())["lengths"] == [[0, 4], [4, 8]]
@@ -548,8 +561,10 @@ def test_means_over_the_last_hundred_episodes(tmp_path):
     settings = ECHO | {"steps_per_epoch": 64, "train_pi_iters": 1, "train_v_iters": 1}
     whole = train(config.build(**settings, epochs=60, anneal_lr=False, anneal_clip=False, data_dir=str(tmp_path / "w")))
     for epochs in (31, 60):
-        cut = train(config.build(**settings, epochs=epochs, anneal_lr=False, anneal_clip=False,
-                                 data_dir=str(tmp_path / "c")), resume=True)  # fmt: skip
+        cut = train(
+            config.build(**settings, epochs=epochs, anneal_lr=False, anneal_clip=False, data_dir=str(tmp_path / "c")),
+            resume=True,
+        )
     assert_same(whole, cut)
     with (whole / "episodes.csv").open() as file:
         episodes = list(csv.DictReader(file))

@@ -14,8 +14,14 @@ from utils.settings import Setting
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = sorted((ROOT / "data" / "results").rglob("config.json"))
-ECHO = {"env": "Echo-v0", "num_envs": 4, "steps_per_epoch": 128, "minibatch_size": 64, "anneal_lr": False,
-        "anneal_clip": False}  # fmt: skip
+ECHO = {
+    "env": "Echo-v0",
+    "num_envs": 4,
+    "steps_per_epoch": 128,
+    "minibatch_size": 64,
+    "anneal_lr": False,
+    "anneal_clip": False,
+}
 
 
 def printed(args, capsys):
@@ -131,8 +137,9 @@ def test_a_bad_file_of_settings_is_one_line(tmp_path, content, words, capfd):
 def test_help_shows_what_this_command_would_use(capsys):
     """Groups in order, the family's last; defaults after the preset; the presets with their sources."""
     said = " ".join(printed(["--help"], capsys).split())
-    places = [said.index(title) for title in ("what is run:", "collecting:", "learning:", "saving and watching:",
-              "machine:", "starting:", "environments of the family mario:", "presets (")]  # fmt: skip
+    titles = "what is run:,collecting:,learning:,saving and watching:,machine:,starting:"
+    titles += ",environments of the family mario:,presets ("
+    places = [said.index(title) for title in titles.split(",")]
     assert places == sorted(places)
     assert "discount per step (default 0.9)" in said and "MODULE:FUNCTION (default small)" in said
     assert "mario: gamma 0.9" in said and "spinup: openai/spinningup" in said

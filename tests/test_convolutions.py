@@ -158,9 +158,16 @@ def test_a_stack_takes_what_begins_a_body_and_no_more():
 
 @pytest.mark.parametrize(
     "change",
-    [{"kernel_size": (3, 2)}, {"stride": (1, 2)}, {"dilation": 2}, {"groups": 2}, {"bias": False},
-     {"padding": 1, "padding_mode": "circular"}, {"out_channels": 24}],
-)  # fmt: skip
+    [
+        {"kernel_size": (3, 2)},
+        {"stride": (1, 2)},
+        {"dilation": 2},
+        {"groups": 2},
+        {"bias": False},
+        {"padding": 1, "padding_mode": "circular"},
+        {"out_channels": 24},
+    ],
+)
 def test_other_convolutions_are_torchs(change):
     """What our code has no form for gives the same as torch's own layer."""
     settings = {"in_channels": 16, "out_channels": 32, "kernel_size": 3} | change
@@ -203,9 +210,13 @@ def test_without_the_processor_a_stack_is_torchs(monkeypatch):
 
 @pytest.mark.parametrize(
     ("flags", "switch", "ours"),
-    [({"avx512_bf16"}, "", True), ({"avx512_bf16", "amx_bf16"}, "", False), ({"avx2"}, "", False),
-     ({"avx512_bf16"}, "0", False)],
-)  # fmt: skip
+    [
+        ({"avx512_bf16"}, "", True),
+        ({"avx512_bf16", "amx_bf16"}, "", False),
+        ({"avx2"}, "", False),
+        ({"avx512_bf16"}, "0", False),
+    ],
+)
 def test_the_processor_and_the_switch_decide(flags, switch, ours, monkeypatch):
     """A matrix unit is torch's; PPO_CONVOLUTION=0 is respected."""
     monkeypatch.setattr(convolutions.system, "processor_flags", lambda: flags)

@@ -17,8 +17,17 @@ from tests.conftest import run
 from tests.same_logs import differences
 
 STAGE = "SuperMarioBros-1-1-v0"
-TINY = {"num_envs": 6, "steps_per_epoch": 6 * 64, "minibatch_size": 6 * 32, "network": "small", "train_pi_iters": 1,
-        "train_v_iters": 1, "precision": "float32", "start_mode": "random", "sticky": 0.25}  # fmt: skip
+TINY = {
+    "num_envs": 6,
+    "steps_per_epoch": 6 * 64,
+    "minibatch_size": 6 * 32,
+    "network": "small",
+    "train_pi_iters": 1,
+    "train_v_iters": 1,
+    "precision": "float32",
+    "start_mode": "random",
+    "sticky": 0.25,
+}
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +117,15 @@ def test_its_counts_survive_json_and_others_are_refused():
     other.check(saved)
     other.load(saved)
     assert other.state() == one.state() and np.array_equal(other.weights(), one.weights())
-    wrong = [None, {}, {**saved, "trials": saved["trials"][1:]}, {**saved, "reach": [1.5] * 12},
-             {**saved, "starts": "many"}, {**saved, "successes": [-1.0] * 12},
-             {**saved, "clears": float("nan")}]  # fmt: skip
+    wrong = [
+        None,
+        {},
+        {**saved, "trials": saved["trials"][1:]},
+        {**saved, "reach": [1.5] * 12},
+        {**saved, "starts": "many"},
+        {**saved, "successes": [-1.0] * 12},
+        {**saved, "clears": float("nan")},
+    ]
     for state in wrong:
         with pytest.raises(ValueError, match="curriculum"):
             other.check(state)

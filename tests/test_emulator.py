@@ -363,8 +363,15 @@ def test_episodes_can_start_from_a_state(tmp_path):
     _, started = practice.reset()
     away = set(infos["player_x"].tolist())  # half of the episodes start there, the others at the stage's start
     assert away < set(started["player_x"].tolist()) and len(away | {40}) == len(set(started["player_x"].tolist()))
-    everywhere = envs.make_vec("SuperMarioBros-1-1-v0", 8, 1, start_states=str(tmp_path / "starts"), start_share=1.0,
-                               start_frames=30, ram_info=["player_x"])  # fmt: skip
+    everywhere = envs.make_vec(
+        "SuperMarioBros-1-1-v0",
+        8,
+        1,
+        start_states=str(tmp_path / "starts"),
+        start_share=1.0,
+        start_frames=30,
+        ram_info=["player_x"],
+    )
     _, started = everywhere.reset()
     assert set(started["player_x"].tolist()) == away  # and without start frames, in which he might die
     other = envs.make_vec("SuperMarioBros-1-1-v1", 1, 0)

@@ -23,8 +23,13 @@ from utils.folder import Refused
 from utils.seeding import evaluation_seed
 
 INFO = {"env": "Echo-v0", "spec": {"options": {}}, "network": "mlp", "obs_shape": [4], "num_actions": 4}
-MARIO = {"env": "SuperMarioBros-1-1-v0", "spec": {"options": {"actions": "right_only"}, "preprocess_version": 1},
-         "network": "mario", "obs_shape": [4, 84, 84], "num_actions": 5}  # fmt: skip
+MARIO = {
+    "env": "SuperMarioBros-1-1-v0",
+    "spec": {"options": {"actions": "right_only"}, "preprocess_version": 1},
+    "network": "mario",
+    "obs_shape": [4, 84, 84],
+    "num_actions": 5,
+}
 
 
 @pytest.fixture
@@ -92,10 +97,17 @@ def test_command_prints_and_writes(echo, tmp_path, capsys):
 def records_of(starts, cleared):
     """Records of different episodes from these starts, the first `cleared` of which reach the flag."""
     return [
-        {"ep_ret": 1.0, "ep_len": 2, "flag": i < cleared, "cause": "flag" if i < cleared else "pit",
-         "start": start, "trajectory": i, "independent": start}
+        {
+            "ep_ret": 1.0,
+            "ep_len": 2,
+            "flag": i < cleared,
+            "cause": "flag" if i < cleared else "pit",
+            "start": start,
+            "trajectory": i,
+            "independent": start,
+        }
         for i, start in enumerate(starts)
-    ]  # fmt: skip
+    ]
 
 
 def test_clear_rate_has_its_interval():
@@ -268,8 +280,12 @@ def test_an_evaluation_on_mario_counts_flags(tmp_path):
     row = table_of(train(cfg))[0]
     assert row["EvalClearRate"] == "0.0" and 40 < float(row["EvalXMax"]) < 400 and row["EvalEpLen"] == "20.0"
     assert row["EvalStarts"] == row["EvalTrajectories"] == "2"
-    records = evaluate(tmp_path / "ppo_supermariobros-1-1-v0" / "ppo_supermariobros-1-1-v0_s0" / "policy" / "last", 2,
-                       seed=evaluation_seed(0), max_episode_steps=20)  # fmt: skip
+    records = evaluate(
+        tmp_path / "ppo_supermariobros-1-1-v0" / "ppo_supermariobros-1-1-v0_s0" / "policy" / "last",
+        2,
+        seed=evaluation_seed(0),
+        max_episode_steps=20,
+    )
     assert float(row["EvalXMax"]) == np.mean([record["x_max"] for record in records])
 
 
@@ -305,14 +321,21 @@ def test_a_run_stops_where_its_goal_is_reached(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"stop_at": "EpRet > 3"}, "stop-at"), ({"stop_at": "EvalEpRet>=1"}, "eval-every"),
-     ({"eval_every": -1}, "eval-every"), ({"eval_episodes": 0}, "eval-episodes"),
-     ({"stop_at": "ClearRate>=1.2.3"}, "stop-at .* got 'ClearRate>=1.2.3'"), ({"stop_at": "KL>=."}, "stop-at"),
-     ({"stop_at": "KL<=nan"}, "stop-at"), ({"stop_at": "KL<=\u0663"}, "stop-at"),
-     ({"stop_at": "EvalEpRe>=1"}, "such as EvalEpRet"), ({"stop_at": "Clearate>=1"}, "such as ClearRate"),
-     ({"stop_at": "ClearRate>=1", "env": "CartPole-v1"}, "such as LearningRate"),
-     ({"stop_at": "zzz>=1", "env": "CartPole-v1"}, "such as Epoch")],
-)  # fmt: skip
+    [
+        ({"stop_at": "EpRet > 3"}, "stop-at"),
+        ({"stop_at": "EvalEpRet>=1"}, "eval-every"),
+        ({"eval_every": -1}, "eval-every"),
+        ({"eval_episodes": 0}, "eval-episodes"),
+        ({"stop_at": "ClearRate>=1.2.3"}, "stop-at .* got 'ClearRate>=1.2.3'"),
+        ({"stop_at": "KL>=."}, "stop-at"),
+        ({"stop_at": "KL<=nan"}, "stop-at"),
+        ({"stop_at": "KL<=\u0663"}, "stop-at"),
+        ({"stop_at": "EvalEpRe>=1"}, "such as EvalEpRet"),
+        ({"stop_at": "Clearate>=1"}, "such as ClearRate"),
+        ({"stop_at": "ClearRate>=1", "env": "CartPole-v1"}, "such as LearningRate"),
+        ({"stop_at": "zzz>=1", "env": "CartPole-v1"}, "such as Epoch"),
+    ],
+)
 def test_bad_goals_are_refused(settings, said):
     with pytest.raises(ValueError, match=said) as error:
         build(**settings)
@@ -346,8 +369,11 @@ def test_a_run_goes_on_with_evaluations_or_without_as_it_began(tmp_path):
         before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         for allow in (False, True):
             with pytest.raises(Refused, match=f"eval-every {first}, now {then}"):
-                train(build(**settings | {"epochs": 3}, eval_every=then, data_dir=str(tmp_path / str(first))),
-                      resume=True, allow_mismatch=allow)  # fmt: skip
+                train(
+                    build(**settings | {"epochs": 3}, eval_every=then, data_dir=str(tmp_path / str(first))),
+                    resume=True,
+                    allow_mismatch=allow,
+                )
         assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     again = build(**settings | {"epochs": 4}, eval_every=2, data_dir=str(tmp_path / "1"))
     with pytest.raises(Refused, match="eval_every was 1, now 2"):

@@ -19,8 +19,10 @@ from utils import checkpoint, mpi, system
 
 pytestmark = pytest.mark.mpi
 
-FLAGS = ["--env", "Echo-v0", "--num-envs", "8", "--steps-per-epoch", "512", "--minibatch-size", "64", "--epochs", "50",
-         "--save-every", "1", "--check-every", "1", "--train-pi-iters", "1", "--train-v-iters", "1"]  # fmt: skip
+FLAGS = (
+    "--env Echo-v0 --num-envs 8 --steps-per-epoch 512 --minibatch-size 64 --epochs 50 --save-every 1 --check-every 1 "
+    "--train-pi-iters 1 --train-v-iters 1"
+).split()
 
 
 def faulty(tmp_path, fault, ranks, *flags, timeout=45.0):
@@ -132,13 +134,13 @@ def test_sigterm_to_the_launcher_in_the_middle_of_saving(tmp_path):
 @pytest.mark.parametrize(
     ("family", "ranks"),
     [("echo", 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("mario", 2), ("echo", 4), ("mario", 4)))],
-)  # fmt: skip
+)
 def test_resuming_is_exact_with_several_ranks(tmp_path, family, ranks):
     """Three epochs and three more equal six in one go, though every rank is held up at random moments."""
     flags = ["--no-anneal-lr", "--no-anneal-clip", "--no-anneal-ent", "--save-every", "2"]
     if family == "mario":
-        flags += ["--env", "SuperMarioBros-1-1-v0", "--exp-name", "ppo_echo-v0", "--num-envs", "4", "--network",
-                  "small", "--steps-per-epoch", "128", "--minibatch-size", "64", "--start-frames", "9"]  # fmt: skip
+        flags += "--env SuperMarioBros-1-1-v0 --exp-name ppo_echo-v0 --num-envs 4 --network small".split()
+        flags += "--steps-per-epoch 128 --minibatch-size 64 --start-frames 9".split()
     assert faulty(tmp_path / "whole", "delay@0:0", ranks, *flags, "--epochs", "6").code == 0
     assert faulty(tmp_path / "cut", "none@0:0", ranks, *flags, "--epochs", "3").code == 0
     done = faulty(tmp_path / "cut", "none@0:0", ranks, *flags, "--epochs", "6", "--resume")

@@ -99,9 +99,13 @@ def test_arguments_and_wrapper_are_settings_that_a_file_cannot_give(tmp_path, ca
 
 @pytest.mark.parametrize(
     ("wrapper", "words"),
-    [("tests.hostile:nothing", "returned NoneType"), ("tests.hostile:missing", "cannot be loaded"),
-     ("double", "expected MODULE:FUNCTION"), ("no.such:thing", "cannot be loaded")],
-)  # fmt: skip
+    [
+        ("tests.hostile:nothing", "returned NoneType"),
+        ("tests.hostile:missing", "cannot be loaded"),
+        ("double", "expected MODULE:FUNCTION"),
+        ("no.such:thing", "cannot be loaded"),
+    ],
+)
 def test_a_wrapper_that_is_none_is_named(wrapper, words):
     """One line."""
     with pytest.raises(BrokenEnvironment, match=words):

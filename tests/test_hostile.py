@@ -105,10 +105,14 @@ def peak_mb() -> float:
 
 @pytest.mark.parametrize(
     ("env_id", "options", "steps"),
-    [("Echo-v0", {}, 5), ("CartPole-v1", {}, 8), ("SuperMarioBros-1-1-v0", {}, 3),
-     ("SuperMarioBros-1-1-v0", {"emulator": "nes-py"}, 2)],
+    [
+        ("Echo-v0", {}, 5),
+        ("CartPole-v1", {}, 8),
+        ("SuperMarioBros-1-1-v0", {}, 3),
+        ("SuperMarioBros-1-1-v0", {"emulator": "nes-py"}, 2),
+    ],
     ids=["echo", "classic", "mario", "mario-nes-py"],
-)  # fmt: skip
+)
 def test_mutated_states_are_refused_or_work(env_id, options, steps):
     """Two hundred states of every family, each with a checksum that fits: a ValueError on one line, or it goes on."""
     env = make_vec(env_id, 1, 0, **options)
@@ -271,9 +275,18 @@ def test_mutated_settings_and_endings_are_refused_or_work(tmp_path, tries, capsy
 
 
 @pytest.mark.parametrize(
-    "name", ["progress.txt", "episodes.csv", "progress.txt.bak", "episodes.csv.bak", "config.json", "exit.json",
-             "checkpoints", "policy"]
-)  # fmt: skip
+    "name",
+    [
+        "progress.txt",
+        "episodes.csv",
+        "progress.txt.bak",
+        "episodes.csv.bak",
+        "config.json",
+        "exit.json",
+        "checkpoints",
+        "policy",
+    ],
+)
 def test_links_in_a_run_folder_are_refused(tmp_path, name, capsys):
     """What would be written through them is not: one line, code 2, and the victim is as it was."""
     path = train(config.build(**ECHO | {"save_every": 1}, epochs=2, data_dir=str(tmp_path / "data")))

@@ -23,9 +23,13 @@ from tests.conftest import ROOT, run
 from utils.folder import Refused
 
 TINY = {
-    "env": "Echo-v0", "num_envs": 4, "steps_per_epoch": 128, "minibatch_size": 128, "train_pi_iters": 1,
+    "env": "Echo-v0",
+    "num_envs": 4,
+    "steps_per_epoch": 128,
+    "minibatch_size": 128,
+    "train_pi_iters": 1,
     "train_v_iters": 1,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(autouse=True)

@@ -19,9 +19,19 @@ from tests.conftest import run
 from tests.test_train import assert_same, final_state, rows
 from utils import mpi
 
-PENDULUM = {"env": "Pendulum-v1", "num_envs": 6, "steps_per_epoch": 384, "minibatch_size": 96, "max_episode_steps": 50,
-            "train_pi_iters": 1, "train_v_iters": 1, "anneal_lr": False, "anneal_clip": False, "norm_obs": True,
-            "norm_rew": True}  # fmt: skip
+PENDULUM = {
+    "env": "Pendulum-v1",
+    "num_envs": 6,
+    "steps_per_epoch": 384,
+    "minibatch_size": 96,
+    "max_episode_steps": 50,
+    "train_pi_iters": 1,
+    "train_v_iters": 1,
+    "anneal_lr": False,
+    "anneal_clip": False,
+    "norm_obs": True,
+    "norm_rew": True,
+}
 
 
 def test_moments_are_joined_exactly():

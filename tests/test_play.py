@@ -22,8 +22,13 @@ from tests.conftest import ROOT
 from utils import video
 
 imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
-MARIO = {"env": "SuperMarioBros-1-1-v0", "spec": {"options": {"actions": "simple"}, "preprocess_version": 1},
-         "network": "mario", "obs_shape": [4, 84, 84], "num_actions": 7}  # fmt: skip
+MARIO = {
+    "env": "SuperMarioBros-1-1-v0",
+    "spec": {"options": {"actions": "simple"}, "preprocess_version": 1},
+    "network": "mario",
+    "obs_shape": [4, 84, 84],
+    "num_actions": 7,
+}
 
 
 @pytest.fixture
@@ -57,8 +62,7 @@ def test_a_video_holds_every_frame(mario, tmp_path, capsys, suffix):
 def test_the_first_episode_is_that_of_evaluate(mario, tmp_path, capsys):
     """Same seed, same policy: play and evaluate tell of the same episode."""
     wanted = {"max_episode_steps": 50, "start_frames": 20, "start_mode": "random", "sticky": 0.2}
-    flags = ["--max-episode-steps", "50", "--start-frames", "20", "--start-mode", "random", "--sticky", "0.2",
-             "--seed", "5"]  # fmt: skip
+    flags = "--max-episode-steps 50 --start-frames 20 --start-mode random --sticky 0.2 --seed 5".split()
     assert play.main([mario, "--gif", str(tmp_path / "x.gif"), *flags]) == 0
     record = evaluate(tmp_path / "mario", 1, seed=5, num_envs=1, **wanted)[0]
     expected = f"return {record['ep_ret']:.0f}, {record['ep_len']} steps, furthest x {record['x_max']}"

@@ -150,8 +150,10 @@ def test_runs_with_other_settings_are_shown_apart_and_said(tmp_path):
     write_run(tmp_path, "a", 2, spec={"versions": {"gymnasium": "1.0.0"}})
     groups, said = load_groups([str(tmp_path)], None)
     assert [group.label for group in groups] == [
-        "a [reward=env, gymnasium=1.4.0]", "a [reward=score, gymnasium=1.4.0]", "a [reward=env, gymnasium=1.0.0]"
-    ]  # fmt: skip
+        "a [reward=env, gymnasium=1.4.0]",
+        "a [reward=score, gymnasium=1.4.0]",
+        "a [reward=env, gymnasium=1.0.0]",
+    ]
     assert said == ["a: its runs differ in spec.reward, spec.versions.gymnasium: shown apart, not averaged"]
 
 
@@ -200,9 +202,8 @@ def test_what_a_run_declares_free_does_not_divide_an_experiment(tmp_path):
     write_run(tmp_path, "e", 0, free_settings=free, lengths=[[0, 10]], processor="A", resolved_device="cpu")
     write_run(tmp_path, "e", 1, lengths=[[0, 5], [4, 10]], processor="B", resolved_device="cuda")
     labels = [group.label for group in load_groups([str(tmp_path)])[0]]
-    assert labels == [
-        "a", "b [sound=true]", "b [sound=false]", "c [keep=3]", "c [keep=4]", "d [epochs=10]", "d [epochs=20]", "e"
-    ]  # fmt: skip
+    pairs = ["b [sound=true]", "b [sound=false]", "c [keep=3]", "c [keep=4]", "d [epochs=10]", "d [epochs=20]"]
+    assert labels == ["a", *pairs, "e"]
 
 
 def test_long_settings_that_differ_at_their_ends_are_kept_apart(tmp_path):

@@ -22,8 +22,13 @@ from utils import checkpoint
 from utils.folder import Refused
 
 INFO = {"env": "Echo-v0", "spec": {"options": {}}, "network": "mlp", "obs_shape": [4], "num_actions": 4}
-MARIO = {"env": "SuperMarioBros-1-1-v0", "spec": {"options": {"actions": "simple"}, "preprocess_version": 1},
-         "network": "mario", "obs_shape": [4, 84, 84], "num_actions": 7}  # fmt: skip
+MARIO = {
+    "env": "SuperMarioBros-1-1-v0",
+    "spec": {"options": {"actions": "simple"}, "preprocess_version": 1},
+    "network": "mario",
+    "obs_shape": [4, 84, 84],
+    "num_actions": 7,
+}
 
 
 @pytest.fixture
@@ -149,8 +154,8 @@ def test_no_command_runs_a_pickle(echo, tmp_path, file, capsys):
     (echo / file).write_bytes(pickle.dumps(Bomb(tmp_path / "marker")))
     (echo / "vars.pkl").write_bytes(pickle.dumps(Bomb(tmp_path / "marker")))
     name = str(echo)
-    for main, flags in ((evaluate.main, ["--jobs", "1"]), (export.main, ["--out", str(tmp_path / "o")]),
-                        (play.main, ["--video", str(tmp_path / "x.mp4")])):  # fmt: skip
+    film, copy = str(tmp_path / "x.mp4"), str(tmp_path / "o")
+    for main, flags in (evaluate.main, ["--jobs", "1"]), (export.main, ["--out", copy]), (play.main, ["--video", film]):
         assert main([name, *flags]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
     with pytest.raises(ValueError):
@@ -270,8 +275,17 @@ def test_an_environment_id_in_a_file_imports_no_module(echo, tmp_path, monkeypat
 
 def test_paths_and_unknown_options_in_a_file_are_ignored(mario):
     """Only the options that shape what the policy sees and does are taken over; nothing is written anywhere."""
-    spec = {"options": {"actions": "simple", "start_states": "/etc/passwd", "output_dir": "/etc", "reward": "os:system",
-                        "threads": 10**9, "emulator": "evil"}, "preprocess_version": 1}  # fmt: skip
+    spec = {
+        "options": {
+            "actions": "simple",
+            "start_states": "/etc/passwd",
+            "output_dir": "/etc",
+            "reward": "os:system",
+            "threads": 10**9,
+            "emulator": "evil",
+        },
+        "preprocess_version": 1,
+    }
     edit(mario, spec=spec, output_dir="/etc", data_dir="/etc")
     env_id, options = environment(load_policy(mario))
     assert (env_id, options) == ("SuperMarioBros-1-1-v0", {"actions": "simple"})

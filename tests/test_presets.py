@@ -24,8 +24,16 @@ TUNED = {
 def test_the_preset_made_for_an_id_is_its_default(env):
     """Chosen by the id, whatever its version; the config it gives is valid."""
     cfg = config.build(env=env)
-    found = (cfg.preset, cfg.num_envs, cfg.steps_per_env, cfg.minibatch_size, cfg.train_pi_iters, cfg.pi_lr, cfg.gamma,
-             cfg.lam)  # fmt: skip
+    found = (
+        cfg.preset,
+        cfg.num_envs,
+        cfg.steps_per_env,
+        cfg.minibatch_size,
+        cfg.train_pi_iters,
+        cfg.pi_lr,
+        cfg.gamma,
+        cfg.lam,
+    )
     assert found == TUNED[env] and cfg.v_lr == cfg.pi_lr and cfg.train_v_iters == cfg.train_pi_iters
 
 

@@ -11,10 +11,16 @@ from tests.conftest import run
 from tests.test_recurrent import SMALL as MEMORY
 from tests.test_shared import ECHO
 
-MARIO = {"num_envs": 4, "steps_per_epoch": 4 * 32, "minibatch_size": 64, "train_pi_iters": 1, "train_v_iters": 1,
-         "start_frames": 20, "sticky": 0.1, "precision": "float32"}  # fmt: skip
-
-
+MARIO = {
+    "num_envs": 4,
+    "steps_per_epoch": 4 * 32,
+    "minibatch_size": 64,
+    "train_pi_iters": 1,
+    "train_v_iters": 1,
+    "start_frames": 20,
+    "sticky": 0.1,
+    "precision": "float32",
+}
 # Of each case: its settings, the ranks that are compared with one, and how far a number that is nearly 0 may be off.
 # Four ranks share six environments unevenly.
 CASES = {

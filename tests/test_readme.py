@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 
 PAGES = sorted(
     ROOT / name for name in subprocess.check_output(["git", "ls-files", "*.md"], cwd=ROOT, text=True).splitlines()
-)  # fmt: skip
+)
 README = ROOT / "README.md"
 MOST_WORDS = 1300
 
@@ -125,8 +125,14 @@ def test_a_recipe_runs_as_printed(title, code, command, tmp_path):
     (tmp_path / "mine.py").write_text(code)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PMI_", "OMPI_"))}
     env |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", *shlex.split(command), *TINY], cwd=tmp_path, env=env, text=True,
-                          capture_output=True, timeout=120)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", *shlex.split(command), *TINY],
+        cwd=tmp_path,
+        env=env,
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     (log,) = Path(tmp_path).glob("data/*/*_s0/progress.txt")
     assert len(log.read_text().splitlines()) == 2 and "mine:" in (log.parent / "config.json").read_text()

@@ -18,8 +18,18 @@ from scripts import export
 from tests.test_train import assert_same
 from utils import mpi
 
-SMALL = {"env": "Memory-v0", "delay": 5, "num_envs": 6, "steps_per_epoch": 6 * 32, "minibatch_size": 6 * 16,
-         "lstm_units": 12, "chunk_steps": 8, "chunk_size": 40, "train_pi_iters": 2, "train_v_iters": 3}  # fmt: skip
+SMALL = {
+    "env": "Memory-v0",
+    "delay": 5,
+    "num_envs": 6,
+    "steps_per_epoch": 6 * 32,
+    "minibatch_size": 6 * 16,
+    "lstm_units": 12,
+    "chunk_steps": 8,
+    "chunk_size": 40,
+    "train_pi_iters": 2,
+    "train_v_iters": 3,
+}
 KINDS = pytest.mark.parametrize("kind", ["lstm", "lnlstm"])
 
 
@@ -152,16 +162,31 @@ def test_the_value_after_a_truncation_uses_the_state_after_the_last_step(kind, m
 
 @pytest.mark.parametrize(
     "settings",
-    [SMALL | {"policy": "lstm", "delay": 20, "eval_every": 2, "eval_episodes": 4},
-     SMALL | {"policy": "lnlstm", "shared": True},
-     {"policy": "lstm", "lstm_units": 16, "num_envs": 2, "steps_per_epoch": 64, "minibatch_size": 32,
-      "start_frames": 9, "max_episode_steps": 50}],
+    [
+        SMALL | {"policy": "lstm", "delay": 20, "eval_every": 2, "eval_episodes": 4},
+        SMALL | {"policy": "lnlstm", "shared": True},
+        {
+            "policy": "lstm",
+            "lstm_units": 16,
+            "num_envs": 2,
+            "steps_per_epoch": 64,
+            "minibatch_size": 32,
+            "start_frames": 9,
+            "max_episode_steps": 50,
+        },
+    ],
     ids=["lstm", "lnlstm-shared", "mario"],
-)  # fmt: skip
+)
 def test_resumed_run_equals_the_uninterrupted_one(tmp_path, settings, wing):
     """What running episodes remember is in the checkpoint: two epochs and two more equal four in one go, to the bit."""
-    settings = settings | {"train_pi_iters": 1, "train_v_iters": 1, "save_every": 2, "anneal_lr": False,
-                           "anneal_clip": False, "anneal_ent": False}  # fmt: skip
+    settings = settings | {
+        "train_pi_iters": 1,
+        "train_v_iters": 1,
+        "save_every": 2,
+        "anneal_lr": False,
+        "anneal_clip": False,
+        "anneal_ent": False,
+    }
     whole = train(config.build(**settings, epochs=4, data_dir=str(tmp_path / "whole")))
     train(config.build(**settings, epochs=2, data_dir=str(tmp_path / "cut")))
     assert_same(whole, train(config.build(**settings, epochs=4, data_dir=str(tmp_path / "cut")), resume=True))
@@ -221,8 +246,8 @@ def test_a_policy_is_evaluated_exported_and_started_from(tmp_path, capsys):
     run = train(config.build(**settings))
     folder = run / "policy" / "last"
     together = play_share(load_policy(folder), "Memory-v0", {"delay": 5}, range(8), [2] * 8, 3, False)
-    apart = [play_share(load_policy(folder), "Memory-v0", {"delay": 5}, part, [2] * 4, 3, False)
-             for part in (range(4), range(4, 8))]  # fmt: skip
+    halves = (range(4), range(4, 8))
+    apart = [play_share(load_policy(folder), "Memory-v0", {"delay": 5}, part, [2] * 4, 3, False) for part in halves]
     assert together == apart[0] + apart[1]
     assert export.main([str(run), "--out", str(tmp_path / "out"), "--check-steps", "80"]) == 0
     assert "same actions in 80 of 80 decisions" in capsys.readouterr().out
@@ -235,9 +260,18 @@ def test_a_policy_is_evaluated_exported_and_started_from(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"policy": "gru"}, {"policy": ["lstm"]}, {"policy": "lnlstm"}, {"policy": "feedforward"}, {"lstm_units": 0},
-     {"lstm_units": 13}, {"lstm_units": 10**9}, {"lstm_units": True}, {"lstm_units": "12"}],
-)  # fmt: skip
+    [
+        {"policy": "gru"},
+        {"policy": ["lstm"]},
+        {"policy": "lnlstm"},
+        {"policy": "feedforward"},
+        {"lstm_units": 0},
+        {"lstm_units": 13},
+        {"lstm_units": 10**9},
+        {"lstm_units": True},
+        {"lstm_units": "12"},
+    ],
+)
 def test_a_file_that_says_otherwise_is_refused(tmp_path, changes):
     """Kinds, sizes and tensors must fit."""
     run = train(config.build(**SMALL | {"epochs": 1, "data_dir": str(tmp_path), "policy": "lstm"}))

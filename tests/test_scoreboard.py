@@ -14,9 +14,20 @@ from scripts.scoreboard import BEGIN, CONDITIONS, END, cell, main
 def shipped(tmp_path):
     """A folder with one policy for 1-2 that plays at random for thirty steps, and a README with the two marks."""
     options = {"actions": "right_only", "max_episode_steps": 30}
-    info = {"env": "SuperMarioBros-1-2-v0", "spec": {"options": options, "preprocess_version": 1}, "network": "small",
-            "obs_shape": [4, 84, 84], "num_actions": 5, "seed": 7, "steps": 4096, "hours": 0.5, "cores": 2,
-            "processor": "abacus", "command": "python -m ppo.run --seed 7", "versions": {"torch": "2"}}  # fmt: skip
+    info = {
+        "env": "SuperMarioBros-1-2-v0",
+        "spec": {"options": options, "preprocess_version": 1},
+        "network": "small",
+        "obs_shape": [4, 84, 84],
+        "num_actions": 5,
+        "seed": 7,
+        "steps": 4096,
+        "hours": 0.5,
+        "cores": 2,
+        "processor": "abacus",
+        "command": "python -m ppo.run --seed 7",
+        "versions": {"torch": "2"},
+    }
     folder = tmp_path / "pretrained" / "SuperMarioBros-1-2-v0"
     save_policy(folder, ActorCritic("small", (4, 84, 84), 5, "xavier", 0), info)
     readme = tmp_path / "README.md"
@@ -34,8 +45,9 @@ def test_the_card_and_the_table_are_written(shipped, capsys):
     found = json.loads((folder / "evaluation.json").read_text())
     assert [(line["emulator"], line["greedy"], line["episodes"]) for line in found["lines"]] == [
         (emulator, greedy, 1 if greedy else 3)
-        for emulator in ("nes-py", "native") for greedy in (False, False, False, True)
-    ]  # fmt: skip
+        for emulator in ("nes-py", "native")
+        for greedy in (False, False, False, True)
+    ]
     reference, native = found["lines"][:4], found["lines"][4:]
     assert [line["start_mode"] for line in reference[:2]] == ["random", "noop"] and reference[2]["sticky"] == 0.25
     assert [one | {"emulator": "native"} for one in reference] == native  # both emulators play the same
@@ -68,8 +80,10 @@ def test_the_video_is_made_again_for_other_weights_only(shipped):
 
 def test_the_cell_shows_the_reference_emulator():
     """Where both were measured, nes-py's figure stands in the table; each condition has its own."""
-    lines = [{"greedy": False, "emulator": e, "clear_rate": c, "clear_rate_95": [c - 0.1, c]} | CONDITIONS["Waiting"]
-             for e, c in (("nes-py", 0.96), ("native", 0.9))]  # fmt: skip
+    lines = [
+        {"greedy": False, "emulator": e, "clear_rate": c, "clear_rate_95": [c - 0.1, c]} | CONDITIONS["Waiting"]
+        for e, c in (("nes-py", 0.96), ("native", 0.9))
+    ]
     lines.append(lines[1] | CONDITIONS["Random buttons"] | {"clear_rate": 0.5, "clear_rate_95": None})
     assert cell({"lines": lines}, "Waiting") == "96% (86 to 96)" and cell(None, "Waiting") == "-"
     assert cell({"lines": lines}, "Random buttons") == "50% (no interval)"
@@ -89,14 +103,23 @@ def test_unknown_stages_and_a_readme_without_marks_are_refused(shipped, capsys):
     ("settings", "ranks", "line"),
     [
         ({}, 1, "python -m ppo.run --env SuperMarioBros-1-1-v0 --seed 0"),
-        ({"seed": 3, "gamma": 0.95, "anneal_lr": False, "exp_name": "x"}, 2,
-         "python -m ppo.run --env SuperMarioBros-1-1-v0 --cpu 2 --seed 3 --gamma 0.95 --no-anneal-lr"),
-        ({"env": "CartPole-v1", "total_steps": 1000, "target_kl": 0.01}, 1,
-         "python -m ppo.run --env CartPole-v1 --seed 0 --total-steps 1000 --target-kl 0.01"),
-        ({"actions": '[["right"]]'}, 1,
-         "python -m ppo.run --env SuperMarioBros-1-1-v0 --seed 0 --actions '[[\"right\"]]'"),
+        (
+            {"seed": 3, "gamma": 0.95, "anneal_lr": False, "exp_name": "x"},
+            2,
+            "python -m ppo.run --env SuperMarioBros-1-1-v0 --cpu 2 --seed 3 --gamma 0.95 --no-anneal-lr",
+        ),
+        (
+            {"env": "CartPole-v1", "total_steps": 1000, "target_kl": 0.01},
+            1,
+            "python -m ppo.run --env CartPole-v1 --seed 0 --total-steps 1000 --target-kl 0.01",
+        ),
+        (
+            {"actions": '[["right"]]'},
+            1,
+            "python -m ppo.run --env SuperMarioBros-1-1-v0 --seed 0 --actions '[[\"right\"]]'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_run_knows_its_command_line(settings, ranks, line):
     """Every setting that is not the preset's own, and none else; parsing it gives the same settings."""
     import shlex

@@ -87,14 +87,22 @@ def test_echo_is_learned(tmp_path, wing):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"env": "Echo-v0", "num_envs": 4, "steps_per_epoch": 256, "minibatch_size": 64},
-     {"num_envs": 2, "steps_per_epoch": 32, "minibatch_size": 32, "start_frames": 9}],
+    [
+        {"env": "Echo-v0", "num_envs": 4, "steps_per_epoch": 256, "minibatch_size": 64},
+        {"num_envs": 2, "steps_per_epoch": 32, "minibatch_size": 32, "start_frames": 9},
+    ],
     ids=["echo", "mario"],
-)  # fmt: skip
+)
 def test_resumed_run_equals_the_uninterrupted_one(tmp_path, settings, wing):
     """Two epochs and two more give what four in one go do, bit for bit."""
-    settings = settings | {"shared": True, "train_pi_iters": 2, "save_every": 2, "anneal_lr": False,
-                           "anneal_clip": False, "anneal_ent": False}  # fmt: skip
+    settings = settings | {
+        "shared": True,
+        "train_pi_iters": 2,
+        "save_every": 2,
+        "anneal_lr": False,
+        "anneal_clip": False,
+        "anneal_ent": False,
+    }
     whole = train(config.build(**settings, epochs=4, data_dir=str(tmp_path / "whole")))
     train(config.build(**settings, epochs=2, data_dir=str(tmp_path / "cut")))
     assert_same(whole, train(config.build(**settings, epochs=4, data_dir=str(tmp_path / "cut")), resume=True))

@@ -9,8 +9,10 @@ from scripts import solve
 from tests.test_evaluate import table_of
 
 STAGE = "SuperMarioBros-1-4-v0"
-TINY = ["--num-envs", "2", "--steps-per-epoch", "32", "--minibatch-size", "16", "--eval-every", "1", "--eval-episodes",
-        "2", "--train-pi-iters", "1", "--train-v-iters", "1", "--max-episode-steps", "8"]  # fmt: skip
+TINY = (
+    "--num-envs 2 --steps-per-epoch 32 --minibatch-size 16 --eval-every 1 --eval-episodes 2 --train-pi-iters 1 "
+    "--train-v-iters 1 --max-episode-steps 8"
+).split()
 
 
 def test_it_explores_trains_proves_and_goes_on(tmp_path, capfd, monkeypatch):

@@ -29,9 +29,19 @@ def test_states_are_taken_and_trained_from(tmp_path, capsys):
     assert main(["--out", str(out), "--count", "5", "--after", "60", "--every", "3"]) == 0
     said = capsys.readouterr().out
     assert "5 states of SuperMarioBros-1-1-v0, x from " in said and int(said.split("x from ")[1].split()[0]) >= 60
-    cfg = build(start_states=str(out), start_share=1.0, num_envs=2, steps_per_epoch=16, minibatch_size=16,
-                network="small", epochs=1, max_episode_steps=1, eval_every=1, eval_episodes=2,
-                data_dir=str(tmp_path))  # fmt: skip
+    cfg = build(
+        start_states=str(out),
+        start_share=1.0,
+        num_envs=2,
+        steps_per_epoch=16,
+        minibatch_size=16,
+        network="small",
+        epochs=1,
+        max_episode_steps=1,
+        eval_every=1,
+        eval_episodes=2,
+        data_dir=str(tmp_path),
+    )
     folder = train(cfg)
     row = table_of(folder)[0]
     assert float(row["XMax"]) >= 60 and float(row["EvalXMax"]) < 60
@@ -121,8 +131,9 @@ SHORT = sorted(WAYS, key=lambda way: way.frames)[:2]
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("way", [pytest.param(way, marks=[] if way in SHORT else pytest.mark.slow) for way in WAYS],
-                         ids=lambda way: way.env)  # fmt: skip
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=[] if way in SHORT else pytest.mark.slow) for way in WAYS], ids=lambda way: way.env
+)
 def test_a_demonstration_is_the_same_in_unmodified_nes_py(way):
     """All 2,048 bytes of memory and all pixels after every frame, on both back ends, and the flag at the end."""
     seen = []
@@ -165,10 +176,18 @@ def test_demonstrations_are_filmed_one_after_the_other(tmp_path, capsys):
     assert play_main(["--random", "--every", "2"]) == 2 and "only with --demonstrations" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("damage", "said"), [
-    ({"format": 2}, "format"), ({"buttons": "xx"}, "hex"), ({"env": "SuperMarioBros-v0"}, "one stage"),
-    ({"rom_sha256": "0" * 64}, "another ROM"), ({"skip": 0}, "skip"), ({"extra": 1}, "extra"), ({"buttons": 3}, "read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ({"format": 2}, "format"),
+        ({"buttons": "xx"}, "hex"),
+        ({"env": "SuperMarioBros-v0"}, "one stage"),
+        ({"rom_sha256": "0" * 64}, "another ROM"),
+        ({"skip": 0}, "skip"),
+        ({"extra": 1}, "extra"),
+        ({"buttons": 3}, "read"),
+    ],
+)
 def test_a_damaged_demonstration_is_refused(damage, said, tmp_path):
     facts = json.loads((demonstrations.SHIPPED / demonstrations.file_name(STAGE)).read_text())
     (tmp_path / "way").write_text(json.dumps({**facts, **damage}))
@@ -193,15 +212,21 @@ def test_an_exploration_that_finds_no_flag_says_how_far_it_came(tmp_path, capsys
 
 @pytest.mark.parametrize(
     ("flags", "said"),
-    [(["--after", "9999", "--count", "1", "--every", "1"], "between x = 9999"),
-     (["--env", "CartPole-v1"], "CartPole-v1"), (["--count", "0"], "count"), (["--explore", "0"], "explore"),
-     (["--explore", "1", "--actions", "fly"], "fly"), (["SuperMarioBros-1-1-v0", "--explore", "1"], "without a policy"),
-     (["--explore", "1", "--max-steps", "50", "--after", "9999"], "between x = 9999"),
-     (["--explore", "1", "--start-frames", "31"], "0..30"),
-     (["--explore", "1", "--env", "SuperMarioBros-v0"], "one stage"),
-     (["--from-demonstration", "nowhere"], "nowhere"), (["--all", "--explore", "1"], "one of"),
-     (["--all", "--every", "3"], "--every")],
-)  # fmt: skip
+    [
+        (["--after", "9999", "--count", "1", "--every", "1"], "between x = 9999"),
+        (["--env", "CartPole-v1"], "CartPole-v1"),
+        (["--count", "0"], "count"),
+        (["--explore", "0"], "explore"),
+        (["--explore", "1", "--actions", "fly"], "fly"),
+        (["SuperMarioBros-1-1-v0", "--explore", "1"], "without a policy"),
+        (["--explore", "1", "--max-steps", "50", "--after", "9999"], "between x = 9999"),
+        (["--explore", "1", "--start-frames", "31"], "0..30"),
+        (["--explore", "1", "--env", "SuperMarioBros-v0"], "one stage"),
+        (["--from-demonstration", "nowhere"], "nowhere"),
+        (["--all", "--explore", "1"], "one of"),
+        (["--all", "--every", "3"], "--every"),
+    ],
+)
 def test_bad_input_is_one_line(flags, said, tmp_path, capsys):
     assert main(["--out", str(tmp_path / "s"), *flags]) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "s").exists()

@@ -140,8 +140,8 @@ def test_the_interval_of_a_rate_covers_where_starts_decide():
     for _ in range(1000):
         starts = rng.integers(31, size=100)
         cleared = (rng.random(31) < 0.9)[starts]
-        for i, (low, high) in enumerate((stats.grouped_interval(cleared, starts.tolist()),
-                                         stats.wilson_interval(int(cleared.sum()), 100))):  # fmt: skip
+        intervals = stats.grouped_interval(cleared, starts.tolist()), stats.wilson_interval(int(cleared.sum()), 100)
+        for i, (low, high) in enumerate(intervals):
             inside[i] += low <= 0.9 <= high
     assert inside[0] >= 930 and inside[1] < 700, inside
 

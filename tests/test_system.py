@@ -27,13 +27,16 @@ def write(path, text):
         ("0::/job/step\n", {"job/cpu.max": "100000 100000\n", "job/step/cpu.max": "max 100000\n"}, 1),
         ("0::/\n", {"cpu.max": "max 100000\n"}, 64),
         ("0::/not/seen/here\n", {"cpu.max": "300000 100000\n"}, 3),  # a container's root is its own
-        ("4:cpu,cpuacct:/a\n", {"cpu,cpuacct/a/cpu.cfs_quota_us": "400000\n",
-                                "cpu,cpuacct/a/cpu.cfs_period_us": "100000\n"}, 4),
+        (
+            "4:cpu,cpuacct:/a\n",
+            {"cpu,cpuacct/a/cpu.cfs_quota_us": "400000\n", "cpu,cpuacct/a/cpu.cfs_period_us": "100000\n"},
+            4,
+        ),
         ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
         ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "10000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
         ("nonsense\n\n:::\n", {"cpu.max": "much"}, 64),
     ],
-)  # fmt: skip
+)
 def test_control_groups_limit_the_cores(tmp_path, monkeypatch, cgroup, files, expected):
     """The least of all limits on the way to the root, rounded up; one core at least."""
     monkeypatch.setattr(system, "PROC", tmp_path / "proc")

@@ -29,8 +29,9 @@ ECHO = {
     "train_pi_iters": 4,
     "train_v_iters": 4,
 }
-TIMES = {"StepsPerSecond", "Time", "TimeCollect", "TimeUpdate", "TimeWait", "TimeWaitUpdate", "TimeLog", "TimeEvaluate",
-         "TimeSave", "MemoryMB"}  # fmt: skip
+TIMES = set(
+    "StepsPerSecond Time TimeCollect TimeUpdate TimeWait TimeWaitUpdate TimeLog TimeEvaluate TimeSave MemoryMB".split()
+)
 
 
 def rows(folder):
@@ -92,12 +93,19 @@ def test_same_seed_same_run_and_another_seed_another(tmp_path):
     [
         ECHO,
         {"env": "CartPole-v1", "num_envs": 4, "steps_per_epoch": 256, "minibatch_size": 64, "save_every": 3},
-        {"num_envs": 2, "steps_per_epoch": 64, "minibatch_size": 32, "save_every": 3, "sticky": 0.1, "start_frames": 9,
-         "max_episode_steps": 40},
+        {
+            "num_envs": 2,
+            "steps_per_epoch": 64,
+            "minibatch_size": 32,
+            "save_every": 3,
+            "sticky": 0.1,
+            "start_frames": 9,
+            "max_episode_steps": 40,
+        },
         {"num_envs": 2, "steps_per_epoch": 32, "minibatch_size": 32, "save_every": 3, "emulator": "nes-py"},
     ],
     ids=["echo", "cartpole", "mario", "mario-nes-py"],
-)  # fmt: skip
+)
 def test_resumed_run_equals_the_uninterrupted_one(tmp_path, settings, wing):
     """Three epochs and three more give the weights, Adam states, environment states and rows of six in one go."""
     once = {"train_pi_iters": 1, "train_v_iters": 1}
@@ -296,8 +304,8 @@ def test_nan_stops_the_run_before_it_reaches_a_parameter(tmp_path, where, monkey
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_parameter_that_is_not_finite_stops_the_run(tmp_path, precision, monkeypatch):
     """Even where activations hide it (a negative NaN is 0 after a ReLU by bits); it reaches no file, on one rank."""
-    cfg = config.build(num_envs=2, steps_per_epoch=32, minibatch_size=32, precision=precision, data_dir=str(tmp_path),
-                       train_pi_iters=1, train_v_iters=1, epochs=3, save_every=1)  # fmt: skip
+    sizes = {"num_envs": 2, "steps_per_epoch": 32, "minibatch_size": 32, "train_pi_iters": 1, "train_v_iters": 1}
+    cfg = config.build(**sizes, precision=precision, epochs=3, save_every=1, data_dir=str(tmp_path))
     collect, epochs = ppo.collect, []
 
     def spoiled(training, *args):
@@ -323,7 +331,7 @@ def test_a_parameter_that_is_not_finite_stops_the_run(tmp_path, precision, monke
         (["--num-envs", "zwei"], ["num-envs", "zwei"]),
         (["--epochs", "2", "--total-steps", "9"], ["total-steps"]),
         (["--no-such-flag"], ["no-such-flag"]),
-        (["--actions", "[[\"right\",\"jump\"]]"], ["jump"]),
+        (["--actions", '[["right","jump"]]'], ["jump"]),
         (["--actions", "[right]"], ["actions", "is not JSON"]),
         (["--exp-name", "../x"], ["exp-name"]),
         (["--cpu", "99"], ["99"]),
@@ -333,7 +341,7 @@ def test_a_parameter_that_is_not_finite_stops_the_run(tmp_path, precision, monke
         (["--env", "CartPole-v1", "--device", "banana"], ["device", "banana"]),
         (["--env", "tests.tasks:Dials-v0"], ["Dials-v0", "Dict", "Discrete"]),
     ],
-)  # fmt: skip
+)
 def test_bad_input_gets_one_clear_line_and_code_2(args, names):
     """One line on stderr that names the argument and the value; nothing is written."""
     done = run(["-m", "ppo.run", *args])
@@ -367,9 +375,8 @@ def test_launcher_of_another_mpi_is_refused(variable):
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT, signal.SIGTERM])
 def test_signal_saves_and_the_resumed_run_is_exact(tmp_path, number):
     """A signal in the middle of a run saves a checkpoint, ends with the documented code, and resuming is exact."""
-    args = ["-m", "ppo.run", "--env", "Echo-v0", "--epochs", "4000", "--save-every", "1000", "--seed", "3",
-            "--no-anneal-lr",
-            "--no-anneal-clip", "--data-dir", str(tmp_path / "cut")]  # fmt: skip
+    flags = "--env Echo-v0 --epochs 4000 --save-every 1000 --seed 3 --no-anneal-lr --no-anneal-clip"
+    args = ["-m", "ppo.run", *flags.split(), "--data-dir", str(tmp_path / "cut")]
     process, mark = start(args)
     progress = tmp_path / "cut" / "ppo_echo-v0" / "ppo_echo-v0_s3" / "progress.txt"
     deadline = time.monotonic() + 40

@@ -193,8 +193,16 @@ class Console:
         any_character(sys.stdout)
         self._show = show
         self._terminal = show and sys.stderr.isatty()
-        self._bar = tqdm(total=total_steps, initial=first_step, unit="step", unit_scale=True, dynamic_ncols=True,
-                         smoothing=0.1, disable=not self._terminal, file=sys.stderr)  # fmt: skip
+        self._bar = tqdm(
+            total=total_steps,
+            initial=first_step,
+            unit="step",
+            unit_scale=True,
+            dynamic_ncols=True,
+            smoothing=0.1,
+            disable=not self._terminal,
+            file=sys.stderr,
+        )
         self._rows, self._last_row = 0, -math.inf
 
     def say(self, text: str) -> None:

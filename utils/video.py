@@ -18,8 +18,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from utils.command import check_writable
 
-FORMATS = {".mp4": ("libx264", ["-crf", "18", "-preset", "veryfast"]),
-           ".webm": ("libvpx-vp9", ["-crf", "32", "-b:v", "0", "-deadline", "realtime", "-cpu-used", "8"])}  # fmt: skip
+FORMATS = {
+    ".mp4": ("libx264", ["-crf", "18", "-preset", "veryfast"]),
+    ".webm": ("libvpx-vp9", ["-crf", "32", "-b:v", "0", "-deadline", "realtime", "-cpu-used", "8"]),
+}
 PANEL = 150  # width of the panel before scaling, in the picture's own pixels
 TERMINAL_EVERY = 3  # a terminal is drawn on at 20 Hz
 

@@ -61,12 +61,29 @@ ATARI = Preset(
     "norm 0.5, advantages normalised per minibatch, Adam's epsilon 1e-5, 10 million steps. Two networks where both "
     "have one, so their weight of the value loss has no counterpart",
     {
-        "network": "nature", "num_envs": 8, "steps_per_epoch": 8 * 128, "minibatch_size": 256, "train_pi_iters": 4,
-        "train_v_iters": 4, "gamma": 0.99, "lam": 0.95, "pi_lr": 2.5e-4, "v_lr": 2.5e-4, "anneal_lr": True,
-        "clip_ratio": 0.1, "anneal_clip": True, "v_loss": "clipped", "v_clip": 0.1, "ent_coef": 0.01,
-        "max_grad_norm": 0.5, "adv_norm": "minibatch", "adam_eps": 1e-5, "total_steps": 10_000_000, "save_every": 100,
+        "network": "nature",
+        "num_envs": 8,
+        "steps_per_epoch": 8 * 128,
+        "minibatch_size": 256,
+        "train_pi_iters": 4,
+        "train_v_iters": 4,
+        "gamma": 0.99,
+        "lam": 0.95,
+        "pi_lr": 2.5e-4,
+        "v_lr": 2.5e-4,
+        "anneal_lr": True,
+        "clip_ratio": 0.1,
+        "anneal_clip": True,
+        "v_loss": "clipped",
+        "v_clip": 0.1,
+        "ent_coef": 0.01,
+        "max_grad_norm": 0.5,
+        "adv_norm": "minibatch",
+        "adam_eps": 1e-5,
+        "total_steps": 10_000_000,
+        "save_every": 100,
     },
-)  # fmt: skip
+)
 
 FAMILY = Family(
     name="atari",

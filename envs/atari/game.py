@@ -211,8 +211,14 @@ class AtariEnv:
 
     def save(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return the running game: the emulator's state and what this class remembers."""
-        header = {"steps": self.steps, "lives": self.lives, "lives_lost": self.lives_lost, "pending": self.pending,
-                  "draws": self._draws, "held": self._held.value}  # fmt: skip
+        header = {
+            "steps": self.steps,
+            "lives": self.lives,
+            "lives_lost": self.lives_lost,
+            "pending": self.pending,
+            "draws": self._draws,
+            "held": self._held.value,
+        }
         state = self.ale.cloneState(include_rng=True).serialize()
         return header, {"emulator": np.frombuffer(state, np.uint8), "stack": self.stack}
 

@@ -109,10 +109,24 @@ PRESETS = (
         "that all lead to the right, and random starts. 16 environments x 256 steps = 4,096; 366 epochs are "
         "1.50 million decisions",
         {
-            "network": "small", "num_envs": 16, "steps_per_epoch": 16 * 256, "minibatch_size": 128, "gamma": 0.9,
-            "lam": 0.95, "pi_lr": 5e-4, "v_lr": 5e-4, "anneal_lr": True, "train_pi_iters": 8, "train_v_iters": 8,
-            "ent_coef": 0.01, "anneal_ent": True, "v_loss": "huber", "reward": "score", "actions": "right_only",
-            "start_frames": 30, "epochs": 366,
+            "network": "small",
+            "num_envs": 16,
+            "steps_per_epoch": 16 * 256,
+            "minibatch_size": 128,
+            "gamma": 0.9,
+            "lam": 0.95,
+            "pi_lr": 5e-4,
+            "v_lr": 5e-4,
+            "anneal_lr": True,
+            "train_pi_iters": 8,
+            "train_v_iters": 8,
+            "ent_coef": 0.01,
+            "anneal_ent": True,
+            "v_loss": "huber",
+            "reward": "score",
+            "actions": "right_only",
+            "start_frames": 30,
+            "epochs": 366,
         },
     ),
     Preset(
@@ -121,13 +135,27 @@ PRESETS = (
         "10,000 steps per epoch for 150 epochs, complex actions, Xavier weights. One environment there, four here: "
         "4 x 2,500",
         {
-            "network": "mario", "init": "xavier", "num_envs": 4, "steps_per_epoch": 4 * 2500, "minibatch_size": 10000,
-            "gamma": 0.999, "lam": 0.97, "pi_lr": 1e-3, "v_lr": 1e-3, "adam_eps": 1e-8, "train_pi_iters": 80,
-            "train_v_iters": 80, "target_kl": 0.01, "max_grad_norm": None, "value_target": "rewards-to-go",
-            "actions": "complex", "reward": "score", "epochs": 150,
+            "network": "mario",
+            "init": "xavier",
+            "num_envs": 4,
+            "steps_per_epoch": 4 * 2500,
+            "minibatch_size": 10000,
+            "gamma": 0.999,
+            "lam": 0.97,
+            "pi_lr": 1e-3,
+            "v_lr": 1e-3,
+            "adam_eps": 1e-8,
+            "train_pi_iters": 80,
+            "train_v_iters": 80,
+            "target_kl": 0.01,
+            "max_grad_norm": None,
+            "value_target": "rewards-to-go",
+            "actions": "complex",
+            "reward": "score",
+            "epochs": 150,
         },
     ),
-)  # fmt: skip
+)
 
 COLUMNS = (
     Column(

@@ -220,8 +220,13 @@ class Curriculum:
 
     def state(self) -> dict[str, Any]:
         """Return the counts as JSON can hold them, exactly."""
-        return {"trials": self.trials, "successes": self.successes, "reach": self.reach,
-                "starts": self.starts, "clears": self.clears}  # fmt: skip
+        return {
+            "trials": self.trials,
+            "successes": self.successes,
+            "reach": self.reach,
+            "starts": self.starts,
+            "clears": self.clears,
+        }
 
     def check(self, state: Any) -> None:
         """Raise ValueError unless `state` is what `state` returns for these places."""

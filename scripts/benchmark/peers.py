@@ -188,11 +188,20 @@ def stable_baselines(network: str, same_emulator: bool, num_envs: int, steps: in
             env = SubprocVecEnv([UsualMario] * num_envs, start_method="spawn")
     policy = {"features_extractor_class": Extractor, "share_features_extractor": False, "net_arch": []}
     return PPO(
-        "CnnPolicy", env, policy_kwargs=policy, n_steps=steps, batch_size=cfg.minibatch_size,
+        "CnnPolicy",
+        env,
+        policy_kwargs=policy,
+        n_steps=steps,
+        batch_size=cfg.minibatch_size,
         n_epochs=cfg.train_pi_iters,
-        gamma=cfg.gamma, gae_lambda=cfg.lam, learning_rate=cfg.pi_lr, ent_coef=cfg.ent_coef,
-        max_grad_norm=cfg.max_grad_norm, device="cpu", seed=cfg.seed,
-    )  # fmt: skip
+        gamma=cfg.gamma,
+        gae_lambda=cfg.lam,
+        learning_rate=cfg.pi_lr,
+        ent_coef=cfg.ent_coef,
+        max_grad_norm=cfg.max_grad_norm,
+        device="cpu",
+        seed=cfg.seed,
+    )
 
 
 @contextmanager
