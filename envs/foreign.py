@@ -5,7 +5,6 @@ Whatever they do wrong is a BrokenEnvironment that says which environment it was
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from typing import Any
 
@@ -16,6 +15,7 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from gymnasium.wrappers import TimeLimit
 
 from envs import spaces
+from utils.imports import load_function
 
 
 class BrokenEnvironment(ValueError):
@@ -32,9 +32,10 @@ def build(env_id: str, arguments: dict[str, Any], max_episode_steps: int | None,
         wrapper: MODULE:FUNCTION, called with the environment; returns what is used in its place.
 
     Raises:
-        BrokenEnvironment: it cannot be built, or the wrapper cannot be had.
+        BrokenEnvironment: it cannot be built.
+        ValueError: the wrapper cannot be had.
     """
-    wrap = find_wrapper(wrapper)
+    wrap = load_function("wrapper", wrapper) if wrapper is not None else None
     try:
         env = _build(env_id, arguments, max_episode_steps)
         env = env if wrap is None else wrap(env)
@@ -61,20 +62,6 @@ def _build(env_id: str, arguments: dict[str, Any], max_episode_steps: int | None
     if max_episode_steps is not None:
         arguments = arguments | {"max_episode_steps": max_episode_steps}
     return gymnasium.make(env_id, disable_env_checker=True, **arguments)
-
-
-def find_wrapper(name: str | None) -> Any:
-    """Return the function that MODULE:FUNCTION names. Raises BrokenEnvironment where there is none."""
-    if name is None:
-        return None
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function) if module and function else None
-    except (ImportError, AttributeError) as error:
-        raise BrokenEnvironment(f"wrapper: {name!r} cannot be loaded: {error}") from None
-    if not callable(found):
-        raise BrokenEnvironment(f"wrapper: {name!r}, expected MODULE:FUNCTION")
-    return found
 
 
 class OldGym(gymnasium.Env):

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,8 +30,6 @@ from utils.folder import Refused
 from utils.seeding import Purpose, generator
 from utils.timer import Timer
 from utils.watchdog import Watchdog
-
-T = TypeVar("T")
 
 
 class Parts(NamedTuple):
@@ -56,7 +54,7 @@ def build_training(cfg: PPOConfig, comm: mpi.Comm, watchdog: Watchdog | None = N
         Refused: on all ranks: an environment, network or device cannot be built, with the reason.
     """
     watchdog = watchdog or Watchdog(comm, cfg.stall_timeout)
-    env, obs, ac, device, dtype = agreed(comm, lambda: build_parts(cfg, comm))
+    env, obs, ac, device, dtype = mpi.agreed(comm, lambda: build_parts(cfg, comm), (ValueError,), Refused)
     check_alike(comm, device, dtype)
     nets, learners = build_learners(cfg, comm, ac.to(device), dtype)
     space = env.single_observation_space
@@ -69,24 +67,6 @@ def build_training(cfg: PPOConfig, comm: mpi.Comm, watchdog: Watchdog | None = N
     discount = cfg.gamma if cfg.norm_rew else None
     training.normaliser = Normaliser(comm, training.env_indices, cfg.num_envs, cfg.steps_per_env, ac, discount)
     return training
-
-
-def agreed(comm: mpi.Comm, build: Callable[[], T]) -> T:
-    """Return what `build` returns on this rank, once it has worked on all ranks.
-
-    Raises:
-        Refused: on all ranks: it raised a ValueError on one of them.
-    """
-    built, problem = None, None
-    try:
-        built = build()
-    except ValueError as error:
-        problem = str(error)
-    problems = comm.gather(problem)
-    problem = comm.broadcast(next((p for p in problems if p is not None), None) if problems is not None else None)
-    if problem is not None:
-        raise Refused(problem)
-    return cast("T", built)
 
 
 def check_alike(comm: mpi.Comm, device: torch.device, dtype: torch.dtype) -> None:

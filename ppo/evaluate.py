@@ -13,6 +13,7 @@ Episodes of a deterministic game may be the same one many times over. Each recor
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -29,11 +30,10 @@ from envs.family import Family
 from envs.vector import VecEnv
 from ppo.policy import BadPolicy, Policy, load_policy
 from utils.mpi import Comm
-from utils.seeding import Purpose, generator
+from utils.seeding import evaluation_uniforms
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "data" / "pretrained"
 GROUP = 4  # environments that go through the network together: in batches of another size it rounds differently
-BLOCK = 1024  # steps whose random numbers are drawn at once
 
 
 def find_policy(name: str, which: str = "best") -> Path:
@@ -208,34 +208,26 @@ def play_share(
 ) -> list[dict[str, Any]]:
     """Play each environment of `share` (global indices) until it has finished its quota of episodes."""
     env = envs.make_vec(env_id, len(share), seed, first_index=share.start, **options)
-    policy.check_spaces(env.single_observation_space, env.single_action_space)
-    obs, _ = env.reset()
-    digests = Digests(env)
-    state = policy.start(len(share))
-    done: list[list[dict[str, Any]]] = [[] for _ in share]
-    uniforms, count = np.zeros(0, np.float32), policy.ac.dist.num_uniforms
-    t = 0
-    while any(len(records) < quota for records, quota in zip(done, quotas, strict=True)):
-        alive()
-        if t % BLOCK == 0:
-            uniforms = np.stack([uniform_block(seed, i, t // BLOCK, count) for i in share], axis=1)
-        actions = act_in_groups(policy, obs, None if greedy else uniforms[t % BLOCK], state)
-        obs, _, terminated, truncated, infos = env.step(actions)
-        state[terminated | truncated] = 0.0
-        t += 1
-        digests.add(actions, infos["env_reward"])
-        for record in infos["episodes"]:
-            i = record["env"] - share.start
-            told = digests.end(i, record)
-            if len(done[i]) < quotas[i]:
-                done[i].append(record | told)
-    env.close()
+    with contextlib.closing(env):
+        policy.check_spaces(env.single_observation_space, env.single_action_space)
+        obs, _ = env.reset()
+        digests = Digests(env)
+        state = policy.start(len(share))
+        done: list[list[dict[str, Any]]] = [[] for _ in share]
+        uniforms = evaluation_uniforms(seed, share, policy.ac.dist.num_uniforms)
+        while any(len(records) < quota for records, quota in zip(done, quotas, strict=True)):
+            alive()
+            uniform = next(uniforms)
+            actions = act_in_groups(policy, obs, None if greedy else uniform, state)
+            obs, _, terminated, truncated, infos = env.step(actions)
+            state[terminated | truncated] = 0.0
+            digests.add(actions, infos["env_reward"])
+            for record in infos["episodes"]:
+                i = record["env"] - share.start
+                told = digests.end(i, record)
+                if len(done[i]) < quotas[i]:
+                    done[i].append(record | told)
     return [record for records in done for record in records]
-
-
-def uniform_block(seed: int, index: int, block: int, count: int) -> np.ndarray:
-    """Return (BLOCK, U) uniform numbers, U = `count`, for the actions of environment `index`: the block's steps."""
-    return generator(seed, index, Purpose.EVALUATION, block).random((BLOCK, count), dtype=np.float32)
 
 
 class Digests:

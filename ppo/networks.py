@@ -7,7 +7,6 @@ and one row of NETWORKS. `ppo/compute` evaluates the same networks faster.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 from ppo import core
+from utils.imports import load_function
 
 SCALE = 1.0 / 255.0  # of a pixel
 
@@ -134,23 +134,14 @@ NETWORKS: dict[str, Body] = {
 
 
 def find(name: str) -> Body:
-    """Return the body of a name in NETWORKS, or import a user's "module:function", which is such a function.
+    """Return the body of a name in NETWORKS, or import a user's MODULE:FUNCTION, which is such a function.
 
     Raises:
         ValueError: no such name, module or function.
     """
     if name in NETWORKS:
         return NETWORKS[name]
-    module, colon, function = name.partition(":")
-    if not (module and colon and function):
-        raise ValueError(f"network must be one of {', '.join(NETWORKS)} or MODULE:FUNCTION, got {name!r}")
-    try:
-        body = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"network {name!r} cannot be loaded: {error}") from None
-    if not callable(body):
-        raise ValueError(f"network {name!r} is not a function")
-    return body
+    return load_function("network", name, NETWORKS)
 
 
 class Normalise(nn.Module):

@@ -30,9 +30,9 @@ class Adam:
         Args:
             net: network.
             comm: the ranks.
-            lr, eps: step size; the term that keeps Adam from dividing by zero.
+            lr, eps: step size, which may be set before each step; the term that keeps Adam from dividing by zero.
         """
-        self._parameters, self._comm = list(net.parameters()), comm
+        self._parameters, self._comm, self.lr = list(net.parameters()), comm, lr
         self._adam = torch.optim.Adam(self._parameters, lr, betas=BETAS, eps=eps)
         for p in self._parameters:
             p.grad = torch.zeros_like(p)
@@ -42,15 +42,6 @@ class Adam:
         """Number of steps taken."""
         state = self._adam.state.get(self._parameters[0])
         return int(state["step"]) if state else 0
-
-    @property
-    def lr(self) -> float:
-        """Step size."""
-        return self._adam.param_groups[0]["lr"]
-
-    @lr.setter
-    def lr(self, value: float) -> None:
-        self._adam.param_groups[0]["lr"] = value
 
     def zero_gradient(self) -> None:
         """Begin a minibatch."""
@@ -81,6 +72,7 @@ class Adam:
         """
         if max_norm is not None and norm > max_norm:
             torch._foreach_mul_([p.grad for p in self._parameters if p.grad is not None], max_norm / norm)
+        self._adam.param_groups[0]["lr"] = self.lr
         self._adam.step()
 
     def publish(self, *others: Adam) -> None:

@@ -8,53 +8,41 @@ named by seed, environment and epoch (`utils/seeding.py`).
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from ppo import actions, architecture, core
-from ppo.config import GOAL, PPOConfig, all_settings, free_on_resume, free_settings
+from ppo import actions, architecture, resume
+from ppo.config import GOAL, PPOConfig, free_settings
 from ppo.evaluate import evaluate_together, find_policy
-from ppo.policy import Policy, copy_weights, load_policy, read_info, write_policy
+from ppo.policy import Policy, copy_weights, load_policy, write_policy
 from ppo.training import NotFinite, Training
 from utils import checkpoint, logger, system
 from utils.columns import Column
 from utils.command import printable
 from utils.folder import Refused, RunFolder, read_json
-from utils.mpi import Comm
+from utils.mpi import Comm, agreed
 from utils.seeding import evaluation_seed
+
+T = TypeVar("T")
 
 MAX_FAILED_WRITES = 3  # of one kind in a row, then the run ends
 RECENT = 100  # finished episodes that decide whether a policy is the best so far
 DISTINCT = {"EvalStarts": "start", "EvalTrajectories": "trajectory"}  # columns that count different ones
 EVAL_ENVS = 16  # as `scripts.evaluate` has by default
-EXACT_VERSIONS = ("python", "torch", "numpy")  # bit for bit only with the same of these
-MENTIONED = {
-    "commit": "the code",
-    "mpi": "the MPI library",
-    "processor": "the processor",
-    "arithmetic": "what computes",
-}  # in config.json
-RESOLVED = ("resolved_device", "resolved_precision")  # what "auto" meant; config.json of older versions lacks them
-ANNEALED = {"pi_lr": "anneal_lr", "v_lr": "anneal_lr", "clip_ratio": "anneal_clip", "ent_coef": "anneal_ent"}
-STATE_BYTES = 64 << 20  # no environment's state is larger
-
-
-Saved = tuple[dict[str, np.ndarray], dict[str, Any]]  # tensors and meta data of a checkpoint
 
 
 class Recorder:
     """Keeps the files of one run. On ranks other than 0 it takes part in the collective calls and writes nothing."""
 
-    def __init__(self, cfg: PPOConfig, comm: Comm, resume: bool, overwrite: bool, show: bool = True) -> None:
+    def __init__(self, cfg: PPOConfig, comm: Comm, resumed: bool, overwrite: bool, show: bool = True) -> None:
         """Take the run's folder.
 
         Raises:
@@ -72,15 +60,7 @@ class Recorder:
         self._saved_at = self._began = time.monotonic()
         self._seconds_before, self._row_seconds = 0.0, 0.0  # `Time` when this process began, and of the last row
         self.reached: str | None = None  # how the goal of stop_at was reached
-        refusal = None
-        if comm.rank == 0:
-            try:
-                self.folder = RunFolder(self.path, resume, overwrite)
-            except Refused as error:
-                refusal = str(error)
-        refusal = comm.broadcast(refusal)
-        if refusal is not None:
-            raise Refused(refusal)
+        self.folder = self._agreed(lambda: RunFolder(self.path, resumed, overwrite) if comm.rank == 0 else None)
 
     # Starting ---------------------------------------------------------------------------------------------------------
 
@@ -91,30 +71,21 @@ class Recorder:
             Refused: on all ranks, with nothing written: settings or versions differ from those of the run that is
                 resumed, its checkpoint is not this run's, or `init_from` is no policy for this run.
         """
-        found = self._together(lambda: self._look(training, allow_mismatch) if self.folder is not None else None)
+        found = self._agreed(lambda: self._look(training, allow_mismatch) if self.folder is not None else None)
         saved, notes = self.comm.broadcast(found)
-        self._together(lambda: self._take_over(training, saved, notes))
+        self._agreed(lambda: self._take_over(training, saved, notes))
         if saved is not None:
-            self._restore_episodes(training, saved[0], allow_mismatch, notes)
-        self._together(lambda: self._write_start(training, saved, notes) if self.folder is not None else None)
+            resume.restore_episodes(training, saved[0], allow_mismatch, self._facts, notes)
+        self._agreed(lambda: self._write_start(training, saved, notes) if self.folder is not None else None)
         self.console.advance(training.epoch * self.cfg.steps_per_epoch)
-        training.progress = self.console.advance
+        training.show_progress = self.console.advance
         self._began = time.monotonic()
 
-    def _together(self, action: Callable[[], Any]) -> Any:
-        """Return what `action` returns on this rank, or raise Refused on all ranks if it did so on any of them."""
-        result, problem = None, None
-        try:
-            result = action()
-        except (Refused, OSError) as error:
-            problem = printable(error, 1000)
-        problems = self.comm.gather(problem)
-        problem = self.comm.broadcast(next((p for p in problems if p is not None), None) if problems else None)
-        if problem is not None:
-            raise Refused(problem)
-        return result
+    def _agreed(self, action: Callable[[], T]) -> T:
+        """Return what `action` returns on this rank, or raise Refused on all ranks if it failed on any of them."""
+        return agreed(self.comm, action, (Refused, OSError), Refused)
 
-    def _look(self, training: Training, allow_mismatch: bool) -> tuple[Saved | None, list[str]]:
+    def _look(self, training: Training, allow_mismatch: bool) -> tuple[resume.Saved | None, list[str]]:
         """Return the newest good checkpoint of the folder, None if there is none yet, and what there is to say."""
         assert self.folder is not None
         self._facts = {
@@ -140,85 +111,18 @@ class Recorder:
         if self.folder.fresh:
             return None, notes
         old = self.folder.read_config()
-        self._compare_with_config(old, allow_mismatch)
-        notes += self._inexact(old)
-        newest, loaded, self._rejected = checkpoint.load_newest(self.path / "checkpoints", self._most_bytes(training))
+        resume.compare_settings(self.cfg, self._facts, old, allow_mismatch)
+        notes += resume.inexact(self._facts, old)
+        newest, loaded, self._rejected = checkpoint.load_newest(self.path / "checkpoints", resume.most_bytes(training))
         notes += [f"checkpoint rejected: {reason}" for _, reason in self._rejected]
         if newest is None or loaded is None:
             return None, [*notes, f"{self.path} has no usable checkpoint: starting at the beginning"]
         tensors, meta = loaded
-        check_meta(newest, meta)
+        resume.check_meta(newest, meta)
         self._facts["resumed_at_epochs"] = [*meta["resumes"], meta["epoch"]]
-        notes += self._compare_lengths(old, meta["epoch"])
+        notes += resume.compare_lengths(self.cfg, self._facts, old, meta["epoch"])
         notes.append(f"resuming {self.path} at epoch {meta['epoch']} ({newest.name})" + self._how_it_ended())
         return ({name: tensor.numpy() for name, tensor in tensors.items()}, meta), notes
-
-    def _most_bytes(self, training: Training) -> int:
-        """Return how large a checkpoint of this run can be: weights, two moments of each, environments."""
-        parameters = sum(p.numel() for p in training.ac.parameters())
-        return 4 * 3 * parameters + STATE_BYTES * self.cfg.num_envs + (1 << 20)
-
-    def _compare_with_config(self, old: dict[str, Any], allow_mismatch: bool) -> None:
-        free = free_on_resume(self.cfg)
-        compared = {name: self._facts[name] for name in (*self.cfg.to_dict(), "world_size", "spec", *RESOLVED)}
-        new_since = {setting.name: setting.default for setting in all_settings(self.cfg.env)}
-        new_since |= {name: self._facts[name] for name in RESOLVED}
-        differing = {
-            name: (old.get(name, new_since.get(name)), value)
-            for name, value in json.loads(json.dumps(compared)).items()
-            if name not in free and old.get(name, new_since.get(name)) != value
-        }
-        versions, mine = _table(old.get("versions")), self._facts["versions"]
-        differing |= {
-            name: (versions.get(name), mine[name]) for name in EXACT_VERSIONS if versions.get(name) != mine[name]
-        }
-        was, now = old.get("eval_every", 0), self.cfg.eval_every
-        if bool(was) != bool(now):  # its columns are in every row or in none, and decide what the best policy is
-            raise Refused(f"{self.path} was made with eval-every {_short(was)}, now {now}: a run evaluates or does not")
-        if differing and not allow_mismatch:
-            listed = "; ".join(f"{name} was {_short(was)}, now {_short(now)}" for name, (was, now) in differing.items())
-            raise Refused(
-                f"{self.path} was made with other settings: {listed} (--allow-mismatch continues all the same)"
-            )
-        earlier = _table(old.get("mismatch"))
-        if differing or earlier:
-            self._facts["mismatch"] = earlier | {name: list(pair) for name, pair in differing.items()}
-
-    def _inexact(self, old: dict[str, Any]) -> list[str]:
-        """Return what is not refused but may change the last bits of a number, one line each."""
-        notes = []
-        threads = old.get("torch_threads")
-        if threads not in (None, torch.get_num_threads()):
-            notes.append(
-                f"not bit for bit: the run had {_short(threads)} threads per rank, now {torch.get_num_threads()}"
-            )
-        for name, what in MENTIONED.items():
-            if old.get(name) not in (None, self._facts[name]):
-                notes.append(f"perhaps not bit for bit: {what} was {_short(old[name])}, now {self._facts[name]!r}")
-        versions, mine = _table(old.get("versions")), self._facts["versions"]
-        for name in sorted(set(versions) | set(mine)):
-            if name not in EXACT_VERSIONS and versions and versions.get(name) != mine.get(name):
-                was, now = _short(versions.get(name)), mine.get(name)
-                notes.append(f"perhaps not bit for bit: {printable(name)} was {was}, now {now!r}")
-        return notes
-
-    def _compare_lengths(self, old: dict[str, Any], epoch: int) -> list[str]:
-        """Note in config.json from which epoch on the run has another length; return what that does to schedules."""
-        cfg, was = self.cfg, old.get("num_epochs", old.get("epochs"))
-        earlier = old.get("lengths", [[0, was]])
-        if type(was) is not int or not 0 < was < 2**53 or was == cfg.num_epochs or type(earlier) is not list:
-            self._facts["lengths"] = earlier if type(earlier) is list and type(was) is int else self._facts["lengths"]
-            return []
-        self._facts["lengths"] = [*earlier, [epoch, cfg.num_epochs]]
-        moved = []
-        for name, flag in ANNEALED.items():
-            if getattr(cfg, flag) and epoch:
-                before, after = (
-                    core.anneal(getattr(cfg, name), epoch / length, True) for length in (was, cfg.num_epochs)
-                )
-                moved.append(f"{name} {max(before, 0.0):.3g} -> {max(after, 0.0):.3g}")
-        note = f"the run was {was} epochs long, now {cfg.num_epochs}"
-        return [f"{note}: what falls to zero does so over the new length: {', '.join(moved)}"] if moved else []
 
     def _how_it_ended(self) -> str:
         try:
@@ -226,47 +130,19 @@ class Recorder:
         except (Refused, KeyError):
             return "; it had been killed"
 
-    def _take_over(self, training: Training, saved: Saved | None, notes: list[str]) -> None:
+    def _take_over(self, training: Training, saved: resume.Saved | None, notes: list[str]) -> None:
         """Give the run the checkpoint's weights and optimisers, or those of the policy that it starts from."""
         if saved is not None:
-            restore(training, *saved)
+            resume.restore(training, *saved)
             meta = saved[1]
             self.reached = meta["reached"] if self.cfg.stop_at == meta["stop_at"] else None
             self._recent_lengths = meta.get("recent_lengths", [])
             self._seconds_before = float(meta["seconds"])
             self._row_seconds = float(meta.get("row_seconds", self._seconds_before))
         elif self.cfg.init_from is not None:
-            notes.append(init_from(training, find_policy(self.cfg.init_from), self.cfg.network))
+            notes.append(resume.init_from(training, find_policy(self.cfg.init_from), self.cfg.network))
 
-    def _restore_episodes(
-        self, training: Training, arrays: dict[str, np.ndarray], allow_mismatch: bool, notes: list[str]
-    ) -> None:
-        """Restore the environments; where they have become others, begin fresh episodes if that is allowed.
-
-        Raises:
-            Refused: on all ranks: it is not.
-        """
-        states, problem = [arrays[f"env/{i}"].tobytes() for i in training.env_indices], None
-        training.env.alive = lambda: training.watchdog.touch("restore the environments")
-        try:
-            training.obs = training.env.set_state(states)
-            if training.ac.memories:
-                training.nets.set_state(arrays["memory"][training.env_indices.start : training.env_indices.stop])
-        except ValueError as error:
-            problem = printable(error, 300)
-        problems = self.comm.gather(problem)
-        problem = self.comm.broadcast(next((p for p in problems if p is not None), None) if problems else None)
-        if problem is None:
-            return
-        if not allow_mismatch:
-            raise Refused(f"the environments cannot be restored: {problem} (--allow-mismatch begins fresh episodes)")
-        training.obs = training.env.begin_after(states)
-        training.normaliser.carry[:] = 0.0
-        training.nets.set_state(np.zeros_like(training.nets.get_state()))
-        notes.append(f"fresh episodes begin in all environments, which cannot be restored: {problem}")
-        self._facts["fresh_episodes_at_epochs"] = [training.epoch]
-
-    def _write_start(self, training: Training, saved: Saved | None, notes: list[str]) -> None:
+    def _write_start(self, training: Training, saved: resume.Saved | None, notes: list[str]) -> None:
         """Write what is known at the start and open the log; the first writing in the folder."""
         assert self.folder is not None
         for note in notes:
@@ -323,11 +199,10 @@ class Recorder:
         return self.reached is not None
 
     def _remember(self, training: Training, episodes: list[dict[str, Any]]) -> None:
-        """Keep flag, return and length of the last RECENT finished episodes."""
-        first = training.env.family.best_field or ""
-        training.recent = [*training.recent, *([float(e.get(first, 0)), float(e["ep_ret"])] for e in episodes)][
-            -RECENT:
-        ]
+        """Keep what `best_by` is the mean of, return and length of the last RECENT finished episodes."""
+        field = training.env.family.best_field or ""
+        pairs = [[float(e.get(field, 0)), float(e["ep_ret"])] for e in episodes]
+        training.recent = [*training.recent, *pairs][-RECENT:]
         self._recent_lengths = [*self._recent_lengths, *(int(e["ep_len"]) for e in episodes)][-RECENT:]
 
     def _recent_means(self, training: Training) -> dict[str, float]:
@@ -403,10 +278,9 @@ class Recorder:
         if self.cfg.eval_every:
             score = row["EvalEpRet"] + 1e9 * row.get(f"Eval{training.env.family.best_by}", 0.0)
         else:
-            flags, returns = (
-                np.mean(training.recent, axis=0) if len(training.recent) == RECENT else (math.nan, math.nan)
-            )
-            score = float(returns + 1e9 * flags)
+            full = len(training.recent) == RECENT
+            first, returns = np.mean(training.recent, axis=0) if full else (math.nan, math.nan)
+            score = float(returns + 1e9 * first)
         if score >= training.best:
             weights = copy_weights(training.ac)
             problem = not_finite(weights, training.epoch)
@@ -456,7 +330,7 @@ class Recorder:
         first.gather_moments(*others)
         shares = self.comm.gather((training.env_states, training.memory))
         if shares is not None and self.logger is not None:
-            tensors = run_tensors(training, [state for states, _ in shares for state in states])
+            tensors = resume.run_tensors(training, [state for states, _ in shares for state in states])
             if training.ac.memories:
                 tensors["memory"] = torch.from_numpy(np.concatenate([memory for _, memory in shares]))
             problem = not_finite(tensors, training.epoch)
@@ -562,98 +436,7 @@ def not_finite(tensors: dict[str, torch.Tensor], epoch: int) -> str | None:
     return None
 
 
-def run_tensors(training: Training, env_states: list[bytes]) -> dict[str, torch.Tensor]:
-    """Return the tensors of a checkpoint by name: ac/*, adam_pi/*, adam_v/*, norm/*, env/<global index> (bytes)."""
-    row_major = torch.contiguous_format
-    tensors = {f"ac/{name}": p.cpu().clone(memory_format=row_major) for name, p in training.ac.state_dict().items()}
-    for prefix, optimiser in ((f"adam_{learner.name.lower()}", learner.optimiser) for learner in training.learners):
-        tensors |= {f"{prefix}/{name}": tensor for name, tensor in optimiser.state().items()}
-    tensors |= {f"norm/{name}": torch.from_numpy(array) for name, array in training.normaliser.state().items()}
-    for i, state in enumerate(env_states):
-        tensors[f"env/{i}"] = torch.frombuffer(bytearray(state), dtype=torch.uint8)
-    return tensors
-
-
 def frozen_policy(training: Training) -> Policy:
     """Return the run's networks as a policy that acts in float32, as one from a file does."""
     shape = training.env.single_observation_space.shape or ()
     return Policy(copy.deepcopy(training.ac).cpu().eval(), {"obs_shape": list(shape)})
-
-
-def check_meta(folder: Path, meta: dict[str, Any]) -> None:
-    """Check what a checkpoint, perhaps a stranger's, says about itself.
-
-    Raises:
-        Refused: a number is missing, of another type or out of range.
-    """
-    try:
-        numbers = [meta["epoch"], *meta["resumes"], *(meta["log"][name] for name in logger.FILES)]
-        good = all(type(number) is int and 0 <= number < 2**53 for number in numbers)
-        reals = [meta["seconds"], *([] if meta["best"] is None else [meta["best"]])]
-        good = good and all(meta[name] is None or isinstance(meta[name], str) for name in ("reached", "stop_at"))
-        recent = meta.get("recent", [])
-        good = good and type(recent) is list and all(type(pair) is list and len(pair) == 2 for pair in recent)
-        reals += [number for pair in recent for number in pair] if good else []
-        reals.append(meta.get("row_seconds", 0.0))
-        good = good and all(type(real) in (int, float) and math.isfinite(real) for real in reals)
-        lengths = meta.get("recent_lengths", [])
-        good = good and type(lengths) is list and all(type(n) is int and 0 <= n < 2**53 for n in lengths)
-        good = good and set(meta["log"]) == set(logger.FILES)
-    except (KeyError, TypeError, AttributeError, OverflowError):
-        good = False
-    if not good:
-        raise Refused(f"{folder / 'meta.json'} does not hold what a checkpoint's should")
-
-
-def restore(training: Training, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-    """Put a checkpoint, but for the environments, into a run that was just built.
-
-    Raises:
-        Refused: it does not belong to this run; on all ranks alike, since all hold the same arrays.
-    """
-    try:
-        training.ac.load_state_dict(
-            {name[3:]: torch.from_numpy(a) for name, a in arrays.items() if name.startswith("ac/")}
-        )
-        for prefix, optimiser in ((f"adam_{learner.name.lower()}", learner.optimiser) for learner in training.learners):
-            own = {name.removeprefix(prefix + "/"): a for name, a in arrays.items() if name.startswith(prefix + "/")}
-            optimiser.load_state(own)
-        training.normaliser.load_state({name[5:]: a for name, a in arrays.items() if name.startswith("norm/")})
-        missing = [i for i in range(training.cfg.num_envs) if f"env/{i}" not in arrays]
-        if missing:
-            raise LookupError(f"env/{missing[0]}")
-        if training.ac.memories and arrays["memory"].shape != (training.cfg.num_envs, training.ac.state_size):
-            raise ValueError(f"memory is of shape {arrays['memory'].shape}")
-    except (LookupError, ValueError, TypeError, RuntimeError) as error:
-        raise Refused(f"the checkpoint's tensors are not those of this run: {printable(error, 300)}") from None
-    training.epoch = meta["epoch"]
-    training.best = -math.inf if meta["best"] is None else float(meta["best"])
-    training.recent = meta.get("recent", [])
-
-
-def _table(value: Any) -> dict[str, Any]:
-    """Return a JSON object from a file, or an empty one where something else is in its place."""
-    return value if isinstance(value, dict) else {}
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def init_from(training: Training, folder: Path, network: str | None = None) -> str:
-    """Start the networks from a policy's weights and return one line that says so; `network` is the run's own.
-
-    Raises:
-        Refused: no policy, or its tensors have other shapes than this run's, both of which are named.
-    """
-    policy = load_policy(folder, network if read_info(folder).get("network") == network else None)
-    weights, mine = policy.ac.state_dict(), training.ac.state_dict()
-    if not policy.has_value:
-        weights |= {name: p for name, p in mine.items() if name.startswith("v.")}
-    for name, p in mine.items():
-        if name not in weights or weights[name].shape != p.shape:
-            theirs = tuple(weights[name].shape) if name in weights else "missing"
-            raise Refused(f"init-from {folder}: {name} is {theirs} there and {tuple(p.shape)} here")
-    training.ac.load_state_dict(weights)
-    return f"starting from the {'weights' if policy.has_value else 'actor'} of {folder}"

@@ -25,7 +25,7 @@ if __name__ == "__main__":  # there is nothing to save yet: an early Ctrl-C ends
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from utils import mpi, system  # noqa: E402
-from utils.command import BAD_INPUT, ending, printable  # noqa: E402
+from utils.command import BAD_INPUT, drop_unwritten, ending, printable  # noqa: E402
 from utils.watchdog import StopSignals  # noqa: E402
 
 if TYPE_CHECKING:
@@ -67,7 +67,9 @@ def main(argv: list[str] | None = None) -> None:
         signals.close()
         raise
     except BaseException as error:
+        drop_unwritten(sys.stdout)
         sys.exit(exit_code(comm, error))
+    drop_unwritten(sys.stdout)
 
 
 def exit_code(comm: mpi.Comm | None, error: BaseException) -> int:

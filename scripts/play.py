@@ -20,10 +20,11 @@ import numpy as np
 
 import envs
 from envs.mario import demonstrations
-from ppo.evaluate import BLOCK, environment, find_policy, uniform_block
+from ppo.evaluate import environment, find_policy
 from ppo.policy import BadPolicy, Policy, load_policy
 from utils import command, video, window
 from utils.folder import read_json
+from utils.seeding import evaluation_uniforms
 
 MARIO_FPS = 60
 DEFAULT_ENV = "SuperMarioBros-1-1-v0"
@@ -213,12 +214,10 @@ def episodes(env: Any, policy: Policy | None, args: argparse.Namespace, show: Sc
     space = env.single_action_space
     labels = ["+".join(b) or "NOOP" for b in env.spec_dict.get("buttons", [])]
     labels = labels or [f"action {i}" for i in range(int(getattr(space, "n", 0)))]
-    left, t, uniforms = args.episodes, 0, np.zeros(0, np.float32)
+    left, uniforms = args.episodes, evaluation_uniforms(args.seed, [0], math.prod(space.shape))
     state = policy.start(1) if policy is not None else None
     while left:
-        if t % BLOCK == 0:
-            uniforms = uniform_block(args.seed, 0, t // BLOCK, math.prod(space.shape))
-        uniform = uniforms[t % BLOCK][None]  # (1, U)
+        uniform = next(uniforms)  # (1, U)
         if policy is None:
             act = random_action(space, uniform)
         else:
@@ -230,7 +229,6 @@ def episodes(env: Any, policy: Policy | None, args: argparse.Namespace, show: Sc
         obs, _, terminated, truncated, infos = env.step(act)
         if state is not None:
             state[terminated | truncated] = 0.0
-        t += 1
         if not watched:
             show.show(env.render()[0])
         yield from infos["episodes"]

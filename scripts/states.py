@@ -22,11 +22,11 @@ from envs.mario import demonstrations, stages
 from envs.mario.actions import parse
 from envs.mario.demonstrations import Moment
 from envs.mario.native_vector import read_states, write_states
-from ppo.evaluate import BLOCK, environment, find_policy
+from ppo.evaluate import environment, find_policy
 from ppo.policy import Policy, load_policy
 from utils import command
 from utils.folder import read_json
-from utils.seeding import Purpose, generator
+from utils.seeding import evaluation_uniforms
 
 TABLE = "explorations.json"  # beside the demonstrations: what finding them took
 MAX_STEPS = 2_000_000
@@ -201,13 +201,12 @@ def play(args: argparse.Namespace, policy: Policy | None, env_id: str, options: 
     obs, _ = env.reset()
     state = policy.start(1) if policy is not None else None
     num_actions = int(env.single_action_space.n)  # type: ignore[attr-defined]
+    uniforms = evaluation_uniforms(args.seed, [0], 1)
     found: list[Moment] = []
     every = args.every or 15
     for t in range(args.count * every * 100):
-        if t % BLOCK == 0:
-            uniforms = generator(args.seed, 0, Purpose.EVALUATION, t // BLOCK).random(BLOCK, dtype=np.float32)
-        uniform = uniforms[t % BLOCK : t % BLOCK + 1]
-        act = policy.act(obs, uniform, state) if policy else (uniform * num_actions).astype(np.int64)
+        uniform = next(uniforms)
+        act = policy.act(obs, uniform, state) if policy else (uniform[:, 0] * num_actions).astype(np.int64)
         obs, _, terminated, truncated, infos = env.step(act)
         if state is not None:
             state[terminated | truncated] = 0.0

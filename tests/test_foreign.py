@@ -108,5 +108,5 @@ def test_arguments_and_wrapper_are_settings_that_a_file_cannot_give(tmp_path, ca
 )
 def test_a_wrapper_that_is_none_is_named(wrapper, words):
     """One line."""
-    with pytest.raises(BrokenEnvironment, match=words):
+    with pytest.raises(ValueError, match=words):
         played("Fair", wrapper=wrapper)

@@ -1,6 +1,7 @@
 """`train()` as a library call: it raises, calls back, and leaves the process as it was."""
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -100,7 +101,7 @@ def test_a_network_of_ones_own(tmp_path):
         cfg = config.build(**TINY | same, network=network, exp_name=network.partition(":")[0].rpartition(".")[2])
         train(cfg, on_epoch=rows.append)
     assert rows[0]["LossPi"] == rows[1]["LossPi"] and "tests.test_library:my_network" not in NETWORKS
-    with pytest.raises(Refused, match="network 'tests.test_library:nothing' cannot be loaded"):
+    with pytest.raises(Refused, match="network: 'tests.test_library:nothing' cannot be loaded"):
         train(config.build(**TINY, network="tests.test_library:nothing", data_dir=str(tmp_path / "no")))
 
 
@@ -206,3 +207,21 @@ def test_networks_that_cannot_work_are_refused_before_anything_is_written(tmp_pa
     with pytest.raises(Refused, match=said):
         train(config.build(**TINY, network=f"tests.test_library:{name}", data_dir=str(tmp_path)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_leaves_the_output_of_the_process_alone(tmp_path, monkeypatch):
+    """`train` in a notebook changes neither what stdout does with letters it lacks nor, at a broken pipe, the file."""
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", screen)
+    train(config.build(**TINY, epochs=1, data_dir=str(tmp_path / "\u00e9")))
+    screen.flush()
+    assert screen.errors == "strict" and b"\\xe9" in screen.buffer.getvalue()
+
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    before = os.readlink("/proc/self/fd/1")
+    monkeypatch.setattr(sys, "stdout", Gone())
+    train(config.build(**TINY, epochs=1, data_dir=str(tmp_path / "b")))
+    assert os.readlink("/proc/self/fd/1") == before

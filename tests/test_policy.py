@@ -15,7 +15,7 @@ from ppo.config import build
 from ppo.evaluate import environment, find_policy
 from ppo.networks import ActorCritic
 from ppo.policy import BadPolicy, load_policy, save_policy, write_policy
-from ppo.recorder import init_from
+from ppo.resume import init_from
 from ppo.run import train
 from scripts import evaluate, export, play
 from utils import checkpoint

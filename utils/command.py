@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -60,6 +61,15 @@ def any_character(stream: TextIO) -> None:
     """Let a stream that cannot encode a character write its number, `\\xe9`, instead of failing."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
+
+
+def drop_unwritten(stream: TextIO) -> None:
+    """Let the process end in silence although the reader of a stream has gone: Python writes the rest at its end."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def printable(text: object, limit: int = 120) -> str:

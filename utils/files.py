@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import os
 import shutil
 import stat
 from pathlib import Path
+from typing import Any
 
+LARGEST_JSON = 1 << 20  # bytes; a config is a page of text
+DEEPEST_JSON = 24  # levels; a config has four
 _EXCHANGE = 2  # RENAME_EXCHANGE of linux/fs.h
 _HERE = -100  # AT_FDCWD of fcntl.h
 
@@ -27,11 +31,11 @@ def open_file(path: Path, flags: int) -> int:
         handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise OSError(errno.ELOOP, "is a link, expected a file", str(path)) from None
+            raise OSError(errno.ELOOP, "it is a symbolic link", str(path)) from None
         raise
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return handle
 
 
@@ -44,8 +48,28 @@ def read_file(path: Path, limit: int) -> bytes:
     with os.fdopen(open_file(path, os.O_RDONLY), "rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise OSError(errno.EFBIG, f"larger than {limit} bytes, not a file of ours", str(path))
+        raise OSError(errno.EFBIG, f"it is larger than {limit >> 20} MiB", str(path))
     return data
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file of a run.
+
+    Raises:
+        OSError: see `read_file`.
+        ValueError: it is not JSON, no object, or nested too deep.
+    """
+    try:
+        value = json.loads(read_file(path, LARGEST_JSON))
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    except ValueError as error:
+        raise ValueError(f"it is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError("it is not a JSON object")
+    if _deeper(value, DEEPEST_JSON):
+        raise ValueError(f"it is nested more than {DEEPEST_JSON} levels deep")
+    return value
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -97,3 +121,18 @@ def exchange(first: Path, second: Path) -> bool:
     if number in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV):
         return False
     raise OSError(number, os.strerror(number), str(first))
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Return whether objects and lists are nested more than `levels` deep."""
+    layer = [value]
+    for _ in range(levels):
+        layer = [
+            inner
+            for outer in layer
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not layer:
+            return False
+    return True

@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from utils.files import read_file, remove, write_atomically, write_synced
+from utils.files import LARGEST_JSON, read_file, read_object, remove, write_atomically, write_synced
 
 FOLDERS = ("checkpoints", "policy", "videos")  # of a run
 FILES = (
@@ -29,7 +29,6 @@ FILES = (
     "episodes.csv.bak",
     "exit.json",
 )
-CONFIG_BYTES = 1 << 20  # a config is a page of text; anything larger is not one
 
 
 class Refused(ValueError):
@@ -113,7 +112,7 @@ class RunFolder:
 
     def _owner(self) -> str:
         try:
-            return read_file(self._owner_file, CONFIG_BYTES).decode(errors="replace").strip()
+            return read_file(self._owner_file, LARGEST_JSON).decode(errors="replace").strip()
         except OSError:
             return "another process"
 
@@ -153,16 +152,11 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         Refused: missing, too large, or not a JSON object.
     """
+    if not path.is_file():
+        raise Refused(f"{path}: no such file")
     try:
-        if not path.is_file():
-            raise Refused(f"{path}: no such file")
-        value = json.loads(read_file(path.resolve(), CONFIG_BYTES))
-    except Refused:
-        raise
+        return read_object(path.resolve())
     except OSError as error:
         raise Refused(f"{path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise Refused(f"{path}: {error}") from None
-    if not isinstance(value, dict):
-        raise Refused(f"{path}: not a JSON object")
-    return value

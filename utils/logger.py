@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.columns import Column
-from utils.command import any_character, printable
+from utils.command import printable
 from utils.files import open_file
 
 FILES = ("progress.txt", "episodes.csv")
@@ -190,7 +190,6 @@ class Console:
 
     def __init__(self, total_steps: int, first_step: int = 0, show: bool = True) -> None:
         """Start at `first_step` of `total_steps`."""
-        any_character(sys.stdout)
         self._show = show
         self._terminal = show and sys.stderr.isatty()
         self._bar = tqdm(
@@ -210,13 +209,13 @@ class Console:
         if not self._show:
             return
         text = "\n".join(printable(line, 1000) for line in text.split("\n"))
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        text = text.encode(encoding, "backslashreplace").decode(encoding)  # a letter it lacks becomes its number
         try:
             with self._bar.external_write_mode(file=sys.stdout) if self._terminal else contextlib.nullcontext():
                 print(text, flush=True)
         except (BrokenPipeError, OSError, ValueError):
             self._show = self._terminal = False
-            with contextlib.suppress(OSError):  # Python flushes stdout at exit: give it somewhere to go
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
     def advance(self, steps: int) -> None:
         """Move the bar."""

@@ -15,12 +15,16 @@ import stat
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
+
+from utils.command import printable
+
+T = TypeVar("T")
 
 # What launchers tell their processes: (number of ranks, this rank, this rank on its host)
 _LAUNCHERS = (
@@ -331,6 +335,24 @@ def share(total: int, world_size: int, rank: int) -> range:
     if total < world_size:
         raise ValueError(f"{world_size} ranks cannot share {total} environments: use -np {total} at most")
     return range(rank * total // world_size, (rank + 1) * total // world_size)
+
+
+def agreed(comm: Comm, action: Callable[[], T], caught: tuple[type[Exception], ...], raised: type[Exception]) -> T:
+    """Return what `action` returns on this rank, once it has worked on all ranks. It makes no collective call.
+
+    Raises:
+        `raised`, on all ranks, with the message of the first rank on which it raised one of `caught`.
+    """
+    result, problem = None, None
+    try:
+        result = action()
+    except caught as error:
+        problem = printable(error, 1000)
+    problems = comm.gather(problem)
+    problem = comm.broadcast(next((p for p in problems if p is not None), None) if problems is not None else None)
+    if problem is not None:
+        raise raised(problem)
+    return cast("T", result)
 
 
 def exit_together(comm: Comm | None, error: BaseException) -> None:

@@ -8,9 +8,13 @@ same names again. Philox is the counter-based generator of Salmon et al., "Paral
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 
 import numpy as np
+
+BLOCK = 1024  # steps of an evaluation whose numbers are drawn at once: part of the results
 
 
 class Purpose(IntEnum):
@@ -53,3 +57,16 @@ def episode_seed(seed: int, index: int, episode: int) -> int:
 def evaluation_seed(seed: int) -> int:
     """Return the seed of the evaluations that a run of this seed makes: none of their starts are the training's."""
     return int(generator(seed, 0, Purpose.EVALUATION, 1 << 32).integers(2**31))
+
+
+def evaluation_uniforms(seed: int, indices: Sequence[int], count: int) -> Iterator[np.ndarray]:
+    """Yield, step by step without end, the uniform numbers that decide the actions of an evaluation: (N, U) float32.
+
+    Args:
+        seed: of the evaluation.
+        indices: global indices of its N environments.
+        count: U, numbers for one action.
+    """
+    for block in itertools.count():
+        streams = [generator(seed, i, Purpose.EVALUATION, block) for i in indices]
+        yield from np.stack([stream.random((BLOCK, count), dtype=np.float32) for stream in streams], axis=1)

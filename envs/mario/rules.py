@@ -1,7 +1,7 @@
 """What a frame of Mario means: decoding the RAM, rewards, and why an episode ended. Pure functions of plain ints.
 
 A reward is a function of one frame's `Transition` that returns (reward, end): `end` asks for the episode to be
-terminated although the game goes on. A user's own, named "module:function", may return the reward alone.
+terminated although the game goes on. A user's own, named MODULE:FUNCTION, may return the reward alone.
 
 The numbers that gym-super-mario-bros reads from NumPy bytes overflow on NumPy 2 (page * 256 + x in a uint8); here
 the memory is `bytes`, whose elements are Python ints.
@@ -9,9 +9,10 @@ the memory is `bytes`, whose elements are Python ints.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from utils.imports import load_function
 
 REWARD_VERSION = 1
 
@@ -232,23 +233,14 @@ REWARDS: dict[str, Reward] = {"env": reward_env, "score": reward_score, "score-r
 
 
 def find_reward(name: str) -> Reward:
-    """Return the reward function of a name, or import a user's "module:function".
+    """Return the reward function of a name, or import a user's MODULE:FUNCTION.
 
     Raises:
         ValueError: no such name, module or function.
     """
     if name in REWARDS:
         return REWARDS[name]
-    module_name, colon, function_name = str(name).partition(":")
-    if not colon or not module_name or not function_name:
-        raise ValueError(f"reward: {name!r}, expected one of {', '.join(REWARDS)} or module:function")
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, SyntaxError) as error:
-        raise ValueError(f"reward: cannot load {name!r}: {error}") from error
-    if not callable(function):
-        raise ValueError(f"reward: {name!r} is not a function")
-    return _user_reward(name, function)
+    return _user_reward(name, load_function("reward", str(name), REWARDS))
 
 
 def _user_reward(name: str, function: Callable[[Transition], Any]) -> Reward:

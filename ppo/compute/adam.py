@@ -64,10 +64,10 @@ class ShardedAdam:
         Args:
             net: network. Its parameters become views of one array, and so do their gradients and their copies.
             comm: the ranks.
-            lr, eps: step size; the term that keeps Adam from dividing by zero.
+            lr, eps: step size, which may be set before each step; the term that keeps Adam from dividing by zero.
             copies: bfloat16 copies of the first of the network's parameters.
         """
-        self._parameters, self._comm, self._eps = list(net.parameters()), comm, eps
+        self._parameters, self._comm, self._eps, self.lr = list(net.parameters()), comm, eps, lr
         count, device = sum(p.numel() for p in self._parameters), self._parameters[0].device
         self.weights, self.gradient = FlatArray(count, comm, device), FlatArray(count, comm, device)
         views = zip(self._parameters, self._views(self.weights.flat), self._views(self.gradient.flat), strict=True)
@@ -101,15 +101,6 @@ class ShardedAdam:
     def steps(self) -> int:
         """Number of steps taken."""
         return int(self._step)
-
-    @property
-    def lr(self) -> float:
-        """Step size."""
-        return self._adam.param_groups[0]["lr"]
-
-    @lr.setter
-    def lr(self, value: float) -> None:
-        self._adam.param_groups[0]["lr"] = value
 
     def zero_gradient(self) -> None:
         """Begin a minibatch: for weights with copies, the first gradients that arrive replace the old ones."""

@@ -24,11 +24,12 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from utils import system
-from utils.analysis.files import read_object, read_regular
+from utils.analysis.files import LARGEST_LOG, read_object
 from utils.analysis.older_runs import MARIO
 from utils.analysis.tables import COMMA, TAB, Table, parse_table
 from utils.columns import STEPS, Column
 from utils.command import printable
+from utils.files import read_file
 
 Array = NDArray[np.float64]
 
@@ -183,7 +184,7 @@ def _read_progress(path: Path, columns: list[str] | None) -> LoggedRun:
     run.ending = printable(reason) if isinstance(reason, str) else ""
     run.notes = [note for note in (config_note, ending_note) if note]
     try:
-        table = parse_table(read_regular(path / "progress.txt"), columns, TAB)
+        table = parse_table(read_file(path / "progress.txt", LARGEST_LOG), columns, TAB)
     except OSError as error:
         run.notes.append(f"progress.txt not read: {error.strerror}")
         return run
@@ -232,7 +233,7 @@ def _read_monitors(path: Path) -> LoggedRun:
     parts: list[Array] = []
     for file in sorted(path.glob("*monitor.csv")):
         try:
-            data = read_regular(file)
+            data = read_file(file, LARGEST_LOG)
         except OSError as error:
             run.notes.append(f"{printable(file.name)} not read: {error.strerror}")
             continue

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.analysis.experiments import Group
-from utils.analysis.files import read_regular
 from utils.analysis.markup import embedded, text
 from utils.analysis.runs import LoggedRun
+from utils.files import read_file
 
 LARGEST_VIDEO = 16 << 20  # bytes; mail servers refuse much more
 LARGEST_PAGE = 48 << 20  # bytes of videos in all
@@ -38,7 +38,7 @@ def videos(groups: Sequence[Group]) -> tuple[str, list[str]]:
                 if size > LARGEST_VIDEO or total + size > LARGEST_PAGE:
                     notes.append(f"video {name} left out: {size >> 20} MiB would make the page too large to mail")
                     continue
-                data = read_regular(path, LARGEST_VIDEO)
+                data = read_file(path, LARGEST_VIDEO)
             except OSError as error:
                 notes.append(f"video {name} left out: {error.strerror}")
                 continue

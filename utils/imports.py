@@ -1,0 +1,32 @@
+"""A function that a user names on the command line, as MODULE:FUNCTION: a reward, a network, a wrapper."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+
+def load_function(setting: str, name: str, known: Iterable[str] = ()) -> Callable[..., Any]:
+    """Import the module that `name` begins with and return its function.
+
+    Args:
+        setting: what names it, for messages.
+        name: MODULE:FUNCTION.
+        known: other names that the setting takes, for messages.
+
+    Raises:
+        ValueError: no such form, module or function.
+    """
+    module, _, function = name.partition(":")
+    if not module or not function:
+        others = ", ".join(known)
+        expected = f"one of {others} or MODULE:FUNCTION" if others else "MODULE:FUNCTION"
+        raise ValueError(f"{setting}: {name!r}, expected {expected}")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, SyntaxError) as error:
+        raise ValueError(f"{setting}: {name!r} cannot be loaded: {error}") from error
+    if not callable(found):
+        raise ValueError(f"{setting}: {name!r} is not a function")
+    return found
