@@ -85,7 +85,7 @@ class PPOConfig:
     train_pi_iters: int = _field(4, "passes over the epoch's data for the actor", at_least=0)
     train_v_iters: int = _field(4, "passes over the epoch's data for the critic", at_least=0)
     clip_ratio: float = _field(0.2, "epsilon of the clipped objective", above=0)
-    anneal_clip: bool = _field(False, "let clip_ratio fall to zero over the run")
+    anneal_clip: bool = _field(False, "let clip_ratio, and v_clip with it, fall to zero over the run")
     target_kl: float | None = _field(None, "end the actor's passes where a minibatch's KL exceeds 1.5 x this", above=0)
     ent_coef: float = _field(0.0, "weight of the entropy bonus", at_least=0)
     anneal_ent: bool = _field(False, "let ent_coef fall to zero over the run")

@@ -12,7 +12,7 @@ in `core.py`, with the equations.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -103,7 +103,7 @@ def collect(training: Training, save: Callable[[Training, bool], None] = lambda 
         ended = terminated | truncated
         rew = training.normaliser.rewards(t, rew, ended, infos["episodes"])
         buf.store(act.numpy(), rew, val.cpu().numpy(), logp.numpy())
-        training.progress(cfg.num_envs)
+        training.show_progress(cfg.num_envs)
         if ended.any():
             last_val = truncated_values(training, terminated, truncated, infos)  # line 4: advantages, path by path
             for i in np.flatnonzero(ended):
@@ -181,8 +181,9 @@ def update(training: Training, data: dict[str, np.ndarray]) -> dict[str, float]:
     coef = begin_epoch(training)
     passes: list[dict[str, float]] = []
     for i in range(max(learner.passes for learner in training.learners)):
-        found: dict[str, list[float]] = {}  # statistics of this pass, by minibatch
-        for rows, adv in minibatches(training, batch["adv"], i):
+        in_pass: dict[str, list[float]] = {}  # statistics of each minibatch
+        batches, adv = minibatches(training, batch["adv"], i)
+        for rows in batches:
             active = [learner for learner in training.learners if i < learner.passes and not learner.stopped]
             if not active:
                 break
@@ -191,8 +192,8 @@ def update(training: Training, data: dict[str, np.ndarray]) -> dict[str, float]:
             stats = sum_over_ranks(training, active, sums)
             take_steps(training, active, stats)
             for name, value in stats.items():
-                found.setdefault(name, []).append(value)
-        passes.append({name: math.fsum(values) / len(values) for name, values in found.items()})
+                in_pass.setdefault(name, []).append(value)
+        passes.append({name: math.fsum(values) / len(values) for name, values in in_pass.items()})
     first, *others = (learner.optimiser for learner in training.learners)
     first.gather_weights(*others)
     return summarise(passes, training.learners[0].steps) | {"LearningRate": first.lr}
@@ -204,12 +205,12 @@ def begin_epoch(training: Training) -> Coefficients:
     for learner in training.learners:
         learner.optimiser.lr = core.anneal(learner.lr, progress, cfg.anneal_lr)
         learner.stopped, learner.steps = False, 0
-    clip_ratio = max(core.anneal(cfg.clip_ratio, progress, cfg.anneal_clip), 1e-8)
-    return Coefficients(clip_ratio, core.anneal(cfg.ent_coef, progress, cfg.anneal_ent))
+    clip_ratio, v_clip = (max(core.anneal(c, progress, cfg.anneal_clip), 1e-8) for c in (cfg.clip_ratio, cfg.v_clip))
+    return Coefficients(clip_ratio, core.anneal(cfg.ent_coef, progress, cfg.anneal_ent), v_clip)
 
 
-def minibatches(training: Training, adv: torch.Tensor, i: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield this rank's part of each minibatch of pass `i`: row numbers (M,) into T * N, and the advantages (T * N,).
+def minibatches(training: Training, adv: torch.Tensor, i: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Return this rank's part of each minibatch of pass `i`, as row numbers (M,) into T * N; and the pass's advantages.
 
     Every minibatch takes the same number of steps from every environment, by a permutation drawn from that
     environment's own stream: the joined minibatches are the same whatever the number of ranks. Networks that remember
@@ -225,8 +226,8 @@ def minibatches(training: Training, adv: torch.Tensor, i: int) -> Iterator[tuple
     index = times * num_envs + np.arange(num_envs)[:, None]  # (N, T), into T * N
     if cfg.adv_norm == "minibatch":
         adv = normalise_per_minibatch(training, adv, index, per_env)
-    for start in range(0, steps, per_env):
-        yield torch.from_numpy(index[:, start : start + per_env].reshape(-1)).to(training.device), adv
+    parts = (index[:, start : start + per_env].reshape(-1) for start in range(0, steps, per_env))
+    return [torch.from_numpy(part).to(training.device) for part in parts], adv
 
 
 def normalise_per_minibatch(training: Training, adv: torch.Tensor, index: np.ndarray, per_env: int) -> torch.Tensor:
@@ -257,9 +258,9 @@ def accumulate_gradients(
         part = {name: tensor.index_select(0, chunk) for name, tensor in batch.items() if name != "obs"}
         obs = training.nets.prepare(batch["obs"], chunk)
         for learner in active:
-            loss, found = learner.loss(training, obs, part, coef)
+            loss, stats = learner.loss(training, obs, part, coef)
             loss.backward()
-            for name, value in found.items():
+            for name, value in stats.items():
                 sums[name] = sums[name] + value if name in sums else value
     return sums
 
@@ -279,8 +280,8 @@ def actor_loss(
     with torch.no_grad():
         kl = core.approx_kl(logp, part["logp"]).sum() / size
         clipped = ((ratio - 1.0).abs() > coef.clip_ratio).float().sum() / size
-    found = {"LossPi": loss.detach(), "Entropy": mean_entropy.detach(), "KL": kl, "ClipFrac": clipped}
-    return loss - coef.ent_coef * mean_entropy, found
+    stats = {"LossPi": loss.detach(), "Entropy": mean_entropy.detach(), "KL": kl, "ClipFrac": clipped}
+    return loss - coef.ent_coef * mean_entropy, stats
 
 
 def critic_loss(
@@ -292,7 +293,7 @@ def critic_loss(
     """
     cfg = training.cfg
     val = training.nets.value(obs)
-    loss = core.value_loss(val, part["ret"], cfg.v_loss, part["val"], cfg.v_clip).sum() / cfg.minibatch_size
+    loss = core.value_loss(val, part["ret"], cfg.v_loss, part["val"], coef.v_clip).sum() / cfg.minibatch_size
     return loss, {"LossV": loss.detach()}
 
 
@@ -300,9 +301,9 @@ def joint_loss(
     training: Training, obs: torch.Tensor, part: Tensors, coef: Coefficients
 ) -> tuple[torch.Tensor, Tensors]:
     """Return the negative of PPO eq. 9 as a whole, for a network whose heads share a body: c1 is v_coef."""
-    loss, found = actor_loss(training, obs, part, coef)
+    loss, stats = actor_loss(training, obs, part, coef)
     loss_v, more = critic_loss(training, obs, part, coef)
-    return loss + training.cfg.v_coef * loss_v, found | more
+    return loss + training.cfg.v_coef * loss_v, stats | more
 
 
 def sum_over_ranks(training: Training, active: list[Learner], sums: Tensors) -> dict[str, float]:

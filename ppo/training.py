@@ -38,10 +38,14 @@ class Interrupted(Exception):
 
 
 class Coefficients(NamedTuple):
-    """An epoch's clip ratio and entropy coefficient, after annealing."""
+    """An epoch's clip ratio, entropy coefficient and bound on the move of a value, after annealing.
+
+    `anneal_clip` moves both clips: openai/baselines, ppo2/model.py, has one cliprange for them.
+    """
 
     clip_ratio: float
     ent_coef: float
+    v_clip: float
 
 
 @dataclass
@@ -87,13 +91,15 @@ class Training:
     arithmetic: str = "plain"  # what computes: plain, or parts of ppo.compute; recorded
     normaliser: Normaliser = field(default_factory=Normaliser)
     signals: StopSignals | None = None
-    progress: Callable[[int], None] = lambda steps: None  # called after each step, for a progress bar
+    show_progress: Callable[[int], None] = lambda steps: None  # called after each step
     epoch: int = 0
     obs: np.ndarray = field(default_factory=lambda: np.zeros(0))
     env_states: list[bytes] = field(default_factory=list)  # at the epoch's start or, after the update, at its end
     memory: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # the networks', likewise: (N, S)
     best: float = -math.inf
-    recent: list[list[float]] = field(default_factory=list)  # flag and return of the last episodes, on rank 0
+    recent: list[list[float]] = field(
+        default_factory=list
+    )  # of the last episodes, on rank 0: what `best_by` is the mean of, and return
 
     @property
     def env_indices(self) -> range:

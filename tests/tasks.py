@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import gymnasium
 import numpy as np
@@ -61,3 +62,30 @@ task("Photo", Box(0, 255, (40, 36, 3), np.uint8), Discrete(2))
 task("Frames", Box(0, 255, (3, 40, 36), np.uint8), Discrete(2))
 task("Words", Text(8), Discrete(2))
 task("Huge", Discrete(10**9), Discrete(2))
+
+
+class Cut(gymnasium.Env):
+    """Shows the step and pays 1; in step 3 the first instance is cut off and the second terminates, and so on."""
+
+    observation_space = Box(0, 9, (2,), np.float32)
+    action_space = Discrete(2)
+
+    made = itertools.cycle((True, False))
+
+    def __init__(self, render_mode=None):
+        self.render_mode, self.cut = render_mode, next(self.made)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self._obs(), {}
+
+    def step(self, action):
+        self.t += 1
+        return self._obs(), 1.0, self.t == 3 and not self.cut, self.t == 3 and self.cut, {}
+
+    def _obs(self):
+        return np.array([self.t, 0], np.float32)
+
+
+gymnasium.register("Cut-v0", entry_point=Cut)

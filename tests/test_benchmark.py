@@ -32,7 +32,7 @@ def test_the_plain_loop_computes_our_losses_and_gradients(network):
     loss_pi, loss_v = learner.losses(batch)
     loss_pi.backward()
     loss_v.backward()
-    now = ppo.Coefficients(ours.cfg.clip_ratio, ours.cfg.ent_coef)
+    now = ppo.Coefficients(ours.cfg.clip_ratio, ours.cfg.ent_coef, ours.cfg.v_clip)
     sums = ppo.accumulate_gradients(ours, ours.learners, batch, torch.arange(64), now)
     stats = {name: float(value) for name, value in sums.items()}
     ours.close()

@@ -87,7 +87,7 @@ def test_the_first_minibatch_sees_what_acted():
         ppo.collect(training)
         data, _ = ppo.advantages(training)
         batch = {name: ppo.to_device(training, a).flatten(0, 1) for name, a in data.items()}
-        index, adv = next(iter(ppo.minibatches(training, batch["adv"], 0)))
+        (index, *_), adv = ppo.minibatches(training, batch["adv"], 0)
         sums = ppo.accumulate_gradients(
             training, training.learners, batch | {"adv": adv}, index, ppo.begin_epoch(training)
         )

@@ -66,7 +66,7 @@ def test_the_joint_loss_is_the_sum(wing):
     (learner,) = run_.learners
     ppo.collect(run_)
     batch = {name: ppo.to_device(run_, a).flatten(0, 1) for name, a in run_.buf.get().items()}
-    part, now = {name: tensor[:96] for name, tensor in batch.items()}, ppo.Coefficients(0.2, 0.1)
+    part, now = {name: tensor[:96] for name, tensor in batch.items()}, ppo.Coefficients(0.2, 0.1, 0.2)
     obs = run_.nets.prepare(part["obs"])
     loss, found = learner.loss(run_, obs, part, now)
     loss_pi, _ = ppo.actor_loss(run_, obs, part, now)

@@ -5,6 +5,7 @@ import json
 import math
 import signal
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -126,13 +127,13 @@ def test_ratio_is_one_on_the_first_minibatch(chunk_size, error, wing):
     run_ = build_training(cfg, mpi.Comm())
     ppo.collect(run_)
     batch = {name: ppo.to_device(run_, a).flatten(0, 1) for name, a in run_.buf.get().items()}
-    rows_, adv = next(iter(ppo.minibatches(run_, batch["adv"], 0)))
+    (rows_, *_), adv = ppo.minibatches(run_, batch["adv"], 0)
     for chunk in rows_.split(chunk_size):
         logits = run_.nets.logits(run_.nets.prepare(batch["obs"], chunk))
         logp = ppo.core.log_prob_and_entropy(logits, batch["act"][chunk])[0]
         ratio = torch.exp(logp - batch["logp"][chunk]).detach()
         assert (ratio - 1.0).abs().max() <= error
-    now = ppo.Coefficients(0.2, 0.01)
+    now = ppo.Coefficients(0.2, 0.01, 0.2)
     sums = ppo.accumulate_gradients(run_, run_.learners, batch | {"adv": adv}, rows_, now)
     assert abs(float(sums["KL"])) < 1e-6 and float(sums["ClipFrac"]) == 0.0
     run_.close()
@@ -172,10 +173,10 @@ def test_the_best_policy_is_that_of_the_best_hundred_episodes(tmp_path):
 def test_minibatches_take_equal_shares_and_every_step_once():
     """Each minibatch holds the same number of steps of every environment; a pass visits every step exactly once."""
     run_ = build_training(config.build(**ECHO), mpi.Comm())
-    seen = [r for r, _ in ppo.minibatches(run_, torch.zeros(256), 0)]
+    seen, _ = ppo.minibatches(run_, torch.zeros(256), 0)
     assert sorted(torch.cat(seen).tolist()) == list(range(256))
     assert all(torch.bincount(r % 4).tolist() == [16] * 4 for r in seen)
-    again = [r for r, _ in ppo.minibatches(run_, torch.zeros(256), 1)]
+    again, _ = ppo.minibatches(run_, torch.zeros(256), 1)
     assert not torch.equal(seen[0], again[0])
     run_.close()
 
@@ -187,6 +188,43 @@ def test_the_entropy_bonus_falls_to_zero_over_the_run(tmp_path, monkeypatch):
     once = ECHO | {"minibatch_size": 256, "train_pi_iters": 1, "train_v_iters": 1}
     train(config.build(**once, epochs=4, ent_coef=0.4, anneal_ent=True, data_dir=str(tmp_path)))
     assert seen == pytest.approx([0.4, 0.3, 0.2, 0.1])
+
+
+def test_both_clips_fall_to_zero_over_the_run():
+    """With anneal_clip, epoch e of E clips ratios by clip_ratio (1 - e / E) and values by v_clip (1 - e / E).
+
+    By hand: V moved by 0.3 from 0 towards 1 counts as 0.1 in the first epoch and as 0.05 in the middle of the run.
+    """
+    run_ = build_training(config.build(**ECHO, epochs=4, v_loss="clipped", v_clip=0.1, anneal_clip=True), mpi.Comm())
+    run_.nets = types.SimpleNamespace(value=lambda obs: torch.tensor([0.3]))
+    part = {"ret": torch.ones(1), "val": torch.zeros(1)}
+    for epoch, clip_ratio, moved in ((0, 0.2, 0.1), (2, 0.1, 0.05)):
+        run_.epoch = epoch
+        coef = ppo.begin_epoch(run_)
+        loss, _ = ppo.critic_loss(run_, torch.zeros(1), part, coef)
+        assert coef.clip_ratio == pytest.approx(clip_ratio)
+        assert float(loss) * run_.cfg.minibatch_size == pytest.approx((1 - moved) ** 2)
+    run_.close()
+
+
+def test_collecting_bootstraps_where_an_episode_is_cut_and_not_where_it_terminates():
+    """Advantages by hand, from the buffer, with the critic's own V of each final observation: gamma and lambda 1/2.
+
+    Environment 0 is cut in its third step and environment 1 terminates there; both pay 1 in each step.
+    """
+    settings = {"num_envs": 2, "steps_per_epoch": 6, "minibatch_size": 6, "gamma": 0.5, "lam": 0.5}
+    run_ = build_training(config.build(env="tests.tasks:Cut-v0", **settings), mpi.Comm())
+    ppo.collect(run_)
+    data = run_.buf.get()
+    val = data["val"].astype(np.float64)
+    final = torch.tensor([[3.0, 0.0]])
+    last = float(run_.nets.value(final).detach())
+    for i, next_value in ((0, last), (1, 0.0)):
+        delta = 1 + 0.5 * np.append(val[1:, i], next_value) - val[:, i]
+        by_hand = [delta[0] + delta[1] / 4 + delta[2] / 16, delta[1] + delta[2] / 4, delta[2]]
+        np.testing.assert_allclose(data["adv"][:, i], by_hand, rtol=1e-5)
+    assert abs(last) > 1e-4
+    run_.close()
 
 
 def test_target_kl_stops_the_actor_and_not_the_critic():

@@ -39,8 +39,8 @@ def first_update(cfg, comm, out) -> None:
     episodes = ppo.collect(training)
     data, values = ppo.advantages(training)
     batch = {name: ppo.to_device(training, array).flatten(0, 1) for name, array in data.items()}
-    rows, adv = next(iter(ppo.minibatches(training, batch["adv"], 0)))
-    now = ppo.Coefficients(cfg.clip_ratio, cfg.ent_coef)
+    (rows, *_), adv = ppo.minibatches(training, batch["adv"], 0)
+    now = ppo.Coefficients(cfg.clip_ratio, cfg.ent_coef, cfg.v_clip)
     ppo.accumulate_gradients(training, training.learners, batch | {"adv": adv}, rows, now)
     first.sum_gradients(*others)
     if hasattr(first, "gradient"):  # each rank has its part
