@@ -51,6 +51,11 @@ def _find(env_id: str) -> tuple[Family, str]:
     raise ValueError(f"env: unknown id {env_id!r}{hint}")
 
 
+def has_parts(env_id: str) -> bool:
+    """Return whether an id is that of a game of several parts; False for an unknown id."""
+    return any(family.known(env_id) and family.has_parts(env_id) for family in families())
+
+
 def check_options(env_id: str, **options: Any) -> dict[str, Any]:
     """Check an id and its options without building or importing a simulator.
 

@@ -66,6 +66,10 @@ def _no_check(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+def _no_parts(env_id: str) -> bool:
+    return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """A family of environments.
@@ -89,6 +93,7 @@ class Family:
             each of them, or its own value where that disturbs more, see `Family.disturbed`.
         best_by: name of the column that decides, before the return does, which policy is the best; None for the
             return alone.
+        has_parts: whether an id is that of a game whose parts policies of their own can play, see `VecEnv.part`.
         spec: entries of an environment's `spec_dict` in which a saved policy's file must agree.
     """
 
@@ -105,6 +110,7 @@ class Family:
     evaluated: tuple[str, ...] = ()
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     best_by: str | None = None
+    has_parts: Callable[[str], bool] = _no_parts
     spec: Mapping[str, Any] = field(default_factory=dict)
 
     def presets_of(self, env_id: str) -> tuple[Preset, ...]:

@@ -288,6 +288,18 @@ class VecEnv(VectorEnv, ABC):
         """Return what tells the start of environment i's episode, which has just begun, from other starts."""
         return self._observe()[i].tobytes()
 
+    def part(self, i: int) -> str | None:
+        """Return the id of the environment of which environment i shows a part now, None where it has no parts."""
+        return None
+
+    def action_numbers(self, spec: dict[str, Any]) -> np.ndarray:
+        """Return, for each action of a policy made for `spec`, the number it has here: (A,) int64.
+
+        Raises:
+            ValueError: one of them is none of this environment's, or the environment has no such numbers.
+        """
+        raise ValueError("env: policies cannot take turns in it")
+
     @abstractmethod
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Apply one action to every environment.

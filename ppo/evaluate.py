@@ -28,12 +28,12 @@ import torch
 import envs
 from envs.family import Family
 from envs.vector import VecEnv
-from ppo.policy import BadPolicy, Policy, load_policy
+from ppo.policy import GROUP, BadPolicy, Policy, load_policy
+from ppo.policy_set import PolicySet, load_policies
 from utils.mpi import Comm
 from utils.seeding import evaluation_uniforms
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "data" / "pretrained"
-GROUP = 4  # environments that go through the network together: in batches of another size it rounds differently
 
 
 def find_policy(name: str, which: str = "best") -> Path:
@@ -56,6 +56,29 @@ def find_policy(name: str, which: str = "best") -> Path:
     raise BadPolicy(f"no policy found at {name}: expected a run folder, a policy folder or an id in {PRETRAINED}")
 
 
+def find_players(name: str, which: str = "best") -> tuple[Path, str | None]:
+    """As `find_policy`; where `name` is the id of a game of several parts, the folder of all shipped policies and it.
+
+    A folder whose folders are policies is found as it is: its policies play together.
+    """
+    folder = Path(name)
+    if which == "best" and not (folder / "policy").exists() and not (folder / "policy.json").exists():
+        if any(folder.glob("*/policy.json")):
+            return folder, None
+        if not folder.exists() and not (PRETRAINED / name / "policy.json").exists() and envs.has_parts(name):
+            return PRETRAINED, name
+    return find_policy(name, which), None
+
+
+def load_players(folder: Path, network: str | None = None, env_id: str | None = None) -> Policy | PolicySet:
+    """Return the policy in a folder, or those in its folders as a set that plays `env_id`. Raises BadPolicy."""
+    if (folder / "policy.json").exists() or not any(folder.glob("*/policy.json")):
+        return load_policy(folder, network)
+    if env_id is None:
+        raise BadPolicy(f"{folder}: holds several policies: say with --env what they play together")
+    return load_policies(folder, env_id, network)
+
+
 def find_checkpoint(run: Path, which: str) -> Path:
     """Return the run's checkpoint after `which` steps. Raises BadPolicy, which names those that there are."""
     steps = {int(path.name[5:]): path for path in run.glob("checkpoints/step_*") if path.name[5:].isdigit()}
@@ -65,7 +88,7 @@ def find_checkpoint(run: Path, which: str) -> Path:
     return steps[int(which)]
 
 
-def environment(policy: Policy, **wanted: Any) -> tuple[str, dict[str, Any]]:
+def environment(policy: Policy | PolicySet, **wanted: Any) -> tuple[str, dict[str, Any]]:
     """Return the id and the options of the environment that the policy was made for, `wanted` replacing them.
 
     Raises:
@@ -143,7 +166,7 @@ def evaluate(
     Raises:
         ValueError: a number out of range, or a bad policy.
     """
-    policy = load_policy(folder, network)
+    policy = load_players(folder, network, wanted.get("env"))
     env_id, options = environment(policy, **wanted)  # what is wrong with it shows before processes start
     options |= evaluation_defaults(env_id, wanted)
     if comm is not None and comm.world_size > 1:
@@ -156,7 +179,7 @@ def evaluate(
 
 
 def evaluate_together(
-    policy: Policy,
+    policy: Policy | PolicySet,
     env_id: str,
     options: dict[str, Any],
     episodes: int,
@@ -191,13 +214,13 @@ def shares(episodes: int, seed: int, num_envs: int, parts: int) -> list[tuple[ra
     return [(range(a, b), quotas[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
-def _play_from_folder(folder: Path, *args: Any, network: str | None) -> list[dict[str, Any]]:
+def _play_from_folder(folder: Path, env_id: str, *args: Any, network: str | None) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
-    return play_share(load_policy(folder, network), *args)
+    return play_share(load_players(folder, network, env_id), env_id, *args)
 
 
 def play_share(
-    policy: Policy,
+    policy: Policy | PolicySet,
     env_id: str,
     options: dict[str, Any],
     share: range,
@@ -209,16 +232,16 @@ def play_share(
     """Play each environment of `share` (global indices) until it has finished its quota of episodes."""
     env = envs.make_vec(env_id, len(share), seed, first_index=share.start, **options)
     with contextlib.closing(env):
-        policy.check_spaces(env.single_observation_space, env.single_action_space)
+        policy.meet(env)
         obs, _ = env.reset()
         digests = Digests(env)
         state = policy.start(len(share))
         done: list[list[dict[str, Any]]] = [[] for _ in share]
-        uniforms = evaluation_uniforms(seed, share, policy.ac.dist.num_uniforms)
+        uniforms = evaluation_uniforms(seed, share, policy.num_uniforms)
         while any(len(records) < quota for records, quota in zip(done, quotas, strict=True)):
             alive()
             uniform = next(uniforms)
-            actions = act_in_groups(policy, obs, None if greedy else uniform, state)
+            actions = policy.act_in_groups(obs, None if greedy else uniform, state)
             obs, _, terminated, truncated, infos = env.step(actions)
             state[terminated | truncated] = 0.0
             digests.add(actions, infos["env_reward"])
@@ -254,9 +277,3 @@ class Digests:
         self._trajectories[i] = hashlib.blake2b(self._starts[i].encode(), digest_size=8)
         independent = f"{record['env']}.{record['episode']}" if self._env.chance_within_episodes else start
         return {"start": start, "trajectory": trajectory, "independent": independent}
-
-
-def act_in_groups(policy: Policy, obs: np.ndarray, uniform: np.ndarray | None, state: torch.Tensor) -> np.ndarray:
-    """As `Policy.act`, GROUP environments at a time, so that sharing them out does not change the last bit."""
-    groups = [slice(i, i + GROUP) for i in range(0, len(obs), GROUP)]
-    return np.concatenate([policy.act(obs[g], None if uniform is None else uniform[g], state[g]) for g in groups])

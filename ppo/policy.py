@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from envs.vector import VecEnv
 from ppo import actions, architecture, core
 from ppo.networks import ActorCritic, Body, find
 from ppo.recurrent import evaluator
@@ -27,6 +28,7 @@ from utils.files import exchange, remove, sync_folder, write_synced
 from utils.folder import Refused, read_json
 
 FORMAT = 1
+GROUP = 4  # environments that go through the network together: in batches of another size it rounds differently
 MAX_OBS = 4 * 512 * 512  # no environment of this project shows more numbers at once
 DTYPES = ("F32", "F16")  # as safetensors names them; half precision becomes float32 when it is loaded
 
@@ -52,6 +54,15 @@ class Policy:
         """Find what evaluates the network."""
         self.nets = evaluator(self.ac)
 
+    @property
+    def num_uniforms(self) -> int:
+        """Uniform numbers that decide one sampled action."""
+        return self.ac.dist.num_uniforms
+
+    def meet(self, env: VecEnv) -> None:
+        """Get to know the environments in which it will act. Raises BadPolicy unless it was made for such ones."""
+        self.check_spaces(env.single_observation_space, env.single_action_space)
+
     def start(self, num_envs: int) -> torch.Tensor:
         """Return what is remembered before the first step of an episode: (N, S) zeros."""
         return torch.zeros(num_envs, self.ac.state_size)
@@ -72,6 +83,11 @@ class Policy:
             theirs = None
         if theirs is None or actions.describe(theirs) != actions.describe(dist):
             raise BadPolicy(f"the environment has {action_space}, the policy {actions.words(dist)}")
+
+    def act_in_groups(self, obs: np.ndarray, uniform: np.ndarray | None, state: torch.Tensor) -> np.ndarray:
+        """As `act`, GROUP environments at a time, so that sharing them out does not change the last bit."""
+        groups = [slice(i, i + GROUP) for i in range(0, len(obs), GROUP)]
+        return np.concatenate([self.act(obs[g], None if uniform is None else uniform[g], state[g]) for g in groups])
 
     @torch.no_grad()
     def look(self, obs: np.ndarray, state: torch.Tensor | None = None) -> tuple[np.ndarray, np.ndarray | None]:

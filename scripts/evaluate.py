@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 
 import envs
-from ppo.evaluate import environment, evaluate, evaluation_defaults, find_policy
-from ppo.policy import load_policy
+from ppo.evaluate import environment, evaluate, evaluation_defaults, find_players, load_players
 from utils import command, mpi, system
 from utils.analysis import stats
 from utils.columns import Column
@@ -75,13 +74,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def show(args: Any, comm: mpi.Comm) -> None:
     """Play, and on rank 0 print and write."""
-    folder = find_policy(args.policy, args.checkpoint)
+    folder, game = find_players(args.policy, args.checkpoint)
+    args.env = args.env or game
     for name in ("json", "csv"):
         if getattr(args, name) is not None:
             command.check_writable(name, getattr(args, name))
     names = "env emulator start_frames start_mode sticky max_episode_steps env_kwargs wrapper".split()
     wanted = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    env_id, _ = environment(load_policy(folder, args.network), **wanted)
+    env_id, _ = environment(load_players(folder, args.network, args.env), **wanted)
     wanted = evaluation_defaults(env_id, wanted) | wanted
     played: list[list[dict[str, Any]]] = []
     summaries: list[dict[str, Any]] = []
@@ -158,6 +158,9 @@ def summarise(records: list[dict[str, Any]], columns: Sequence[Column] = ()) -> 
         varied = summary["trajectories"] > 1 and not math.isnan(interval.low)
         summary["clear_rate_95"] = list(interval) if varied else None
         summary["worth"] = round(stats.effective_size(groups), 1)
+        places = collections.Counter(f"{r['world']}-{r['stage']}" for r in records if "world" in r)
+        if len(places) > 1:
+            summary["ended_in"] = dict(sorted(places.items()))
         summary["causes"] = dict(collections.Counter(record["cause"] for record in records).most_common())
     return summary
 
@@ -174,13 +177,16 @@ def table(summary: dict[str, Any]) -> list[str]:
         lines.append(f"  with        {', '.join(with_options)}")
     lines.append(f"  distinct    {distinct(summary)}")
     if "clear_rate" in summary:
-        lines.append(f"  cleared     {100 * summary['clear_rate']:6.1f}%  ({count_and_interval(summary)})")
+        label = "cleared" if summary.get("stages_cleared", {"max": 0})["max"] <= 1 else "cleared 1+"
+        lines.append(f"  {label:10s}  {100 * summary['clear_rate']:6.1f}%  ({count_and_interval(summary)})")
     for name, s in summary.items():
         if isinstance(s, dict) and "mean" in s:
             label = LABELS.get(name, name.replace("_", " "))
             digits = 1 if max(abs(s["min"]), abs(s["max"])) > 1 else 3  # shares need more of them
             spread = f"+- {s['std']:.{digits}f}  ({s['min']:.{digits - 1}f} to {s['max']:.{digits - 1}f})"
             lines.append(f"  {label:10s} {s['mean']:9.{digits}f}  {spread}")
+    if "ended_in" in summary:
+        lines.append("  ended in    " + ", ".join(f"{stage} {count}" for stage, count in summary["ended_in"].items()))
     if "causes" in summary:
         lines.append("  ended by    " + ", ".join(f"{cause} {count}" for cause, count in summary["causes"].items()))
     return lines

@@ -20,8 +20,9 @@ import numpy as np
 
 import envs
 from envs.mario import demonstrations
-from ppo.evaluate import environment, find_policy
-from ppo.policy import BadPolicy, Policy, load_policy
+from ppo.evaluate import environment, find_players, load_players
+from ppo.policy import BadPolicy, Policy
+from ppo.policy_set import PolicySet
 from utils import command, video, window
 from utils.folder import read_json
 from utils.seeding import evaluation_uniforms
@@ -152,7 +153,9 @@ def by_steps(args: argparse.Namespace) -> None:
     wanted = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     policy = None
     if args.policy is not None:
-        policy = load_policy(find_policy(args.policy, args.checkpoint), args.network)
+        folder, game = find_players(args.policy, args.checkpoint)
+        args.env = wanted.setdefault("env", game) if game else args.env
+        policy = load_players(folder, args.network, args.env)
         env_id, options = environment(policy, **wanted)
     else:
         env_id = wanted.pop("env", DEFAULT_ENV)
@@ -160,7 +163,7 @@ def by_steps(args: argparse.Namespace) -> None:
     env, fps = build(env_id, args.seed, options)
     try:
         if policy is not None:
-            policy.check_spaces(env.single_observation_space, env.single_action_space)
+            policy.meet(env)
         if args.overlay and not hasattr(env.single_action_space, "n"):
             raise ValueError(f"overlay: shows how probable each action is, not {env.single_action_space}")
         show = Screen(args, f"{env_id}: {args.policy or 'random actions'}", fps)
@@ -204,7 +207,7 @@ def build(env_id: str, seed: int, options: dict[str, Any]) -> tuple[Any, float]:
     return env, float(env.envs[0].metadata.get("render_fps", 30))
 
 
-def episodes(env: Any, policy: Policy | None, args: argparse.Namespace, show: Screen) -> Any:
+def episodes(env: Any, policy: Policy | PolicySet | None, args: argparse.Namespace, show: Screen) -> Any:
     """Play `args.episodes` episodes and yield the record of each. Draws the numbers that scripts.evaluate draws."""
     watched = hasattr(env, "envs") and hasattr(env.envs[0], "watch")
     if watched:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from ppo.config import build, progress_columns
-from ppo.evaluate import act_in_groups, environment, evaluate, find_policy
+from ppo.evaluate import environment, evaluate, find_policy
 from ppo.networks import ActorCritic
 from ppo.policy import BadPolicy, Policy, load_policy, save_policy
 from ppo.run import train
@@ -54,7 +54,7 @@ def test_the_network_sees_the_same_batches_however_the_work_is_shared(echo, monk
     policy = load_policy(echo)
     sizes = []
     for share in (range(10), range(4), range(4, 10)):
-        act_in_groups(policy, np.zeros((len(share), 4), np.float32), None, policy.start(len(share)))
+        policy.act_in_groups(np.zeros((len(share), 4), np.float32), None, policy.start(len(share)))
         sizes.append(list(seen))
         seen.clear()
     assert sizes[0] == sizes[1] + sizes[2] == [4, 4, 2]

@@ -449,13 +449,13 @@ def test_cartpole_is_solved(tmp_path, seed):
 
 
 def test_a_file_that_an_older_version_began_keeps_its_columns(tmp_path):
-    """A new column stays away from it; one that is missing is refused."""
-    (tmp_path / "progress.txt").write_text("Epoch\tTime\n0\t1.5\n")
+    """In their order; a new column stays away from it; one that is missing is refused."""
+    (tmp_path / "progress.txt").write_text("Time\tEpoch\n1.5\t0\n")
     logger = EpochLogger(tmp_path, ())
     for name, value in (("Epoch", 1), ("New", 7), ("Time", 2.5)):
         logger.log(name, value)
-    assert logger.dump() == {"Epoch": 1, "Time": 2.5}
-    assert (tmp_path / "progress.txt").read_text() == "Epoch\tTime\n0\t1.5\n1\t2.5\n"
+    assert list(logger.dump().items()) == [("Time", 2.5), ("Epoch", 1)]
+    assert (tmp_path / "progress.txt").read_text() == "Time\tEpoch\n1.5\t0\n2.5\t1\n"
     logger.log("Epoch", 2)
     with pytest.raises(ValueError, match="Time"):
         logger.dump()

@@ -95,7 +95,7 @@ class EpochLogger:
     def dump(self) -> dict[str, Any]:
         """Write the row, put both files on disk, and return the row.
 
-        Columns that an older version did not know yet stay away from a file that it began.
+        In a file that an older version began they stand in its order, without those that it did not know yet.
 
         Raises:
             ValueError: the columns differ from those of the first row.
@@ -107,7 +107,8 @@ class EpochLogger:
             self._columns = list(row)
             self._progress.add("\t".join(self._columns) + "\n")
         if self._continued:
-            row = {name: value for name, value in row.items() if name in self._columns}
+            known = {name: row[name] for name in self._columns if name in row}
+            row = known if len(known) == len(self._columns) else row
         if list(row) != self._columns:
             raise ValueError(f"columns of a row must stay the same: {sorted(set(row) ^ set(self._columns))} differ")
         self._progress.add("\t".join(_cell(value) for value in row.values()) + "\n")

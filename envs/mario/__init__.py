@@ -21,6 +21,12 @@ def known(env_id: str) -> bool:
     return stages.parse(env_id) is not None
 
 
+def has_parts(env_id: str) -> bool:
+    """Return whether an id is that of a whole game, or of a stage drawn for every episode."""
+    game = stages.parse(env_id)
+    return game is not None and game.target is None
+
+
 def check(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options as `make` takes them: what their bounds cannot say is checked here.
 
@@ -266,5 +272,6 @@ FAMILY = Family(
     evaluated=("ClearRate", "XMax"),
     evaluation={"start_frames": 30, "start_mode": "random"},
     best_by="ClearRate",
+    has_parts=has_parts,
     spec={"preprocess_version": PREPROCESS_VERSION},
 )

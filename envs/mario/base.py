@@ -105,6 +105,20 @@ class MarioVecBase(VecEnv):
         """Return the console's memory and the observation: starts that look alike may go on differently."""
         return self._ram(i).tobytes() + self._obs[i].tobytes()
 
+    def part(self, i: int) -> str:
+        """Return the id of the stage that environment i shows."""
+        game, ram = self._shared.game, self._ram(i)
+        name, version = "SuperMarioBros2" if game.lost else "SuperMarioBros", stages.ROM_MODES.index(game.rom_mode)
+        return f"{name}-{ram[rules.RAM['world']] + 1}-{ram[rules.RAM['stage']] + 1}-v{version}"
+
+    def action_numbers(self, spec: dict[str, Any]) -> np.ndarray:
+        """Return which actions here press the buttons that those of `spec` do; see `VecEnv.action_numbers`."""
+        try:
+            pressed = [button_byte(combination) for combination in spec["buttons"]]
+            return np.array([self._shared.buttons.index(byte) for byte in pressed])
+        except (ValueError, LookupError, TypeError):
+            raise ValueError(f"actions: {spec.get('buttons')!r:.200} are not all among those here") from None
+
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
         """Start a new episode everywhere; see `VecEnv.reset`."""
         obs, infos = super().reset(**kwargs)

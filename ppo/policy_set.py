@@ -1,0 +1,100 @@
+"""Several policies that play one game together: in each part of it acts the policy that was trained there.
+
+What the parts are is the environment's own (`VecEnv.part`): for the whole of Super Mario Bros its stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from envs.vector import VecEnv
+from ppo.policy import BadPolicy, Policy, load_policy
+
+
+class PolicySet:
+    """Acts as one `Policy` does, with another policy in each part of the environment.
+
+    Where there is none for a part, or the environment has no parts, acts the first one of the set.
+
+    Attributes:
+        policies: by the id of the environment that each was trained in; at least one.
+        info: as of a policy that can press what any of them presses.
+    """
+
+    num_uniforms = 1
+
+    def __init__(self, policies: dict[str, Policy], env_id: str) -> None:
+        """Check that all see the same pictures. Raises BadPolicy."""
+        self.policies = policies
+        self._first = next(iter(policies.values()))
+        for name, policy in policies.items():
+            if policy.info["obs_shape"] != self._first.info["obs_shape"] or "num_actions" not in policy.info:
+                raise BadPolicy(f"{name}: it does not see or act as {next(iter(policies))} does")
+        widest = max(policies.values(), key=lambda policy: int(policy.info["num_actions"]))
+        self.info = {**widest.info, "env": env_id}
+
+    def meet(self, env: VecEnv) -> None:
+        """Get to know the environments in which it will act. Raises BadPolicy unless all can act there."""
+        self._env = env
+        self._parts: list[str | None] = [None] * env.num_envs
+        self._numbers = {id(policy): self._numbers_of(policy) for policy in self.policies.values()}
+
+    def _numbers_of(self, policy: Policy) -> np.ndarray:
+        try:
+            return self._env.action_numbers(policy.info["spec"])
+        except ValueError as error:
+            raise BadPolicy(f"{policy.info['env']}: {error}") from None
+
+    def start(self, num_envs: int) -> torch.Tensor:
+        """Return what is remembered before the first step of an episode: (N, S) zeros, S of the largest memory."""
+        return torch.zeros(num_envs, max(policy.ac.state_size for policy in self.policies.values()))
+
+    def act_in_groups(self, obs: np.ndarray, uniform: np.ndarray | None, state: torch.Tensor) -> np.ndarray:
+        """Return one action per environment (N,): see `Policy.act`. Each goes through its network alone."""
+        return self._each(obs, state, lambda p, i, own: p.act(obs[i], None if uniform is None else uniform[i], own))
+
+    act = act_in_groups
+
+    def look(self, obs: np.ndarray, state: torch.Tensor | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """As `Policy.look`, of one environment."""
+        policy = self._policy(0, state if state is not None else self.start(1))
+        own = None if state is None else state[:, : policy.ac.state_size]
+        shown, value = policy.look(obs, own)
+        probabilities = np.zeros((1, int(self._env.single_action_space.n)), np.float32)  # type: ignore[attr-defined]
+        probabilities[:, self._numbers[id(policy)]] = shown
+        return probabilities, value
+
+    def _each(
+        self, obs: np.ndarray, state: torch.Tensor, act: Callable[[Policy, Any, torch.Tensor], Any]
+    ) -> np.ndarray:
+        chosen = np.zeros(len(obs), np.int64)
+        for i in range(len(obs)):
+            policy = self._policy(i, state)
+            own = state[i : i + 1, : policy.ac.state_size]
+            chosen[i] = self._numbers[id(policy)][act(policy, slice(i, i + 1), own)[0]]
+        return chosen
+
+    def _policy(self, i: int, state: torch.Tensor) -> Policy:
+        """Return the policy of the part in which environment i is; one that has just come there remembers nothing."""
+        part = self._env.part(i)
+        if part != self._parts[i]:
+            self._parts[i] = part
+            state[i] = 0.0
+        return self.policies.get(part or "", self._first)
+
+
+def load_policies(folder: Path, env_id: str, network: str | None = None) -> PolicySet:
+    """Return the policies in the folders of a folder, those that `env_id` has parts for.
+
+    Raises:
+        BadPolicy: there is none, or one of them cannot be loaded.
+    """
+    found = [load_policy(path.parent, network) for path in sorted(folder.glob("*/policy.json"))]
+    if not found:
+        raise BadPolicy(f"{folder}: no folder in it is a policy")
+    return PolicySet({str(policy.info["env"]): policy for policy in found}, env_id)

@@ -1,0 +1,93 @@
+"""Policies that play a game together: `scripts.evaluate SuperMarioBros-v0`."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import envs
+from ppo.evaluate import PRETRAINED, evaluate, load_players
+from ppo.policy import BadPolicy, load_policy
+from ppo.policy_set import PolicySet
+from scripts import evaluate as command
+from scripts import play
+
+GAME = "SuperMarioBros-v0"
+
+
+class Stub:
+    """A policy that always takes one action and counts its own decisions in what it remembers."""
+
+    def __init__(self, action, buttons, size=2):
+        self.info = {"env": "a", "obs_shape": [4, 84, 84], "num_actions": len(buttons), "spec": {"buttons": buttons}}
+        self.ac, self.action, self.seen = SimpleNamespace(state_size=size), action, []
+
+    def act(self, obs, uniform, state):
+        self.seen.append(state[0, 0].item())
+        state += 1
+        return np.full(len(obs), self.action)
+
+
+def test_each_stage_is_played_by_its_own_policy_with_its_own_buttons():
+    """Numbers of actions are translated; what is remembered begins anew in another stage; others get the first."""
+    env = envs.make_vec("SuperMarioBrosRandomStages-v0", 2, 0, actions="simple", stages=["1-1"], start_frames=0)
+    one, two = Stub(1, [["NOOP"], ["left"]]), Stub(0, [["A"], ["right"], ["NOOP"]])
+    players = PolicySet({"SuperMarioBros-1-1-v0": one, "SuperMarioBros-2-1-v0": two}, GAME)
+    obs, _ = env.reset(seed=0)
+    players.meet(env)
+    state = players.start(2)
+    assert env.part(0) == "SuperMarioBros-1-1-v0" and state.shape == (2, 2)
+    assert players.act(obs, None, state).tolist() == [6, 6]  # left, among the seven of "simple"
+    env.part = lambda i: ("SuperMarioBros-1-1-v0", "SuperMarioBros-2-1-v0")[i]
+    assert players.act(obs, None, state).tolist() == [6, 5]  # A
+    assert one.seen == [0, 0, 1] and two.seen == [0]
+    env.part = lambda i: "SuperMarioBros-8-4-v0"
+    assert players.act(obs, None, state).tolist() == [6, 6]
+    env.close()
+
+
+def test_buttons_that_the_environment_lacks_are_refused():
+    """By name, before anything is played."""
+    env = envs.make_vec(GAME, 1, 0, actions="right_only")
+    players = PolicySet({"SuperMarioBros-1-3-v0": load_policy(PRETRAINED / "SuperMarioBros-1-3-v0")}, GAME)
+    with pytest.raises(BadPolicy, match="left"):
+        players.meet(env)
+    env.close()
+    echo = envs.make_vec("Echo-v0", 1, 0)
+    with pytest.raises(BadPolicy, match="take turns"):
+        players.meet(echo)
+
+
+def test_the_shipped_policies_play_the_whole_game_alike_however_the_work_is_shared():
+    """The same records from one and two processes; the set sees as its members do and can press what each can."""
+    assert load_players(PRETRAINED, env_id=GAME).info["spec"]["options"]["actions"] == "simple"
+    one, two = (evaluate(PRETRAINED, 5, jobs=jobs, env=GAME, max_episode_steps=30) for jobs in (1, 2))
+    assert one == two and [r["world"] for r in one] == [1] * 5 and {r["cause"] for r in one} == {"step_limit"}
+
+
+def test_policies_that_see_otherwise_cannot_play_together():
+    """One line that names the odd one."""
+    odd = Stub(0, [["A"]])
+    odd.info["obs_shape"] = [1, 84, 84]
+    with pytest.raises(BadPolicy, match="^b: "):
+        PolicySet({"a": Stub(0, [["A"]]), "b": odd}, GAME)
+
+
+def test_the_commands_take_the_game_or_a_folder_of_policies(tmp_path, capsys):
+    """An id of a game, or a folder and --env; a folder alone is refused in one line."""
+    limit = ["--max-episode-steps", "20"]
+    assert command.main([GAME, "--episodes", "2", "--jobs", "1", *limit]) == 0
+    assert GAME in capsys.readouterr().out
+    assert play.main([GAME, "--gif", str(tmp_path / "a.gif"), "--overlay", "--scale", "1", *limit]) == 0
+    assert (tmp_path / "a.gif").stat().st_size > 0
+    assert command.main([str(PRETRAINED), "--episodes", "2"]) == 2
+    assert "--env" in capsys.readouterr().err
+    assert command.main([str(PRETRAINED), "--env", GAME, "--episodes", "2", "--jobs", "1", *limit]) == 0
+
+
+def test_a_member_that_is_damaged_is_named(tmp_path):
+    """As for one policy alone."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "policy.json").write_text("{}")
+    with pytest.raises(BadPolicy, match="format"):
+        load_players(tmp_path, env_id=GAME)
