@@ -21,8 +21,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if __name__ == "__main__":  # there is nothing to save yet: an early Ctrl-C ends the process without a word
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if __name__ == "__main__":  # an early Ctrl-C waits for `main`
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 from utils import mpi, system  # noqa: E402
 from utils.command import BAD_INPUT, drop_unwritten, ending, printable  # noqa: E402
@@ -48,12 +48,15 @@ def main(argv: list[str] | None = None) -> None:
     """Run one training from the command line; exit with 0, 1 (failure), 2 (bad input), 75 (SIGUSR1) or 128 + signal."""
     argv = sys.argv[1:] if argv is None else argv
     comm: mpi.Comm | None = None
-    signals = StopSignals()  # kept to the end of the process: a late signal changes nothing
+    signals = StopSignals("keep" if mpi.launched_size() > 1 else "end")  # to the end: a late signal changes nothing
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
         cfg, options = parse(argv)  # before MPI starts: bad input prints one line, once
         if options.cpu > 1 and mpi.launched_size() == 1:
             relaunch(options.cpu, argv)
         comm = connect()
+        if stopped_early(comm, signals):
+            sys.exit(ending(signal.SIGINT)[1])
         system.keep_freed_memory()
         train(
             cfg,
@@ -121,7 +124,20 @@ def relaunch(ranks: int, argv: list[str]) -> None:
         for i, arg in enumerate(argv)
         if not (arg == "--cpu" or arg.startswith("--cpu=") or (i and argv[i - 1] == "--cpu"))
     ]
-    os.execv(str(mpirun), [str(mpirun), *flags, "-np", str(ranks), sys.executable, "-m", "ppo.run", *kept])
+    command = [*until_main(), sys.executable, "-m", "ppo.run", *kept]
+    os.execv(str(mpirun), [str(mpirun), *flags, "-np", str(ranks), *command])
+
+
+def until_main() -> list[str]:
+    """Return words before a command that keep a Ctrl-C from it until it asks, also while Python itself starts.
+
+    No words where `env` cannot do that (coreutils 8.31 can): a Ctrl-C in that instant ends in a traceback then.
+    """
+    words = ["env", "--block-signal=INT"]
+    try:
+        return words if subprocess.run([*words, "true"], capture_output=True).returncode == 0 else []
+    except OSError:
+        return []
 
 
 def connect() -> mpi.Comm:
@@ -133,6 +149,14 @@ def connect() -> mpi.Comm:
     except ImportError as error:
         bad_input(f"mpirun needs mpi4py and its MPI library (pip install -e '.[mpi]'): {error}")
     raise AssertionError
+
+
+def stopped_early(comm: mpi.Comm, signals: StopSignals | None) -> bool:
+    """Return, on all ranks alike, whether Ctrl-C was pressed before anything was begun; one of them says so."""
+    early = comm.any(signals is not None and signals.received == signal.SIGINT)
+    if early and comm.rank == 0:
+        print("SIGINT before the first epoch: nothing was written")
+    return early
 
 
 def train(
@@ -193,16 +217,19 @@ def _train(
 
     from ppo.build import build_training
     from ppo.recorder import Recorder
+    from ppo.training import Interrupted
     from utils.watchdog import Watchdog
 
     resume, overwrite, allow_mismatch = how
     with ExitStack() as stack:
         watchdog = stack.enter_context(Watchdog(comm, cfg.stall_timeout))
         if signals is None and threading.current_thread() is threading.main_thread():
-            signals = stack.enter_context(StopSignals(ends_process=False))
+            signals = stack.enter_context(StopSignals("raise"))
         training = build_training(cfg, comm, watchdog)
         stack.callback(training.env.close)
         training.signals = signals
+        if stopped_early(comm, signals):
+            raise Interrupted(signal.SIGINT)
         if not training.env.shows_images:
             torch.set_num_threads(1)  # a small network is done before a second thread has begun
         recorder = Recorder(cfg, comm, resume, overwrite)

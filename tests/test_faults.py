@@ -6,6 +6,7 @@ import os
 import signal
 import termios
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -232,6 +233,36 @@ def test_a_signal_before_the_first_epoch(tmp_path):
     done = finish(process, mark)
     assert done.code == 75, done.err
     assert_sound(tmp_path)
+
+
+@pytest.mark.parametrize("library", ["/python3", "mpi"])
+def test_ctrl_c_before_the_first_epoch_is_one_line(tmp_path, library):
+    """However early, all ranks end together with 130: no banner of the launcher, no traceback, nothing written."""
+    process, mark = start(["-m", "ppo.run", *FLAGS, "--epochs", "4000", "--cpu", "2", "--data-dir", str(tmp_path)])
+    deadline = time.monotonic() + 20
+    while not any(loaded(pid, library) for pid in marked_processes(mark) if "PMI_RANK" in environment(pid)):
+        assert time.monotonic() < deadline
+    process.send_signal(signal.SIGINT)
+    done = finish(process, mark)
+    assert done.code == 130 and not list(tmp_path.iterdir()), (done.code, done.out, done.err)
+    assert done.err == "" and "BAD TERMINATION" not in done.out
+    assert done.out.splitlines()[-1] == "SIGINT before the first epoch: nothing was written"
+
+
+def loaded(pid: int, library: str) -> bool:
+    """Return whether a process has a file whose name contains this in its memory."""
+    try:
+        return library in Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return False
+
+
+def environment(pid: int) -> str:
+    """Return the environment variables of a process."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_text()
+    except OSError:
+        return ""
 
 
 def test_ctrl_c_on_a_terminal(tmp_path):

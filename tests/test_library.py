@@ -109,7 +109,7 @@ def test_ctrl_c_before_the_first_epoch_is_an_exception(tmp_path):
     """As a notebook needs it: KeyboardInterrupt, and not the end of the process."""
     from utils.watchdog import StopSignals
 
-    with StopSignals(ends_process=False), pytest.raises(KeyboardInterrupt):
+    with StopSignals("raise"), pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
 
 

@@ -111,17 +111,18 @@ class StopSignals:
     """Remembers SIGINT, SIGTERM and SIGUSR1, so that all ranks can stop together at the next safe point.
 
     The first signal asks; a second SIGINT ends this process as Python does by default. Until `armed`, there is
-    nothing to save: SIGINT and SIGTERM end the process at once, SIGUSR1 is kept for the first safe point.
+    nothing to save: SIGTERM ends the process at once, SIGUSR1 is kept for the first safe point.
     """
 
-    def __init__(self, ends_process: bool = True) -> None:
+    def __init__(self, early: str = "end") -> None:
         """Take over the three signals; only the main thread may do this.
 
         Args:
-            ends_process: whether an early SIGINT ends the process, without a word; otherwise, as for a notebook's
-                kernel, it raises KeyboardInterrupt.
+            early: what a SIGINT does until `armed`. "end" ends the process, without a word; "raise" raises
+                KeyboardInterrupt, as for a notebook's kernel; "keep" keeps it, for one of several ranks, which must
+                end together: a launcher takes one that a signal has ended for a failure, and shows it in ten lines.
         """
-        self._ends_process, self._interrupted = ends_process, False
+        self._early, self._interrupted = early, False
         self.received: int = 0
         self.armed = False
         self._old = {
@@ -129,9 +130,10 @@ class StopSignals:
         }
 
     def _on_signal(self, number: int, frame: object) -> None:
-        if not self.armed and number == signal.SIGINT and not self._ends_process:
+        if not self.armed and number == signal.SIGINT and self._early == "raise":
             raise KeyboardInterrupt
-        if not self.armed and number != signal.SIGUSR1:
+        kept = number == signal.SIGUSR1 or (number == signal.SIGINT and self._early == "keep" and not self._interrupted)
+        if not self.armed and not kept:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         if number == signal.SIGINT and self._interrupted:
