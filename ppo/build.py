@@ -38,6 +38,7 @@ class Parts(NamedTuple):
     env: VecEnv
     obs: np.ndarray  # first observations
     ac: ActorCritic  # with its first weights
+    buf: PPOBuffer
     device: torch.device
     dtype: torch.dtype  # what the networks compute in
 
@@ -54,13 +55,11 @@ def build_training(cfg: PPOConfig, comm: mpi.Comm, watchdog: Watchdog | None = N
         Refused: on all ranks: an environment, network or device cannot be built, with the reason.
     """
     watchdog = watchdog or Watchdog(comm, cfg.stall_timeout)
-    env, obs, ac, device, dtype = mpi.agreed(comm, lambda: build_parts(cfg, comm), (ValueError,), Refused)
+    env, obs, ac, buf, device, dtype = mpi.agreed(
+        comm, lambda: build_parts(cfg, comm), (ValueError, MemoryError), Refused
+    )
     check_alike(comm, device, dtype)
     nets, learners = build_learners(cfg, comm, ac.to(device), dtype)
-    space = env.single_observation_space
-    assert space.shape is not None and space.dtype is not None
-    sizes = (cfg.steps_per_env, env.num_envs, space.shape, space.dtype)
-    buf = PPOBuffer(*sizes, cfg.gamma, cfg.lam, cfg.value_target, ac.dist.act_shape, ac.dist.act_dtype)
     timer = Timer(lambda: comm.wait_seconds)
     parts = (cfg, comm, env, ac, nets, buf, learners, device, watchdog, timer, arithmetic(env.shows_images, dtype))
     training = Training(*parts, obs=obs)
@@ -86,14 +85,15 @@ def build_parts(cfg: PPOConfig, comm: mpi.Comm) -> Parts:
 
     Raises:
         ValueError: an environment, network or device that cannot be had.
+        MemoryError: no room for them.
     """
     device = torch.device(pick_device(cfg.device, comm.local_rank))
     share = mpi.share(cfg.num_envs, comm.world_size, comm.rank)
     env = envs.make_vec(cfg.env, len(share), cfg.seed, first_index=share.start, **cfg.env_options)
     try:
         dist = actions.of_space(env.single_action_space, cfg.squash)
-        shape = env.single_observation_space.shape
-        assert shape is not None
+        shape, obs_dtype = env.single_observation_space.shape, env.single_observation_space.dtype
+        assert shape is not None and obs_dtype is not None
         dtype = pick_precision(cfg.precision, env.shows_images, device)
         seed = int(generator(cfg.seed, 0, Purpose.WEIGHTS).integers(2**62))
         network = cfg.network if cfg.network in networks.NETWORKS else networks.find(cfg.network)
@@ -101,10 +101,12 @@ def build_parts(cfg: PPOConfig, comm: mpi.Comm) -> Parts:
         kind = Architecture(**described(cfg) | {"network": network})
         build = functools.partial(kind.build, shape, dist, cfg.init, seed, cfg.log_std)
         ac = build() if isinstance(network, str) else tried(cfg.network, build, obs[:1])
+        sizes = (cfg.steps_per_env, env.num_envs, shape, obs_dtype)
+        buf = PPOBuffer(*sizes, cfg.gamma, cfg.lam, cfg.value_target, ac.dist.act_shape, ac.dist.act_dtype)
     except BaseException:
         env.close()
         raise
-    return Parts(env, obs, ac, device, dtype)
+    return Parts(env, obs, ac, buf, device, dtype)
 
 
 def tried(name: str, build: Callable[[], ActorCritic], obs: np.ndarray) -> ActorCritic:
@@ -175,9 +177,9 @@ def threads(comm: mpi.Comm) -> Iterator[None]:
     Raises:
         Refused: OMP_NUM_THREADS is no number of threads.
     """
-    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    if given and not (given.isdigit() and int(given) > 0):
-        raise Refused(f"OMP_NUM_THREADS must be a number of threads, at least 1, got {given!r}")
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if given and not re.fullmatch("[1-9][0-9]{0,3}", given):
+        raise Refused(f"OMP_NUM_THREADS must be a number of threads, 1 to 9999, got {printable(given)!r}")
     share = int(given) if given else max(1, system.cores() // comm.local_size)
     before = torch.get_num_threads()
     torch.set_num_threads(share)

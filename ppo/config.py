@@ -11,6 +11,8 @@ import dataclasses
 import difflib
 import functools
 import importlib.util
+import math
+import os
 import re
 import shlex
 import types
@@ -26,6 +28,7 @@ from utils.columns import PROGRESS, RECENT
 from utils.settings import Setting
 
 GOAL = re.compile(r"\s*(\w+)\s*(>=|<=)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*", re.ASCII)  # of --stop-at
+LONGEST_NAME = 200  # bytes of an experiment's name: file systems take 255, with what is put after it
 LENGTHS = ("epochs", "total_steps")  # one replaces the other
 MEMORIES = ("feedforward", "lstm", "lnlstm")
 TARGETS = ("lambda", "rewards-to-go")
@@ -151,11 +154,13 @@ class PPOConfig:
         name = self.exp_name
         usable = name is None or (name not in ("", ".", "..") and "/" not in name and "\0" not in name)
         self._require(usable, "exp_name", "a folder name without /")
+        self._require(len(os.fsencode(name or "")) <= LONGEST_NAME, "exp_name", f"of at most {LONGEST_NAME} bytes")
 
     def _check_goal(self, goal: str) -> None:
         match = GOAL.fullmatch(goal)
         self._require(match is not None, "stop_at", "COLUMN>=NUMBER or COLUMN<=NUMBER")
         assert match is not None
+        self._require(math.isfinite(float(match[3])), "stop_at", "a number that can be reached")
         name, known = match[1], progress_columns(self.env)
         close = difflib.get_close_matches(name, known, n=2) or known
         self._require(name in known, "stop_at", f"a goal for a column of progress.txt, such as {', '.join(close)}")

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from ppo import actions, architecture, resume
-from ppo.config import GOAL, PPOConfig, free_settings
+from ppo.config import GOAL, PPOConfig, free_settings, progress_columns
 from ppo.evaluate import evaluate_together, find_policy
 from ppo.policy import Policy, copy_weights, load_policy, write_policy
 from ppo.training import NotFinite, Training
@@ -119,6 +119,8 @@ class Recorder:
             return None, [*notes, f"{self.path} has no usable checkpoint: starting at the beginning"]
         tensors, meta = loaded
         resume.check_meta(newest, meta)
+        own = (column.name for column in own_columns(training))
+        logger.check_heading(self.path, {*progress_columns(self.cfg.env), *own})
         self._facts["resumed_at_epochs"] = [*meta["resumes"], meta["epoch"]]
         notes += resume.compare_lengths(self.cfg, self._facts, old, meta["epoch"])
         notes.append(f"resuming {self.path} at epoch {meta['epoch']} ({newest.name})" + self._how_it_ended())

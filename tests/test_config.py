@@ -119,6 +119,7 @@ def test_another_environment_gets_another_name(tmp_path):
         ({"num_envs": True}, ["num_envs", "integer", "True"]),
         ({"env": "CartPole-v1", "reward": "score"}, ["reward", "mario", "CartPole-v1"]),
         ({"env": 3}, ["env"]),
+        ({"exp_name": "\u00e9" * 101}, ["exp-name", "200 bytes"]),
         ({"env": "Nowhere-v0"}, ["Nowhere-v0"]),
         ([1], ["c.json"]),
         (None, ["c.json", "no such file"]),

@@ -329,6 +329,7 @@ def test_a_run_stops_where_its_goal_is_reached(tmp_path, capsys):
         ({"stop_at": "ClearRate>=1.2.3"}, "stop-at .* got 'ClearRate>=1.2.3'"),
         ({"stop_at": "KL>=."}, "stop-at"),
         ({"stop_at": "KL<=nan"}, "stop-at"),
+        ({"stop_at": "KL<=1e999"}, "stop-at"),
         ({"stop_at": "KL<=\u0663"}, "stop-at"),
         ({"stop_at": "EvalEpRe>=1"}, "such as EvalEpRet"),
         ({"stop_at": "Clearate>=1"}, "such as ClearRate"),

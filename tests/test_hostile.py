@@ -23,6 +23,7 @@ from ppo import config
 from ppo.networks import ActorCritic
 from ppo.policy import load_policy, save_policy
 from ppo.run import train
+from tests.test_damaged_folders import mutated
 from tests.test_policy import INFO
 from tests.test_train import ECHO
 from utils import checkpoint
@@ -269,6 +270,48 @@ def test_mutated_settings_and_endings_are_refused_or_work(tmp_path, tries, capsy
         except Refused as error:
             assert_one_line(error)
         assert "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("tries", SOME)
+@pytest.mark.parametrize("name", ["progress.txt", "episodes.csv"])
+def test_mutated_logs_are_refused_or_continued(tmp_path, name, tries, capsys):
+    """Two hundred logs: one line and nothing changed, or a run that goes on and whose new rows are whole."""
+    settings = ECHO | {"train_pi_iters": 1, "train_v_iters": 1, "steps_per_epoch": 64, "minibatch_size": 64}
+    path = train(config.build(**settings, epochs=2, data_dir=str(tmp_path / "a")))
+    cfg = config.build(**settings, epochs=3, data_dir=str(tmp_path / "b"))
+    damaged, rng, random_bytes = cfg.run_dir / name, np.random.default_rng(6), random.Random(6)
+    good, refused = (path / name).read_bytes(), 0
+    for i in range(tries):
+        shutil.rmtree(tmp_path / "b", ignore_errors=True)
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+        data = mutate_bytes(good, random_bytes) if i % 2 else mutated(good, rng)
+        damaged.write_bytes(data)
+        try:
+            train(cfg, resume=True)
+        except Refused as error:
+            refused += 1
+            assert_one_line(error)
+            assert damaged.read_bytes() == data
+        else:
+            lines = (cfg.run_dir / "progress.txt").read_bytes().split(b"\n")
+            assert lines[-1] == b"" and lines[-2].count(b"\t") == lines[0].count(b"\t")
+        assert "\x1b" not in capsys.readouterr().out
+    assert (refused > tries // 8) == (name == "progress.txt")
+
+
+def test_a_row_that_was_cut_off_does_not_swallow_the_next(tmp_path):
+    """The rest of it stays a line of its own; bytes that are no text are kept as they are."""
+    settings = ECHO | {"steps_per_epoch": 64, "minibatch_size": 64}
+    path = train(config.build(**settings, epochs=2, data_dir=str(tmp_path)))
+    whole = (path / "progress.txt").read_bytes()
+    (path / "progress.txt").write_bytes(whole[:-30])
+    train(config.build(**settings, epochs=3, data_dir=str(tmp_path)), resume=True)
+    lines = (path / "progress.txt").read_bytes().split(b"\n")
+    assert b"\n".join(lines[:3]) == whole[:-30] and lines[3].startswith(b"2\t") and len(lines) == 5
+    with (path / "progress.txt").open("ab") as file:
+        file.write(b"\x8e\xff\n")
+    train(config.build(**settings, epochs=4, data_dir=str(tmp_path)), resume=True)
+    assert (path / "progress.txt.bak").read_bytes() == lines[0] + b"\n\x8e\xff\n"
 
 
 # Links, pipes and words -----------------------------------------------------------------------------------------------

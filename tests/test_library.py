@@ -59,6 +59,10 @@ def test_what_cannot_be_trained_is_refused_and_nothing_is_written(tmp_path):
     """A network that does not fit raises Refused, a ValueError, before there is a folder."""
     with pytest.raises(Refused, match=r"network 'nature' does not take observations of shape \(4,\)"):
         train(config.build(**TINY, network="nature", data_dir=str(tmp_path)))
+    for more, words in (({"steps_per_epoch": 2**40, "minibatch_size": 2**40}, "Unable to allocate"),
+                        ({"data_dir": "x" * 300}, "File name too long")):  # fmt: skip
+        with pytest.raises(Refused, match=words):
+            train(config.build(**TINY | {"data_dir": str(tmp_path)} | more))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -81,9 +85,10 @@ def test_a_failed_call_leaves_nothing_behind(tmp_path, monkeypatch):
     train(cfg, resume=True)
 
 
-def test_threads_that_are_no_number_are_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize("words", ["0", "-1", "two", "\u00b2", "9" * 20, "9" * 5000])
+def test_threads_that_are_no_number_are_refused(tmp_path, monkeypatch, words):
     """OMP_NUM_THREADS=0 is named."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "0")
+    monkeypatch.setenv("OMP_NUM_THREADS", words)
     with pytest.raises(Refused, match="OMP_NUM_THREADS"):
         train(config.build(**TINY, data_dir=str(tmp_path)))
 

@@ -51,8 +51,8 @@ class RunFolder:
                 are links in it.
         """
         self.path, self.begun = path, False
-        self._made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
         try:
+            self._made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Refused(f"cannot create {path.parent}: {error.strerror}") from None

@@ -13,7 +13,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,21 @@ from tqdm import tqdm
 from utils.columns import Column
 from utils.command import printable
 from utils.files import open_file
+from utils.folder import Refused
 
 FILES = ("progress.txt", "episodes.csv")
+HEADING_BYTES = 1 << 20  # of a first line at most
 
 
 class Appended:
     """A file that grows by whole lines; those for which there was no room wait in memory."""
 
     def __init__(self, path: Path) -> None:
-        """Open it, or make it."""
+        """Open it, or make it; a last line that was cut off stays a line of its own."""
         self._handle = open_file(path, os.O_RDWR | os.O_CREAT)
         self.size = os.fstat(self._handle).st_size
-        self._waiting = b""
+        whole = self.size == 0 or os.pread(self._handle, 1, self.size - 1) == b"\n"
+        self._waiting = b"" if whole else b"\n"
 
     @property
     def empty(self) -> bool:
@@ -43,11 +46,11 @@ class Appended:
 
     def first_line(self) -> str:
         """Return the first line of what is in the file."""
-        return os.pread(self._handle, 1 << 20, 0).split(b"\n")[0].decode()
+        return os.pread(self._handle, HEADING_BYTES, 0).split(b"\n")[0].decode(errors="surrogateescape")
 
     def add(self, text: str) -> None:
-        """Take lines that `flush` writes."""
-        self._waiting += text.encode()
+        """Take lines that `flush` writes; bytes that are no text stand in them as surrogates."""
+        self._waiting += text.encode(errors="surrogateescape")
 
     def flush(self) -> None:
         """Write all that waits and see it on the disk; after an OSError it waits still, and the file is as before."""
@@ -95,7 +98,8 @@ class EpochLogger:
     def dump(self) -> dict[str, Any]:
         """Write the row, put both files on disk, and return the row.
 
-        In a file that an older version began they stand in its order, without those that it did not know yet.
+        A file that is continued keeps its columns: what it has no column for stays away, as where an older version
+        began it, and what there is no value for stays empty.
 
         Raises:
             ValueError: the columns differ from those of the first row.
@@ -107,8 +111,7 @@ class EpochLogger:
             self._columns = list(row)
             self._progress.add("\t".join(self._columns) + "\n")
         if self._continued:
-            known = {name: row[name] for name in self._columns if name in row}
-            row = known if len(known) == len(self._columns) else row
+            row = {name: row.get(name) for name in self._columns}
         if list(row) != self._columns:
             raise ValueError(f"columns of a row must stay the same: {sorted(set(row) ^ set(self._columns))} differ")
         self._progress.add("\t".join(_cell(value) for value in row.values()) + "\n")
@@ -138,6 +141,26 @@ class EpochLogger:
                 file.close()
 
 
+def check_heading(folder: Path, known: Container[str]) -> None:
+    """See that a run's log can be continued.
+
+    Raises:
+        Refused: progress.txt begins with names that are none of `known`, or with one of them twice.
+    """
+    path = folder / "progress.txt"
+    if not path.exists():
+        return
+    handle = open_file(path, os.O_RDONLY)
+    with os.fdopen(handle, "rb") as file:
+        names = file.readline(HEADING_BYTES).decode(errors="replace").rstrip("\n").split("\t")
+    wrong = next((name for name in names if name not in known or names.count(name) > 1), None)
+    if wrong is not None and names != [""]:
+        raise Refused(
+            f"{path}: its first line names {printable(wrong)!r}, which is no column or is there twice; move the file "
+            "away and the run continues with a new one"
+        )
+
+
 def cut_back(folder: Path, positions: dict[str, int]) -> int:
     """Cut the logs to what a checkpoint knew; what is cut off is added to `<name>.bak`, which begins with the heading.
 
@@ -157,8 +180,8 @@ def cut_back(folder: Path, positions: dict[str, int]) -> int:
             rest = os.pread(handle, end - size, size) if end > size else b""
             if rest:
                 kept = Appended(folder / f"{name}.bak")
-                heading = os.pread(handle, min(size, 1 << 20), 0).split(b"\n")[0] if kept.empty else b""
-                kept.add((heading + b"\n" if heading else b"").decode() + rest.decode(errors="replace"))
+                heading = os.pread(handle, min(size, HEADING_BYTES), 0).split(b"\n")[0] if kept.empty else b""
+                kept.add(((heading + b"\n" if heading else b"") + rest).decode(errors="surrogateescape"))
                 kept.flush()
                 kept.close()
                 os.ftruncate(handle, size)
