@@ -21,6 +21,7 @@ from ppo.policy import load_policy
 from scripts import play
 from scripts.evaluate import count_and_interval, distinct, summarise
 from utils import command, system
+from utils.folder import read_json
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- scoreboard: written by scripts.scoreboard -->", "<!-- end of scoreboard -->"
@@ -102,9 +103,17 @@ def film(folder: Path, found: dict[str, Any]) -> None:
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """Return the last evaluation of a shipped policy, None if it has none yet."""
+    """Return the last evaluation of a shipped policy, None if it has none yet. Raises ValueError for anything else."""
     path = folder / "evaluation.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    found = read_json(path)
+    try:
+        card("", {"env": "", "spec": {"options": {}}, "network": ""}, found, False)
+        table({"": found})
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{path} is not an evaluation of this program ({error!r})") from None
+    return found
 
 
 def describe(line: dict[str, Any]) -> str:

@@ -17,16 +17,20 @@ import pytest
 import torch
 
 from envs import make_vec
+from envs.mario import demonstrations
 from envs.mario.native_vector import read_states, write_states
 from envs.vector import MAGIC, pack, unpack
-from ppo import config
+from ppo import arguments, config
+from ppo.evaluate import PRETRAINED
 from ppo.networks import ActorCritic
 from ppo.policy import load_policy, save_policy
 from ppo.run import train
-from tests.test_damaged_folders import mutated
+from scripts import play, scoreboard
+from tests.test_damaged_folders import mutated, special, time_limit
 from tests.test_policy import INFO
 from tests.test_train import ECHO
 from utils import checkpoint
+from utils.files import remove
 from utils.folder import Refused, read_json
 
 TRIES = 200
@@ -270,6 +274,47 @@ def test_mutated_settings_and_endings_are_refused_or_work(tmp_path, tries, capsy
         except Refused as error:
             assert_one_line(error)
         assert "\x1b" not in capsys.readouterr().out
+
+
+READERS = {
+    "demonstration": lambda path: demonstrations.read(path),
+    "recording": lambda path: play.read_recording(path),
+    "evaluation.json": lambda path: scoreboard.read(path.parent),
+    "settings": lambda path: arguments.parse(["--config", str(path)]),
+}
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_mutated_files_of_json_are_refused_or_work(tmp_path, kind):
+    """Two hundred of each kind that a command reads: a ValueError, or what the command goes on with; a pipe does not
+    hang, and what is nested deep or never ends is no traceback."""
+    path, rng, random_bytes, refused = tmp_path / "evaluation.json", np.random.default_rng(8), random.Random(8), 0
+    good = {
+        "demonstration": lambda: (demonstrations.SHIPPED / "SuperMarioBros-1-1-v0.json").read_bytes(),
+        "recording": lambda: json.dumps({"format": play.RECORDING, "env": "SuperMarioBros-1-1-v0", "emulator": "native",
+                                         "checks": [1, 2], "episodes": ["0080", "01"]}).encode(),
+        "evaluation.json": lambda: (PRETRAINED / "SuperMarioBros-1-1-v0" / "evaluation.json").read_bytes(),
+        "settings": lambda: json.dumps(config.build(env="Echo-v0").to_dict()).encode(),
+    }[kind]()  # fmt: skip
+    path.write_bytes(good)
+    READERS[kind](path)
+    for i in range(TRIES):
+        remove(path)
+        path.write_bytes(good)
+        if i < 5:
+            special(path, i)
+        elif i == 5:
+            path.write_bytes(DEEP.encode())
+        elif i % 3 == 0:
+            path.write_text(json.dumps(mutate_json(json.loads(good), random_bytes)))
+        else:
+            path.write_bytes(mutated(good, rng) if i % 3 == 1 else mutate_bytes(good, random_bytes))
+        try:
+            with time_limit(20):
+                READERS[kind](path)
+        except ValueError:
+            refused += 1
+    assert refused > TRIES // 8
 
 
 @pytest.mark.parametrize("tries", SOME)

@@ -28,6 +28,7 @@ import numpy as np
 import envs
 from envs.mario import rules, stages
 from envs.mario.actions import BUTTONS
+from utils.folder import read_json
 
 if TYPE_CHECKING:
     from envs.mario.backends import Backend
@@ -86,7 +87,7 @@ def read(path: str | Path) -> Demonstration:
         ValueError: the file cannot be read, is no demonstration, or is one for another ROM than the installed one.
     """
     try:
-        facts = json.loads(Path(path).read_text())
+        facts = read_json(Path(path))
         if facts.pop("format") != FORMAT:
             raise ValueError(f"not of format {FORMAT}")
         start, buttons = bytes.fromhex(facts.pop("start")), bytes.fromhex(facts.pop("buttons"))
