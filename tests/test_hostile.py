@@ -432,6 +432,20 @@ def test_a_pipe_in_a_run_folder_does_not_hang(tmp_path, name, capsys):
         assert "it had been killed" in capsys.readouterr().out
 
 
+def test_a_run_that_lost_its_config_is_not_written_over(tmp_path):
+    """Neither a start nor --resume takes its folder for an empty one; --overwrite moves it aside."""
+    cfg = config.build(**ECHO | {"save_every": 1}, epochs=3, data_dir=str(tmp_path))
+    path = train(cfg)
+    (path / "config.json").unlink()
+    before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    for resume in (False, True):
+        with pytest.raises(Refused, match="without its config.json"):
+            train(cfg, resume=resume)
+    assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
+    train(cfg, overwrite=True)
+    assert any((old / "checkpoints" / "step_0000000768").exists() for old in path.parent.glob("*.old-*"))
+
+
 def test_words_from_a_file_cannot_drive_the_terminal(tmp_path, capsys):
     """Escape sequences in how a run ended are shown as blanks."""
     path = train(config.build(**ECHO, epochs=1, data_dir=str(tmp_path)))

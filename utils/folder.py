@@ -47,8 +47,8 @@ class RunFolder:
             overwrite: move an old run aside, to `<name>.old-<time>`, and start.
 
         Raises:
-            Refused: a run is there and neither was asked for; another process writes it; it cannot be written; there
-                are links in it.
+            Refused: a run is there and neither was asked for, or it lacks its config.json; another process writes it;
+                it cannot be written; there are links in it.
         """
         self.path, self.begun = path, False
         try:
@@ -66,8 +66,11 @@ class RunFolder:
         self._take_lock()
         try:
             there = (path / "config.json").exists()
+            headless = not there and ((path / "progress.txt").exists() or any(path.glob("checkpoints/step_*")))
             self.fresh = not there or overwrite
-            self._aside = there and overwrite
+            self._aside = (there or headless) and overwrite
+            if headless and not overwrite:
+                raise Refused(f"{path} holds a run without its config.json: put it back; --overwrite moves all aside")
             if there and not (resume or overwrite):
                 raise Refused(
                     f"{path} holds a run: --resume continues it, --overwrite moves it aside, --exp-name takes another "
