@@ -102,7 +102,7 @@ def build_parts(cfg: PPOConfig, comm: mpi.Comm) -> Parts:
         network = cfg.network if cfg.network in networks.NETWORKS else networks.find(cfg.network)
         obs = env.reset()[0]
         kind = Architecture(**described(cfg) | {"network": network})
-        build = functools.partial(kind.build, shape, dist, cfg.init, seed, cfg.log_std)
+        build = functools.partial(kind.build, shape, dist, cfg.init, seed, cfg.log_std, cfg.chunk_steps)
         ac = build() if isinstance(network, str) else tried(cfg.network, build, obs[:1])
         sizes = (cfg.steps_per_env, env.num_envs, shape, obs_dtype)
         buf = PPOBuffer(*sizes, cfg.gamma, cfg.lam, cfg.value_target, ac.dist.act_shape, ac.dist.act_dtype)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 
 import numpy as np
 import pytest
@@ -96,11 +97,17 @@ def test_a_chunk_equals_its_steps(kind, by_hand, share):
 
 @KINDS
 def test_a_new_memory_keeps(kind):
-    """Both initial weights: the forget gate's biases add up to one, all other biases are zero."""
+    """A third of it after as many steps as it is trained through, with both initial weights; other biases are zero."""
     for init in ("orthogonal", "xavier"):
-        ac = Architecture("mlp", policy=kind, lstm_units=4).build((3,), 2, init, seed=0)
+        ac = Architecture("mlp", policy=kind, lstm_units=4).build((3,), 2, init, seed=0, chunk_steps=30)
         biases = [p for name, p in ac.memories[0].named_parameters() if "bias" in name and "norm" not in name]
-        assert sum(biases).tolist() == [0.0] * 4 + [1.0] * 4 + [0.0] * 8
+        total = sum(biases)
+        assert total[:4].eq(0).all() and total[8:].eq(0).all()
+        assert total[4:8].sigmoid().pow(30).tolist() == pytest.approx([0.374] * 4, abs=0.001)
+    cfg = config.build(**SMALL, policy=kind)
+    run_ = build_training(cfg, mpi.Comm())
+    assert run_.ac.memories[1].forget_bias == pytest.approx(math.log(cfg.chunk_steps))
+    run_.close()
 
 
 @KINDS
