@@ -22,7 +22,7 @@ from utils.settings import Setting
 GROUPS = {
     "what is run": "env",
     "collecting": "num_envs",
-    "learning": "network",
+    "learning": "algo",
     "saving and watching": "save_every",
     "machine": "device",
 }

@@ -14,7 +14,7 @@ from ppo import config, core, ppg, ppo
 from ppo.build import build_training
 from ppo.policy import load_policy
 from ppo.run import train
-from ppo.training import Interrupted
+from ppo.training import Interrupted, NotFinite, check_parameters
 from tests.conftest import run
 from tests.test_train import assert_same, rows
 from utils import mpi
@@ -269,6 +269,14 @@ def test_the_first_phase_is_the_same_for_any_number_of_ranks(tmp_path):
         assert joined.keys() == alone.keys()
         for name, expected in alone.items():
             np.testing.assert_allclose(joined[name], expected, rtol=5e-3, atol=1e-4, err_msg=f"{name}, {ranks} ranks")
+
+
+def test_the_second_head_is_checked_too(collected):
+    """As every parameter before an epoch's update."""
+    training, _ = collected
+    training.heads["aux"][0].bias.data.fill_(math.nan)
+    with pytest.raises(NotFinite, match="parameter heads.aux.0.bias"):
+        check_parameters(training)
 
 
 def test_a_policy_keeps_nothing_of_the_second_head(tmp_path):

@@ -17,6 +17,7 @@ from ppo.recurrent import LSTM, MEMORIES, LayerNormLSTM
 from ppo.run import train
 from scripts import export
 from tests.test_train import assert_same
+from tests.test_train import rows as rows_of
 from utils import mpi
 
 SMALL = {
@@ -313,3 +314,11 @@ def test_sizes_must_hold_whole_chunks(wrong):
     with pytest.raises(ValueError, match="chunk-steps must be a divisor"):
         config.build(**SMALL | {"policy": "lstm"} | wrong)
     assert set(MEMORIES) == {"lstm", "lnlstm"} and config.build(**SMALL | wrong).policy == "feedforward"
+
+
+@pytest.mark.slow
+@KINDS
+def test_what_was_seen_thirty_steps_ago_is_learned(tmp_path, kind):
+    """Memory-v0 with its preset, everything in 79,360 decisions; a policy of the present alone earns a quarter."""
+    folder = train(config.build(env="Memory-v0", policy=kind, epochs=20, data_dir=str(tmp_path)))
+    assert float(rows_of(folder)[-1]["EpRet100"]) > 0.95

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import os
 from collections import deque
 from collections.abc import Iterator
@@ -145,11 +146,12 @@ class PlainLearner:
 
 def has_stable_baselines() -> bool:
     """Return whether Stable-Baselines3 is installed."""
-    try:
-        import stable_baselines3  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return importlib.util.find_spec("stable_baselines3") is not None
+
+
+def has_recurrent_baselines() -> bool:
+    """Return whether Stable-Baselines3-contrib, which has RecurrentPPO, is installed."""
+    return importlib.util.find_spec("sb3_contrib") is not None
 
 
 def stable_baselines(network: str, same_emulator: bool, num_envs: int, steps: int, cfg: Any) -> Any:
@@ -160,7 +162,8 @@ def stable_baselines(network: str, same_emulator: bool, num_envs: int, steps: in
         same_emulator: on this project's environments, in this process; else on `UsualMario` in processes.
         num_envs: environments.
         steps: of each environment in an epoch.
-        cfg: minibatch size, passes, gamma, lambda, step size, entropy weight and gradient bound are taken from it.
+        cfg: minibatch size, passes, gamma, lambda, step size, entropy weight and gradient bound are taken from it; with
+            its policy "lstm", RecurrentPPO of Stable-Baselines3-contrib, whose sequences go on over a whole epoch.
     """
     from ppo.networks import NETWORKS
 
@@ -187,8 +190,14 @@ def stable_baselines(network: str, same_emulator: bool, num_envs: int, steps: in
         with quiet_stderr():  # the same in each of its processes
             env = SubprocVecEnv([UsualMario] * num_envs, start_method="spawn")
     policy = {"features_extractor_class": Extractor, "share_features_extractor": False, "net_arch": []}
-    return PPO(
-        "CnnPolicy",
+    kind, algorithm = "CnnPolicy", PPO
+    if cfg.policy == "lstm":
+        from sb3_contrib import RecurrentPPO
+
+        kind, algorithm = "CnnLstmPolicy", RecurrentPPO
+        policy |= {"lstm_hidden_size": cfg.lstm_units, "enable_critic_lstm": True}
+    return algorithm(
+        kind,
         env,
         policy_kwargs=policy,
         n_steps=steps,
