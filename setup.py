@@ -82,7 +82,7 @@ setup(
         "procgen": ["procgen-mirror==0.10.7"],
         "tensorboard": ["tensorboard"],
         "notebook": ["notebook", "imageio-ffmpeg"],
-        "bench": ["stable-baselines3==2.9.2"],
+        "bench": ["stable-baselines3==2.9.2", "sb3-contrib==2.9.2"],
     },
     ext_modules=[
         Extension(

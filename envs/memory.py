@@ -39,12 +39,13 @@ FAMILY = Family(
     presets=(
         Preset(
             "memory",
-            "our own: 16 environments x 128 steps = 2048, four episodes of each; chunks of 64 hold a whole one",
+            "our own (data/results/memory): 64 environments x 62 steps = 3968, two episodes of 31 steps of each; a "
+            "chunk is a whole episode, and there are two minibatches",
             {
-                "network": "mlp", "lstm_units": 128, "chunk_steps": 64, "num_envs": 16, "steps_per_epoch": 16 * 128,
-                "minibatch_size": 16 * 64, "chunk_size": 16 * 64,
-                "gamma": 0.99, "lam": 0.95, "pi_lr": 1e-3, "v_lr": 1e-3, "train_pi_iters": 4, "train_v_iters": 4,
-                "ent_coef": 0.01, "epochs": 200,
+                "network": "mlp", "lstm_units": 128, "chunk_steps": 31, "num_envs": 64, "steps_per_epoch": 64 * 62,
+                "minibatch_size": 64 * 31, "chunk_size": 64 * 31,
+                "gamma": 0.99, "lam": 0.95, "pi_lr": 1e-3, "v_lr": 1e-3, "anneal_lr": True, "train_pi_iters": 4,
+                "train_v_iters": 4, "epochs": 60,
             },
         ),
     ),

@@ -168,6 +168,42 @@ PROCGEN = Preset(
     },
 )
 
+PPG = Preset(
+    "ppg",
+    "Cobbe et al. 2020, arXiv:2009.04416, appendix A, and openai/phasic-policy-gradient at 7295473, train.py and "
+    "ppo.py: 4 workers x 64 environments x 256 steps = 65,536; phases of 32 epochs, one pass each over 8 minibatches "
+    "of 65,536 / 8 = 8,192, then 6 passes over 32 x 16 minibatches of 65,536 / 16 = 4,096; clone weight 1, Adam 5e-4 "
+    "with epsilon 1e-8, no bound on gradients, gamma 0.999, lambda 0.95, clip 0.2, entropy 0.01, normalised rewards, "
+    "all hard levels for 100 million steps. A phase keeps 32 x 65,536 images, 26 GB",
+    {
+        "algo": "ppg",
+        "network": "impala",
+        "num_envs": 4 * 64,
+        "steps_per_epoch": 4 * 64 * 256,
+        "phase_epochs": 32,
+        "minibatch_size": 8192,
+        "train_pi_iters": 1,
+        "train_v_iters": 1,
+        "train_aux_iters": 6,
+        "aux_minibatch_size": 4096,
+        "clone_coef": 1.0,
+        "pi_lr": 5e-4,
+        "v_lr": 5e-4,
+        "adam_eps": 1e-8,
+        "max_grad_norm": None,
+        "gamma": 0.999,
+        "lam": 0.95,
+        "clip_ratio": 0.2,
+        "ent_coef": 0.01,
+        "v_loss": "mse",
+        "norm_rew": True,
+        "reward": "env",
+        "distribution_mode": "hard",
+        "num_levels": 0,
+        "total_steps": 100_000_000,
+    },
+)
+
 COLUMNS = (
     Column(
         "LevelComplete",
@@ -187,7 +223,7 @@ FAMILY = Family(
     make="envs.procgen:ProcgenVec",
     options=OPTIONS,
     check=check,
-    presets=(PROCGEN,),
+    presets=(PROCGEN, PPG),
     defaults={"network": "impala"},
     columns=COLUMNS,
     evaluated=("LevelComplete",),

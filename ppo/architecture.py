@@ -31,13 +31,19 @@ class Architecture(NamedTuple):
     lstm_units: int = 512
 
     def build(
-        self, obs_shape: tuple[int, ...], dist: Distribution, init: str, seed: int, log_std: float = 0.0
+        self,
+        obs_shape: tuple[int, ...],
+        dist: Distribution,
+        init: str,
+        seed: int,
+        log_std: float = 0.0,
+        chunk_steps: int = 1,
     ) -> ActorCritic:
-        """Return the networks; see `ActorCritic`."""
+        """Return the networks; see `ActorCritic`. A new memory keeps for about `chunk_steps` steps."""
         kind = SharedActorCritic if self.shared else ActorCritic
         memory = None
         if self.policy != "feedforward":
-            memory = functools.partial(MEMORIES[self.policy], units=self.lstm_units)
+            memory = functools.partial(MEMORIES[self.policy], units=self.lstm_units, steps=chunk_steps)
         return kind(self.network, obs_shape, dist, init, seed, log_std, self.norm_obs, memory)
 
 

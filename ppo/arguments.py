@@ -22,7 +22,7 @@ from utils.settings import Setting
 GROUPS = {
     "what is run": "env",
     "collecting": "num_envs",
-    "learning": "network",
+    "learning": "algo",
     "saving and watching": "save_every",
     "machine": "device",
 }
@@ -71,7 +71,7 @@ def build_parser(default: PPOConfig) -> Parser:
     parser = Parser(
         prog="python -m ppo.run",
         usage="python -m ppo.run [--env ID] [--preset NAME] [--cpu N] [--resume] [--FLAG VALUE ...]",
-        description="Train PPO; every size counts over all ranks. The defaults shown are those of "
+        description="Train PPO or PPG; every size counts over all ranks. The defaults shown are those of "
         f"--env {default.env} --preset {default.preset}.",
         epilog=list_presets(default.env),
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -15,7 +15,7 @@ from torch import nn
 
 import envs
 from envs.vector import VecEnv
-from ppo import actions, networks, ppo
+from ppo import actions, networks, ppg, ppo
 from ppo.architecture import Architecture, described
 from ppo.buffer import PPOBuffer
 from ppo.config import PPOConfig
@@ -59,10 +59,13 @@ def build_training(cfg: PPOConfig, comm: mpi.Comm, watchdog: Watchdog | None = N
         comm, lambda: build_parts(cfg, comm), (ValueError, MemoryError), Refused
     )
     check_alike(comm, device, dtype)
-    nets, learners = build_learners(cfg, comm, ac.to(device), dtype)
+    heads = ppg.heads(cfg, ac).to(device)
+    nets, learners = build_learners(cfg, comm, ac.to(device), dtype, heads)
     timer = Timer(lambda: comm.wait_seconds)
     parts = (cfg, comm, env, ac, nets, buf, learners, device, watchdog, timer, arithmetic(env.shows_images, dtype))
-    training = Training(*parts, obs=obs)
+    training = Training(*parts, heads=heads, obs=obs)
+    if cfg.algo == "ppg":
+        training.auxiliary = ppg.auxiliary_learners(cfg, learners)
     discount = cfg.gamma if cfg.norm_rew else None
     training.normaliser = Normaliser(comm, training.env_indices, cfg.num_envs, cfg.steps_per_env, ac, discount)
     return training
@@ -99,7 +102,7 @@ def build_parts(cfg: PPOConfig, comm: mpi.Comm) -> Parts:
         network = cfg.network if cfg.network in networks.NETWORKS else networks.find(cfg.network)
         obs = env.reset()[0]
         kind = Architecture(**described(cfg) | {"network": network})
-        build = functools.partial(kind.build, shape, dist, cfg.init, seed, cfg.log_std)
+        build = functools.partial(kind.build, shape, dist, cfg.init, seed, cfg.log_std, cfg.chunk_steps)
         ac = build() if isinstance(network, str) else tried(cfg.network, build, obs[:1])
         sizes = (cfg.steps_per_env, env.num_envs, shape, obs_dtype)
         buf = PPOBuffer(*sizes, cfg.gamma, cfg.lam, cfg.value_target, ac.dist.act_shape, ac.dist.act_dtype)
@@ -138,13 +141,14 @@ def tried(name: str, build: Callable[[], ActorCritic], obs: np.ndarray) -> Actor
 
 
 def build_learners(
-    cfg: PPOConfig, comm: mpi.Comm, ac: ActorCritic, dtype: torch.dtype
+    cfg: PPOConfig, comm: mpi.Comm, ac: ActorCritic, dtype: torch.dtype, heads: nn.ModuleDict
 ) -> tuple[ActorCritic, list[Learner]]:
     """Return what evaluates the networks, and their learners: those of `ppo.compute`, or the plain ones without it."""
-    for p in ac.parameters():  # equal by construction; sent all the same, so that no library can make them differ
+    for p in (*ac.parameters(), *heads.parameters()):  # equal already; sent, so that no library can make them differ
         p.data.copy_(torch.from_numpy(comm.broadcast_array(p.detach().cpu().contiguous().numpy())))
     nets: Any = ac
-    trained = [(ac, cfg.pi_lr)] if ac.shared else [(ac.pi, cfg.pi_lr), (ac.v, cfg.v_lr)]
+    pi = nn.ModuleList([ac.pi, heads])
+    trained = [(ac, cfg.pi_lr)] if ac.shared else [(pi, cfg.pi_lr), (ac.v, cfg.v_lr)]
     if compute_wanted():
         from ppo.compute.adam import ShardedAdam
         from ppo.compute.networks import FastActorCritic

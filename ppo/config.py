@@ -24,7 +24,7 @@ from typing import Any
 
 import envs
 from envs.family import Preset
-from utils.columns import PROGRESS, RECENT
+from utils.columns import AUXILIARY, PROGRESS, RECENT
 from utils.settings import Setting
 
 GOAL = re.compile(r"\s*(\w+)\s*(>=|<=)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*", re.ASCII)  # of --stop-at
@@ -70,6 +70,7 @@ class PPOConfig:
     lam: float = _field(0.95, "lambda of GAE", at_least=0, at_most=1)
 
     # learning
+    algo: str = _field("ppo", "PPO, or PPG: auxiliary phases in between teach the actor the values", ("ppo", "ppg"))
     network: str = _field("mlp", "actor and critic: mario, nature, small, impala, impoola, mlp or MODULE:FUNCTION")
     shared: bool = _field(False, "one body, two heads, a joint loss: trained with the actor's step size and passes")
     policy: str = _field("feedforward", "memory between body and head: none, LSTM or layer-normalised LSTM", MEMORIES)
@@ -98,10 +99,14 @@ class PPOConfig:
     value_target: str = _field("lambda", "the critic's target: advantage + value, or discounted rewards", TARGETS)
     adv_norm: str = _field("batch", "over what advantages get mean 0 and standard deviation 1", NORMALISED)
     max_grad_norm: float | None = _field(0.5, "bound on the gradient norm of each network; none: no bound", above=0)
+    phase_epochs: int = _field(32, "PPG: epochs of a phase; a run's length is rounded up to whole phases", at_least=1)
+    train_aux_iters: int = _field(6, "PPG: passes over a phase's data in its auxiliary phase", at_least=1)
+    aux_minibatch_size: int = _field(256, "PPG: samples of a minibatch in the auxiliary phase", at_least=1)
+    clone_coef: float = _field(1.0, "PPG: weight of KL(before, now) in the auxiliary phase's joint loss", at_least=0)
     chunk_size: int = _field(128, "samples that go through a network at once", at_least=1, affects="detail")
 
     # saving and watching
-    save_every: int = _field(10, "epochs between checkpoints", at_least=1, affects="nothing")
+    save_every: int = _field(10, "epochs between checkpoints; PPG: a phase", at_least=1, affects="nothing")
     save_minutes: float | None = _field(None, "most minutes between checkpoints", above=0, affects="nothing")
     keep: int = _field(3, "checkpoints to keep", at_least=2, affects="nothing")
     check_every: int = _field(1, "epochs between comparisons of the ranks' parameters", at_least=1, affects="nothing")
@@ -142,6 +147,17 @@ class PPOConfig:
             fits = not any(length % self.chunk_steps for length in (path, part, chunk))
             allowed = f"a divisor of an environment's steps in an epoch ({path}) and in a minibatch ({part})"
             self._require(fits, "chunk_steps", f"{allowed}, and of chunk-size ({chunk})")
+        if self.algo == "ppg":
+            self._check_phase()
+
+    def _check_phase(self) -> None:
+        size, num_envs = self.aux_minibatch_size, self.num_envs
+        self._require(not self.shared, "shared", "off with algo ppg, which trains two networks")
+        self._require(self.policy == "feedforward", "policy", "feedforward with algo ppg")
+        allowed = f"a divisor of the steps of a phase ({self.phase_steps})"
+        self._require(self.phase_steps % size == 0, "aux_minibatch_size", allowed)
+        allowed = f"a multiple of num-envs ({num_envs}), each of which gives as many steps"
+        self._require(size % num_envs == 0, "aux_minibatch_size", allowed)
 
     def _check_names(self) -> None:
         names = [preset.name for preset in presets(self.env)]
@@ -164,6 +180,8 @@ class PPOConfig:
         name, known = match[1], progress_columns(self.env)
         close = difflib.get_close_matches(name, known, n=2) or known
         self._require(name in known, "stop_at", f"a goal for a column of progress.txt, such as {', '.join(close)}")
+        has_phases = self.algo == "ppg" or name not in AUXILIARY
+        self._require(has_phases, "algo", f"ppg where stop-at is {goal}")
         evaluated = self.eval_every > 0 or not name.startswith("Eval")
         self._require(evaluated, "eval_every", f"at least 1 where stop-at is {goal}")
 
@@ -176,11 +194,17 @@ class PPOConfig:
         return self.steps_per_epoch // self.num_envs
 
     @property
+    def phase_steps(self) -> int:
+        """Steps of a phase of PPG over all environments."""
+        return self.phase_epochs * self.steps_per_epoch
+
+    @property
     def num_epochs(self) -> int:
         """Length of the run in epochs."""
+        epochs = 50 if self.epochs is None else self.epochs
         if self.total_steps is not None:
-            return -(-self.total_steps // self.steps_per_epoch)
-        return 50 if self.epochs is None else self.epochs
+            epochs = -(-self.total_steps // self.steps_per_epoch)
+        return epochs if self.algo == "ppo" else -(-epochs // self.phase_epochs) * self.phase_epochs
 
     @property
     def experiment(self) -> str:

@@ -88,6 +88,12 @@ def log_prob_and_entropy(logits: torch.Tensor, act: torch.Tensor) -> tuple[torch
     return logp, entropy
 
 
+def categorical_kl(logits_old: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Return KL(old || new) = sum_a pi_old(a) (log pi_old(a) - log pi(a)) of each sample: (M,) from two (M, A)."""
+    logp_old, logp = torch.log_softmax(logits_old, dim=-1), torch.log_softmax(logits, dim=-1)
+    return (logp_old.exp() * (logp_old - logp)).sum(dim=-1)
+
+
 class Distribution(ABC):
     """Which actions a policy may take, and how likely: one object per kind of action space.
 
@@ -120,6 +126,10 @@ class Distribution(ABC):
         """Return log pi(act | obs) and the entropy of pi(. | obs), both (M,), from params (M, P) and act (M, ...)."""
 
     @abstractmethod
+    def kl(self, params_old: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
+        """Return KL(old || new) = E_old[log pi_old - log pi] of each sample, exactly: (M,) from two (M, P)."""
+
+    @abstractmethod
     def mode(self, params: torch.Tensor) -> torch.Tensor:
         """Return the most probable actions (M, ...)."""
 
@@ -142,6 +152,10 @@ class Categorical(Distribution):
     def log_prob_and_entropy(self, params: torch.Tensor, act: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See the function of this name."""
         return log_prob_and_entropy(params, act)
+
+    def kl(self, params_old: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
+        """See `categorical_kl`."""
+        return categorical_kl(params_old, params)
 
     def mode(self, params: torch.Tensor) -> torch.Tensor:
         """The largest logit's, (M,) int64."""
@@ -172,6 +186,11 @@ class MultiCategorical(Distribution):
         places = zip(params.split(self.counts, dim=-1), act.unbind(-1), strict=True)
         logps, entropies = zip(*(log_prob_and_entropy(logits, choice) for logits, choice in places), strict=True)
         return torch.stack(logps, dim=-1).sum(dim=-1), torch.stack(entropies, dim=-1).sum(dim=-1)
+
+    def kl(self, params_old: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
+        """The sum over the places."""
+        places = zip(params_old.split(self.counts, dim=-1), params.split(self.counts, dim=-1), strict=True)
+        return torch.stack([categorical_kl(old, new) for old, new in places], dim=-1).sum(dim=-1)
 
     def mode(self, params: torch.Tensor) -> torch.Tensor:
         """Each place's most probable choice, (M, A) int64."""
@@ -208,6 +227,12 @@ class Gaussian(Distribution):
         """The entropy is sum_a log std_a + log(2 pi e) / 2."""
         log_std = params.chunk(2, dim=-1)[1]
         return self._log_prob(params, act), (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(dim=-1)
+
+    def kl(self, params_old: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
+        """sum_a log(std / std_old) + (std_old^2 + (mean_old - mean)^2) / (2 std^2) - 1/2; tanh does not change it."""
+        (mean_old, log_std_old), (mean, log_std) = params_old.chunk(2, dim=-1), params.chunk(2, dim=-1)
+        spread = (2.0 * log_std_old).exp() + (mean_old - mean) ** 2
+        return (log_std - log_std_old + 0.5 * spread * (-2.0 * log_std).exp() - 0.5).sum(dim=-1)
 
     def mode(self, params: torch.Tensor) -> torch.Tensor:
         """The means, (M, A)."""

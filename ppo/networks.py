@@ -216,6 +216,10 @@ class Evaluator:
         """Return observations, or some rows of them (M,) int64, as `logits` and `value` take them."""
         raise NotImplementedError
 
+    def pi_features(self, prepared: Any) -> torch.Tensor:
+        """Return what the actor's head sees: (M, features) float32."""
+        raise NotImplementedError
+
     def logits(self, prepared: Any) -> torch.Tensor:
         """The parameters of the distribution of actions, (M, P) float32: logits but for a Box space."""
         raise NotImplementedError

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,10 +33,19 @@ class Adam:
             comm: the ranks.
             lr, eps: step size, which may be set before each step; the term that keeps Adam from dividing by zero.
         """
-        self._parameters, self._comm, self.lr = list(net.parameters()), comm, lr
-        self._adam = torch.optim.Adam(self._parameters, lr, betas=BETAS, eps=eps)
+        self._parameters, self._comm, self.lr, self._eps = list(net.parameters()), comm, lr, eps
+        self._begin()
         for p in self._parameters:
             p.grad = torch.zeros_like(p)
+
+    def _begin(self) -> None:
+        self._adam = torch.optim.Adam(self._parameters, self.lr, betas=BETAS, eps=self._eps)
+
+    def twin(self) -> Adam:
+        """Return an optimiser of the same weights with moments of its own. The two share their gradient."""
+        other = copy.copy(self)
+        other._begin()
+        return other
 
     @property
     def steps(self) -> int:

@@ -59,6 +59,7 @@ class Recorder:
         self._recent_lengths: list[int] = []  # of the episodes in run.recent
         self._saved_at = self._began = time.monotonic()
         self._seconds_before, self._row_seconds = 0.0, 0.0  # `Time` when this process began, and of the last row
+        self.saved_epoch = 0  # of the last checkpoint
         self.reached: str | None = None  # how the goal of stop_at was reached
         self.folder = self._agreed(lambda: RunFolder(self.path, resumed, overwrite) if comm.rank == 0 else None)
 
@@ -136,7 +137,7 @@ class Recorder:
         """Give the run the checkpoint's weights and optimisers, or those of the policy that it starts from."""
         if saved is not None:
             resume.restore(training, *saved)
-            meta = saved[1]
+            self.saved_epoch, meta = training.epoch, saved[1]
             self.reached = meta["reached"] if self.cfg.stop_at == meta["stop_at"] else None
             self._recent_lengths = meta.get("recent_lengths", [])
             self._seconds_before = float(meta["seconds"])
@@ -194,7 +195,7 @@ class Recorder:
             own = [column for column in training.env.family.columns if column.name in training.env.family.evaluated]
             self.console.epoch(row, self.cfg.num_epochs, own)
             problem = self._keep_best(training, row)
-            self.reached = self._goal(row)
+            self.reached = self.reached or self._goal(row)  # PPG goes on to the end of its phase
         problem, self.reached = self.comm.broadcast((problem, self.reached))
         if problem is not None:
             raise NotFinite(problem)
@@ -328,7 +329,7 @@ class Recorder:
         if not self.comm.broadcast(self._is_due(training, now)):
             return
         problem = None
-        first, *others = (learner.optimiser for learner in training.learners)
+        first, *others = (learner.optimiser for learner in training.all_learners)
         first.gather_moments(*others)
         shares = self.comm.gather((training.env_states, training.memory))
         if shares is not None and self.logger is not None:
@@ -368,6 +369,7 @@ class Recorder:
         }
         steps = training.epoch * self.cfg.steps_per_epoch
         checkpoint.save_checkpoint(self.path / "checkpoints", steps, tensors, meta, self.cfg.keep)
+        self.saved_epoch = training.epoch
         self._save_policy("last", training)
 
     def _save_policy(self, name: str, training: Training) -> None:

@@ -12,12 +12,14 @@ Sources:
     LSTM    Hochreiter and Schmidhuber 1997, "Long Short-Term Memory", Neural Computation 9(8), with the forget gate of
             Gers et al. 2000, "Learning to Forget", Neural Computation 12(10)
     LN      Ba et al. 2016, "Layer Normalization", arXiv:1607.06450
+    gates   Tallec and Ollivier 2018, "Can recurrent neural networks warp time?", ICLR, arXiv:1804.11188
     chunks  Kapturowski et al. 2019, "Recurrent Experience Replay in Distributed Reinforcement Learning" (R2D2): the
             stored starting state
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,16 +31,23 @@ from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
 from ppo.networks import ActorCritic, Evaluator
 
-FORGET_BIAS = 1.0  # a new memory keeps: Jozefowicz et al. 2015, "An Empirical Exploration of Recurrent Networks", 4.2
+
+def forget_bias(steps: int) -> float:
+    """Return the bias of a new forget gate that keeps for about `steps` steps.
+
+    sigmoid(log(steps)) = 1 - 1 / (steps + 1): a third of what was stored is left after so many steps (as in "gates",
+    which draws the time of each unit). With the usual bias of 1 it would be 0.73^30 = 0.0001 after thirty.
+    """
+    return math.log(steps)
 
 
 class LSTM(nn.Module):
     """i, f, g, o = W_x x + W_h h + b;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(c')."""
 
-    def __init__(self, features: int, units: int) -> None:
-        """Take F features, give U units."""
+    def __init__(self, features: int, units: int, steps: int = 1) -> None:
+        """Take F features, give U units; a new memory keeps for about `steps` steps, through which it is trained."""
         super().__init__()
-        self.units = units
+        self.units, self.forget_bias = units, forget_bias(steps)
         self.lstm = nn.LSTM(features, units, batch_first=True)
 
     def initialise(self, init: str, generator: torch.Generator) -> None:
@@ -48,7 +57,7 @@ class LSTM(nn.Module):
                 fill(p, init, generator)
             else:  # torch has two of each bias, which are added
                 nn.init.zeros_(p)
-                nn.init.constant_(p.detach()[self.units : 2 * self.units], FORGET_BIAS / 2)
+                nn.init.constant_(p.detach()[self.units : 2 * self.units], self.forget_bias / 2)
 
     def forward(self, x: torch.Tensor, state: torch.Tensor, first: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Go through chunks step by step.
@@ -86,10 +95,10 @@ class LayerNormLSTM(nn.Module):
     i, f, g, o = LN(W_x x) + LN(W_h h) + b;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(LN(c')).
     """
 
-    def __init__(self, features: int, units: int) -> None:
-        """Take F features, give U units."""
+    def __init__(self, features: int, units: int, steps: int = 1) -> None:
+        """As `LSTM`."""
         super().__init__()
-        self.units = units
+        self.units, self.forget_bias = units, forget_bias(steps)
         self.weight_x = nn.Parameter(torch.empty(4 * units, features))
         self.weight_h = nn.Parameter(torch.empty(4 * units, units))
         self.bias = nn.Parameter(torch.empty(4 * units))
@@ -100,7 +109,7 @@ class LayerNormLSTM(nn.Module):
         for p in (self.weight_x, self.weight_h):
             fill(p, init, generator)
         nn.init.zeros_(self.bias)
-        nn.init.constant_(self.bias.detach()[self.units : 2 * self.units], FORGET_BIAS)
+        nn.init.constant_(self.bias.detach()[self.units : 2 * self.units], self.forget_bias)
 
     def forward(self, x: torch.Tensor, state: torch.Tensor, first: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `LSTM.forward`."""

@@ -47,10 +47,12 @@ Facts = dict[str, Any]  # of config.json
 
 
 def run_tensors(training: Training, env_states: list[bytes]) -> dict[str, torch.Tensor]:
-    """Return the tensors of a checkpoint by name: ac/*, adam_pi/*, adam_v/*, norm/*, env/<global index> (bytes)."""
-    row_major = torch.contiguous_format
-    tensors = {f"ac/{name}": p.cpu().clone(memory_format=row_major) for name, p in training.ac.state_dict().items()}
-    for prefix, optimiser in ((f"adam_{learner.name.lower()}", learner.optimiser) for learner in training.learners):
+    """Return the tensors of a checkpoint by name: ac/*, heads/*, adam_pi/*, adam_v/*, norm/*, env/<index> (bytes)."""
+    tensors: dict[str, torch.Tensor] = {}
+    for prefix, module in (("ac", training.ac), ("heads", training.heads)):
+        for name, p in module.state_dict().items():
+            tensors[f"{prefix}/{name}"] = p.cpu().clone(memory_format=torch.contiguous_format)
+    for prefix, optimiser in ((f"adam_{one.name.lower()}", one.optimiser) for one in training.all_learners):
         tensors |= {f"{prefix}/{name}": tensor for name, tensor in optimiser.state().items()}
     tensors |= {f"norm/{name}": torch.from_numpy(array) for name, array in training.normaliser.state().items()}
     for i, state in enumerate(env_states):
@@ -59,9 +61,9 @@ def run_tensors(training: Training, env_states: list[bytes]) -> dict[str, torch.
 
 
 def most_bytes(training: Training) -> int:
-    """Return how large a checkpoint of this run can be: weights, two moments of each, environments."""
+    """Return how large a checkpoint of this run can be: weights, two or four moments of each, environments."""
     parameters = sum(p.numel() for p in training.ac.parameters())
-    return 4 * 3 * parameters + STATE_BYTES * training.cfg.num_envs + (1 << 20)
+    return 4 * 5 * parameters + STATE_BYTES * training.cfg.num_envs + (1 << 20)
 
 
 def check_meta(folder: Path, meta: dict[str, Any]) -> None:
@@ -96,10 +98,10 @@ def restore(training: Training, arrays: dict[str, np.ndarray], meta: dict[str, A
         Refused: it does not belong to this run; on all ranks alike, since all hold the same arrays.
     """
     try:
-        training.ac.load_state_dict(
-            {name[3:]: torch.from_numpy(a) for name, a in arrays.items() if name.startswith("ac/")}
-        )
-        for prefix, optimiser in ((f"adam_{learner.name.lower()}", learner.optimiser) for learner in training.learners):
+        for prefix, module in (("ac/", training.ac), ("heads/", training.heads)):
+            own = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+            module.load_state_dict({name: torch.from_numpy(a) for name, a in own.items()})
+        for prefix, optimiser in ((f"adam_{one.name.lower()}", one.optimiser) for one in training.all_learners):
             own = {name.removeprefix(prefix + "/"): a for name, a in arrays.items() if name.startswith(prefix + "/")}
             optimiser.load_state(own)
         training.normaliser.load_state({name[5:]: a for name, a in arrays.items() if name.startswith("norm/")})

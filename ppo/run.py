@@ -238,8 +238,10 @@ def _train(
 
 def _record(training: Training, recorder: Recorder, allow_mismatch: bool, on_epoch: OnEpoch | None) -> None:
     """Train and keep the files of the run, and how it ended."""
-    from ppo import ppo
+    from ppo import ppg, ppo
     from utils.folder import Refused
+
+    procedure = {"ppo": ppo.ppo, "ppg": ppg.ppg}[training.cfg.algo]
 
     reason, code = "error", 1
     try:
@@ -249,7 +251,7 @@ def _record(training: Training, recorder: Recorder, allow_mismatch: bool, on_epo
         if training.signals is not None:
             training.signals.armed = True
         if recorder.reached is None:
-            ppo.ppo(training, recorder.save, with_callback(recorder, on_epoch))
+            procedure(training, recorder.save, with_callback(recorder, on_epoch))
         reason, code = "finished", 0
         recorder.say(f"finished: {cfg.run_dir}" + (f" ({recorder.reached})" if recorder.reached else ""))
         if training.epoch == began and not recorder.reached:
@@ -259,7 +261,8 @@ def _record(training: Training, recorder: Recorder, allow_mismatch: bool, on_epo
         raise
     except ppo.Interrupted as stop:
         reason, code = ending(stop.signal_number)
-        recorder.say(f"\n{stop}: saved. Continue with the same command and --resume")
+        since = "" if recorder.saved_epoch == training.epoch else f" as of epoch {recorder.saved_epoch}"
+        recorder.say(f"\n{stop}: saved{since}. Continue with the same command and --resume")
         raise
     except BaseException as error:
         reason = f"error: {type(error).__name__}: {error}"
@@ -289,6 +292,9 @@ def describe_start(training: Training) -> str:
         networks = f"{cfg.network} body with two heads, {sizes[0]:,} parameters"
     if training.ac.memories:
         networks = f"{cfg.policy} of {cfg.lstm_units} units, {networks}"
+    if cfg.algo == "ppg":
+        size = cfg.phase_steps * training.buf.obs[0, 0].nbytes / 1e6
+        networks += f"; PPG in phases of {cfg.phase_epochs} epochs, {size:,.1f} MB of observations each"
     ranks = f"{comm.world_size} rank{'s' if comm.world_size > 1 else ''}"
     machine = f"{training.device} in {str(training.nets.dtype).removeprefix('torch.')} ({training.arithmetic})"
     return (

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from envs.vector import VecEnv
 from ppo.buffer import PPOBuffer
@@ -53,7 +54,7 @@ class Learner:
     """A network that is trained.
 
     Attributes:
-        name: suffix of its columns: "Pi" or "V".
+        name: suffix of its columns: "Pi" or "V"; "AuxPi" or "AuxV" in an auxiliary phase.
         optimiser: of its weights.
         lr: step size at the start of the run.
         passes: over an epoch's data.
@@ -89,6 +90,8 @@ class Training:
     watchdog: Watchdog
     timer: Timer
     arithmetic: str = "plain"  # what computes: plain, or parts of ppo.compute; recorded
+    auxiliary: list[Learner] = field(default_factory=list)  # of PPG's auxiliary phase: the same weights, other moments
+    heads: nn.ModuleDict = field(default_factory=nn.ModuleDict)  # what the actor is trained with beside its own head
     normaliser: Normaliser = field(default_factory=Normaliser)
     signals: StopSignals | None = None
     show_progress: Callable[[int], None] = lambda steps: None  # called after each step
@@ -100,6 +103,11 @@ class Training:
     recent: list[list[float]] = field(
         default_factory=list
     )  # of the last episodes, on rank 0: what `best_by` is the mean of, and return
+
+    @property
+    def all_learners(self) -> list[Learner]:
+        """Those of the update, then those of the auxiliary phase."""
+        return [*self.learners, *self.auxiliary]
 
     @property
     def env_indices(self) -> range:
@@ -149,8 +157,9 @@ def check_parameters(training: Training) -> None:
         NotFinite: on all ranks, with the name of the first tensor that holds a NaN or an infinity.
         RuntimeError: on all ranks, with the name of the first tensor that differs.
     """
-    names = [name for name, _ in training.ac.named_parameters()]
-    tensors = [p.detach().cpu().contiguous().numpy() for p in training.ac.parameters()]
+    named = [*training.ac.named_parameters(), *training.heads.named_parameters(prefix="heads")]
+    names = [name for name, _ in named]
+    tensors = [p.detach().cpu().contiguous().numpy() for _, p in named]
     finite = np.array([np.isfinite(tensor).all() for tensor in tensors], np.int32)
     bad = np.flatnonzero(training.comm.max(1 - finite))
     if len(bad):

@@ -43,12 +43,16 @@ def test_the_plain_loop_computes_our_losses_and_gradients(network):
         assert norm.item() == pytest.approx(trained.optimiser.gradient.flat.norm().item(), rel=1e-3)
 
 
-@pytest.mark.parametrize("network", ["mario", "nature"])
-def test_stable_baselines_trains_networks_of_our_size(network):
+@pytest.mark.parametrize(
+    ("network", "policy"), [("mario", "feedforward"), ("nature", "feedforward"), ("mario", "lstm")]
+)
+def test_stable_baselines_trains_networks_of_our_size(network, policy):
     """Its actor and critic together have as many weights as ours, and its environment gives such observations."""
-    pytest.importorskip("stable_baselines3")
+    pytest.importorskip("stable_baselines3" if policy == "feedforward" else "sb3_contrib")
     cfg = config.build(
-        **sections.WORK | {"network": network, "num_envs": 2, "steps_per_epoch": 64, "minibatch_size": 32}
+        **sections.WORK | {"network": network, "num_envs": 2, "steps_per_epoch": 64, "minibatch_size": 32},
+        policy=policy,
+        lstm_units=64,
     )
     model = peers.stable_baselines(network, True, 2, 32, cfg)
     ours = build_training(cfg, mpi.Comm())

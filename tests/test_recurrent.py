@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from ppo.recurrent import LSTM, MEMORIES, LayerNormLSTM
 from ppo.run import train
 from scripts import export
 from tests.test_train import assert_same
+from tests.test_train import rows as rows_of
 from utils import mpi
 
 SMALL = {
@@ -96,11 +98,17 @@ def test_a_chunk_equals_its_steps(kind, by_hand, share):
 
 @KINDS
 def test_a_new_memory_keeps(kind):
-    """Both initial weights: the forget gate's biases add up to one, all other biases are zero."""
+    """A third of it after as many steps as it is trained through, with both initial weights; other biases are zero."""
     for init in ("orthogonal", "xavier"):
-        ac = Architecture("mlp", policy=kind, lstm_units=4).build((3,), 2, init, seed=0)
+        ac = Architecture("mlp", policy=kind, lstm_units=4).build((3,), 2, init, seed=0, chunk_steps=30)
         biases = [p for name, p in ac.memories[0].named_parameters() if "bias" in name and "norm" not in name]
-        assert sum(biases).tolist() == [0.0] * 4 + [1.0] * 4 + [0.0] * 8
+        total = sum(biases)
+        assert total[:4].eq(0).all() and total[8:].eq(0).all()
+        assert total[4:8].sigmoid().pow(30).tolist() == pytest.approx([0.374] * 4, abs=0.001)
+    cfg = config.build(**SMALL, policy=kind)
+    run_ = build_training(cfg, mpi.Comm())
+    assert run_.ac.memories[1].forget_bias == pytest.approx(math.log(cfg.chunk_steps))
+    run_.close()
 
 
 @KINDS
@@ -306,3 +314,11 @@ def test_sizes_must_hold_whole_chunks(wrong):
     with pytest.raises(ValueError, match="chunk-steps must be a divisor"):
         config.build(**SMALL | {"policy": "lstm"} | wrong)
     assert set(MEMORIES) == {"lstm", "lnlstm"} and config.build(**SMALL | wrong).policy == "feedforward"
+
+
+@pytest.mark.slow
+@KINDS
+def test_what_was_seen_thirty_steps_ago_is_learned(tmp_path, kind):
+    """Memory-v0 with its preset, in 158,720 decisions; a policy of the present alone earns a quarter."""
+    folder = train(config.build(env="Memory-v0", policy=kind, epochs=40, data_dir=str(tmp_path)))
+    assert float(rows_of(folder)[-1]["EpRet100"]) > 0.95

@@ -42,6 +42,7 @@ class Column:
 
 
 STEPS = "TotalEnvInteracts"
+AUXILIARY = ("LossAux", "LossAuxV", "CloneKL")  # only runs with --algo ppg have them
 RECENT = 100  # episodes of the columns whose names end in 100
 _RETURN = "environment's reward"
 _SECONDS = "seconds"
@@ -181,6 +182,30 @@ _PROGRESS = (
         "before clipping",
         low=0,
         label="Value gradient norm",
+    ),
+    Column(
+        "LossAux",
+        "half the squared error of the actor's auxiliary head in the first auxiliary pass (`--algo ppg`; empty but in "
+        "the last epoch of a phase)",
+        "squared units",
+        "It should fall from phase to phase where the returns do not grow: what the actor's layers know of the value.",
+        low=0,
+        label="Auxiliary value loss",
+    ),
+    Column(
+        "LossAuxV",
+        "half the squared error of the critic in the first auxiliary pass",
+        "squared units",
+        low=0,
+        label="Value loss, auxiliary phase",
+    ),
+    Column(
+        "CloneKL",
+        "mean of KL(before, now) of the policy over the last auxiliary pass, where `before` is the phase's beginning",
+        "nats",
+        "How far the auxiliary phase moved the policy, which it should not: far less than the updates between.",
+        low=0,
+        label="KL(before, now), auxiliary phase",
     ),
     Column("LearningRate", "the actor's step size", "per step", low=0, label="Learning rate"),
     Column(

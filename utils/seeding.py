@@ -29,6 +29,7 @@ class Purpose(IntEnum):
     WEIGHTS = 6
     EVALUATION = 7
     BOOTSTRAP = 8
+    AUXILIARY = 9
 
 
 def generator(seed: int, index: int, purpose: Purpose, counter: int = 0) -> np.random.Generator:

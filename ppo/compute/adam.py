@@ -11,6 +11,7 @@ one set of copies for all ranks, and each rank writes its part.
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -74,14 +75,25 @@ class ShardedAdam:
         for p, weight, gradient in views:
             weight.copy_(p.detach())
             p.data, p.grad = weight, gradient
-        self.moments = {name: torch.zeros(count, device=device) for name in MOMENTS}  # only this rank's part counts
+        self._begin()
+        self._take_copies(copies)
+
+    def _begin(self) -> None:
+        """Make the moments: zeros, of which only this rank's part counts."""
+        count, device = len(self.weights.flat), self.weights.flat.device
+        self.moments = {name: torch.zeros(count, device=device) for name in MOMENTS}
         mine = nn.Parameter(self.weights.mine)
         mine.grad = self.gradient.mine
-        self._adam = torch.optim.Adam([mine], lr, betas=BETAS, eps=eps, fused=True)
+        self._adam = torch.optim.Adam([mine], self.lr, betas=BETAS, eps=self._eps, fused=True)
         self._step = torch.zeros((), device=device)
-        self._moments = [moment[comm.part(count)] for moment in self.moments.values()]
+        self._moments = [moment[self._comm.part(count)] for moment in self.moments.values()]
         self._adam.state[mine] = {"step": self._step} | dict(zip(MOMENTS, self._moments, strict=True))
-        self._take_copies(copies)
+
+    def twin(self) -> ShardedAdam:
+        """Return an optimiser of the same weights with moments of its own. The two share their gradient."""
+        other = copy.copy(self)
+        other._begin()
+        return other
 
     def _take_copies(self, copies: Copies | None) -> None:
         """Put the copies into one array, which the ranks of a host share where they can."""
@@ -93,8 +105,8 @@ class ShardedAdam:
         if shared is not None:
             self.copies = torch.from_numpy(shared).view(torch.bfloat16)
         self._my_copies = self.copies[self._comm.part(len(self.weights.flat))]
-        for copy, view in zip(low, self._views(self.copies), strict=True):
-            copy.data = view
+        for low_copy, view in zip(low, self._views(self.copies), strict=True):
+            low_copy.data = view
         self.refresh()
 
     @property

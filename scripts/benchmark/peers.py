@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import os
 from collections import deque
 from collections.abc import Iterator
@@ -145,11 +146,12 @@ class PlainLearner:
 
 def has_stable_baselines() -> bool:
     """Return whether Stable-Baselines3 is installed."""
-    try:
-        import stable_baselines3  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return importlib.util.find_spec("stable_baselines3") is not None
+
+
+def has_recurrent_baselines() -> bool:
+    """Return whether Stable-Baselines3-contrib, which has RecurrentPPO, is installed."""
+    return importlib.util.find_spec("sb3_contrib") is not None
 
 
 def stable_baselines(network: str, same_emulator: bool, num_envs: int, steps: int, cfg: Any) -> Any:
@@ -160,12 +162,12 @@ def stable_baselines(network: str, same_emulator: bool, num_envs: int, steps: in
         same_emulator: on this project's environments, in this process; else on `UsualMario` in processes.
         num_envs: environments.
         steps: of each environment in an epoch.
-        cfg: minibatch size, passes, gamma, lambda, step size, entropy weight and gradient bound are taken from it.
+        cfg: minibatch size, passes, gamma, lambda, step size, entropy weight and gradient bound are taken from it; with
+            its policy "lstm", RecurrentPPO of Stable-Baselines3-contrib, whose sequences go on over a whole epoch.
     """
     from ppo.networks import NETWORKS
 
     with quiet_stderr():  # gym's notice of its own end
-        from stable_baselines3 import PPO
         from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
         from stable_baselines3.common.vec_env import SubprocVecEnv
 
@@ -173,10 +175,8 @@ def stable_baselines(network: str, same_emulator: bool, num_envs: int, steps: in
         def __init__(self, observation_space: Any) -> None:
             body, features = NETWORKS[network](observation_space.shape)
             super().__init__(observation_space, features)
-            plain = [
-                module for module in plain_copy(body) if not isinstance(module, Scale)
-            ]  # the library scales itself
-            self.body = nn.Sequential(*plain)
+            # The library scales itself.
+            self.body = nn.Sequential(*(module for module in plain_copy(body) if not isinstance(module, Scale)))
 
         def forward(self, obs: torch.Tensor) -> torch.Tensor:
             return self.body(obs)
@@ -187,10 +187,11 @@ def stable_baselines(network: str, same_emulator: bool, num_envs: int, steps: in
         with quiet_stderr():  # the same in each of its processes
             env = SubprocVecEnv([UsualMario] * num_envs, start_method="spawn")
     policy = {"features_extractor_class": Extractor, "share_features_extractor": False, "net_arch": []}
-    return PPO(
-        "CnnPolicy",
+    algorithm, kind, memory = baseline(cfg)
+    return algorithm(
+        kind,
         env,
-        policy_kwargs=policy,
+        policy_kwargs=policy | memory,
         n_steps=steps,
         batch_size=cfg.minibatch_size,
         n_epochs=cfg.train_pi_iters,
@@ -202,6 +203,17 @@ def stable_baselines(network: str, same_emulator: bool, num_envs: int, steps: in
         device="cpu",
         seed=cfg.seed,
     )
+
+
+def baseline(cfg: Any) -> tuple[Any, str, dict[str, Any]]:
+    """Return the class that does what `cfg.policy` asks for, the name of its policy, and arguments for a memory."""
+    if cfg.policy == "lstm":
+        from sb3_contrib import RecurrentPPO
+
+        return RecurrentPPO, "CnnLstmPolicy", {"lstm_hidden_size": cfg.lstm_units, "enable_critic_lstm": True}
+    from stable_baselines3 import PPO
+
+    return PPO, "CnnPolicy", {}
 
 
 @contextmanager

@@ -325,7 +325,8 @@ def loop(options: Options) -> list[Figure]:
             "Stable-Baselines3 is not installed (pip install '.[bench]'): only our own loop is measured",
             file=sys.stderr,
         )
-    return _emulators(options) + [row for network in options.networks[:2] for row in _loop(network, options)]
+    rows = _emulators(options) + [row for network in options.networks[:2] for row in _loop(network, options)]
+    return rows + _recurrent(options)
 
 
 def _emulators(options: Options) -> list[Figure]:
@@ -354,6 +355,29 @@ def _loop(network: str, options: Options) -> list[Figure]:
         parties[ours] = lambda: float(np.median(train_speed(options.num_ranks, 6, settings)["StepsPerSecond"]))
         values = in_turn(parties, max(3, options.rounds // 2))
     what = f"{network} pair, 8 environments, minibatch 256, 4 passes"
+    return figures("Whole loop, all cores", what, "decisions/s", values, ours=ours)
+
+
+def _recurrent(options: Options) -> list[Figure]:
+    """An LSTM behind the first network, against RecurrentPPO."""
+    if not peers.has_recurrent_baselines():
+        return []
+    network = options.networks[0]
+    settings: dict[str, Any] = WORK | {
+        "network": network,
+        "num_envs": 8,
+        "steps_per_epoch": 1024,
+        "policy": "lstm",
+        "chunk_steps": 32,
+    }
+    ours, theirs = f"ppo.run, {options.num_ranks} ranks", "Stable-Baselines3-contrib's RecurrentPPO on our core"
+    with apart(stable_baselines, network, True, settings) as party:
+        parties = {
+            theirs: party,
+            ours: lambda: float(np.median(train_speed(options.num_ranks, 6, settings)["StepsPerSecond"])),
+        }
+        values = in_turn(parties, max(3, options.rounds // 2))
+    what = f"{network} pair with LSTMs of 512 units, 8 environments, minibatch 256, 4 passes"
     return figures("Whole loop, all cores", what, "decisions/s", values, ours=ours)
 
 
