@@ -27,6 +27,7 @@ from ppo.training import NotFinite, Training
 from utils import checkpoint, logger, system
 from utils.columns import Column
 from utils.command import printable
+from utils.console import Console
 from utils.folder import Refused, RunFolder, read_json
 from utils.mpi import Comm, agreed
 from utils.seeding import evaluation_seed
@@ -51,7 +52,7 @@ class Recorder:
         self.cfg, self.comm, self.path = cfg, comm, cfg.run_dir
         self.folder: RunFolder | None = None
         self.logger: logger.EpochLogger | None = None
-        self.console = logger.Console(cfg.num_epochs * cfg.steps_per_epoch, show=show and comm.rank == 0)
+        self.console = Console(cfg.num_epochs * cfg.steps_per_epoch, show and comm.rank == 0, comm.world_size > 1)
         self._facts: dict[str, Any] = {}  # config.json
         self._rejected: list[tuple[Path, str]] = []  # damaged checkpoints
         self._failures: Counter[str] = Counter()  # writes in a row that failed, of each kind
@@ -77,7 +78,8 @@ class Recorder:
         if saved is not None:
             resume.restore_episodes(training, saved[0], allow_mismatch, self._facts, notes)
         self._agreed(lambda: self._write_start(training, saved, notes) if self.folder is not None else None)
-        self.console.advance(training.epoch * self.cfg.steps_per_epoch)
+        own = [column for column in training.env.family.columns if column.name in training.env.family.evaluated]
+        self.console.start(training.epoch * self.cfg.steps_per_epoch, own, self.logger.rows() if self.logger else ())
         training.show_progress = self.console.advance
         self._began = time.monotonic()
 
@@ -191,8 +193,7 @@ class Recorder:
             for name, value in row.items():
                 self.logger.log(name, value)
             self._attempt("row of the log", self.logger.dump)
-            own = [column for column in training.env.family.columns if column.name in training.env.family.evaluated]
-            self.console.epoch(row, self.cfg.num_epochs, own)
+            self.console.epoch(row, self.cfg.num_epochs)
             problem = self._keep_best(training, row)
             self.reached = self._goal(row)
         problem, self.reached = self.comm.broadcast((problem, self.reached))
