@@ -113,6 +113,7 @@ class PPOConfig:
     stall_timeout: float = _field(
         300.0, "seconds without progress after which the run is ended; 0: never", at_least=0, affects="nothing"
     )
+    video_every: int = _field(0, "epochs between videos of the policy; 0: never", at_least=0, affects="nothing")
     tensorboard: bool = _field(False, "write TensorBoard events too (pip install tensorboard)", affects="nothing")
 
     # machine
@@ -149,6 +150,8 @@ class PPOConfig:
         installed = not self.tensorboard or importlib.util.find_spec("tensorboard") is not None
         allowed = "off unless it is installed (pip install tensorboard)"
         self._require(installed, "tensorboard", allowed)
+        installed = not self.video_every or importlib.util.find_spec("imageio_ffmpeg") is not None
+        self._require(installed, "video_every", "0 unless ffmpeg is there (pip install imageio-ffmpeg)")
         if self.stop_at is not None:
             self._check_goal(self.stop_at)
         name = self.exp_name

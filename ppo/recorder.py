@@ -7,6 +7,7 @@ named by seed, environment and epoch (`utils/seeding.py`).
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
@@ -22,6 +23,7 @@ import torch
 from ppo import actions, architecture, resume
 from ppo.config import GOAL, PPOConfig, free_settings, progress_columns
 from ppo.evaluate import evaluate_together, find_policy
+from ppo.film import film
 from ppo.policy import Policy, copy_weights, load_policy, write_policy
 from ppo.training import NotFinite, Training
 from utils import checkpoint, logger, system
@@ -182,6 +184,7 @@ class Recorder:
             NotFinite: on all ranks: the best policy so far holds numbers that are not finite.
         """
         evaluated = self._evaluate(training)
+        self._film(training)
         training.watchdog.touch(f"log, epoch {training.epoch - 1}")
         problem = None
         if self.logger is not None:
@@ -268,6 +271,30 @@ class Recorder:
             return row
         means = {name: float(np.mean([r[field] for r in records])) for name, field in fields.items()}
         return means | {name: len({r[field] for r in records}) for name, field in DISTINCT.items()}
+
+    def _film(self, training: Training) -> None:
+        """Write a video of the present policy if one is due: rank 0 does, the others wait as long as it takes.
+
+        It has environments and random streams of its own. What goes wrong with it costs a line, not the run.
+        """
+        every, last = self.cfg.video_every, training.epoch - 1
+        if not every or (training.epoch % every and training.epoch != self.cfg.num_epochs):
+            return
+        if self.logger is not None:
+            self.say(f"writing a video of the policy after epoch {training.epoch}")
+            path = self.path / "videos" / f"epoch_{training.epoch:05d}.mp4"
+
+            def go_on() -> bool:
+                training.watchdog.touch(f"video, epoch {last}")
+                return not (training.signals and training.signals.received)
+
+            try:
+                options = self.cfg.evaluation_options()
+                film(frozen_policy(training), self.cfg.env, options, path, evaluation_seed(self.cfg.seed), go_on)
+            except Exception as error:  # ffmpeg, a full disk, a display, what a user's environment draws
+                self.say(f"WARNING: video not saved: {type(error).__name__}: {error}")
+        with training.watchdog.paused() if self.comm.rank else contextlib.nullcontext():
+            self.comm.barrier()
 
     def _keep_best(self, training: Training, row: dict[str, Any]) -> str | None:
         """Keep the policy if no earlier one was better: by evaluations if there are any, else by the last episodes.
