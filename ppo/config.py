@@ -116,6 +116,13 @@ class PPOConfig:
     video_every: int = _field(0, "epochs between videos of the policy; 0: never", at_least=0, affects="nothing")
     tensorboard: bool = _field(False, "write TensorBoard events too (pip install tensorboard)", affects="nothing")
 
+    wandb: str = _field(
+        "off",
+        "log to Weights & Biases too (pip install wandb)",
+        choices=("off", "offline", "online"),
+        affects="nothing",
+    )
+
     # machine
     device: str = _field("auto", "auto, cpu, cuda or cuda:N", affects="detail")
     precision: str = _field("auto", "what networks compute in; auto: bfloat16 for images on able hardware", PRECISIONS)
@@ -147,11 +154,14 @@ class PPOConfig:
     def _check_names(self) -> None:
         names = [preset.name for preset in presets(self.env)]
         self._require(self.preset is None or self.preset in names, "preset", "one of " + ", ".join(names))
-        installed = not self.tensorboard or importlib.util.find_spec("tensorboard") is not None
-        allowed = "off unless it is installed (pip install tensorboard)"
-        self._require(installed, "tensorboard", allowed)
-        installed = not self.video_every or importlib.util.find_spec("imageio_ffmpeg") is not None
-        self._require(installed, "video_every", "0 unless ffmpeg is there (pip install imageio-ffmpeg)")
+        for setting, package, wanted in (
+            ("tensorboard", "tensorboard", self.tensorboard),
+            ("wandb", "wandb", self.wandb != "off"),
+            ("video_every", "imageio_ffmpeg", self.video_every > 0),
+        ):
+            installed = not wanted or importlib.util.find_spec(package) is not None
+            word = package.replace("_", "-")
+            self._require(installed, setting, f"off (or 0) unless {word} is installed (pip install {word})")
         if self.stop_at is not None:
             self._check_goal(self.stop_at)
         name = self.exp_name

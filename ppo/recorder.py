@@ -33,6 +33,7 @@ from utils.console import Console
 from utils.folder import Refused, RunFolder, read_json
 from utils.mpi import Comm, agreed
 from utils.seeding import evaluation_seed
+from utils.sinks import Sink, TensorBoard, WeightsAndBiases
 
 T = TypeVar("T")
 
@@ -161,9 +162,15 @@ class Recorder:
         self.folder.write_json("system.json", system.describe(self.comm.library))
         (self.path / "exit.json").unlink(missing_ok=True)
         logger.cut_back(self.path, saved[1]["log"] if saved else dict.fromkeys(logger.FILES, 0))
-        self.logger = logger.EpochLogger(self.path, training.env.episode_fields, self.cfg.tensorboard)
+        self.logger = logger.EpochLogger(self.path, training.env.episode_fields, self._sinks())
         if saved is not None and self._epoch_of_last_policy() < training.epoch:  # killed between checkpoint and policy
             self._save_policy("last", training)
+
+    def _sinks(self) -> list[Sink]:
+        """Return where rows go beside progress.txt."""
+        settings, cfg = self.cfg.to_dict(), self.cfg
+        sinks: list[Sink] = [TensorBoard(self.path, settings)] if cfg.tensorboard else []
+        return sinks + ([WeightsAndBiases(self.path, settings, cfg.wandb)] if cfg.wandb != "off" else [])
 
     def _epoch_of_last_policy(self) -> int:
         try:
@@ -291,6 +298,8 @@ class Recorder:
             try:
                 options = self.cfg.evaluation_options()
                 film(frozen_policy(training), self.cfg.env, options, path, evaluation_seed(self.cfg.seed), go_on)
+                for sink in self.logger.sinks:
+                    sink.film(path, training.epoch * self.cfg.steps_per_epoch)
             except Exception as error:  # ffmpeg, a full disk, a display, what a user's environment draws
                 self.say(f"WARNING: video not saved: {type(error).__name__}: {error}")
         with training.watchdog.paused() if self.comm.rank else contextlib.nullcontext():

@@ -11,7 +11,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from utils.command import printable
 from utils.files import open_file
 from utils.folder import Refused
+from utils.sinks import Sink
 
 FILES = ("progress.txt", "episodes.csv")
 HEADING_BYTES = 1 << 20  # of a first line at most
@@ -72,14 +73,18 @@ class Appended:
 class EpochLogger:
     """Collects the numbers of an epoch and writes them when it ends."""
 
-    def __init__(self, folder: Path, episode_fields: tuple[str, ...], tensorboard: bool = False) -> None:
-        """Open the files in `folder`, adding to those that are there. Raises OSError if one is a link or a pipe."""
+    def __init__(self, folder: Path, episode_fields: tuple[str, ...], sinks: Sequence[Sink] = ()) -> None:
+        """Open the files in `folder`, adding to those that are there; `sinks` are given each row too.
+
+        Raises:
+            OSError: a file is a link or a pipe.
+        """
         self._progress, self._episodes = Appended(folder / "progress.txt"), Appended(folder / "episodes.csv")
         self._episode_fields = ("epoch", "steps", *episode_fields)
         self._continued = not self._progress.empty
         self._columns = self._progress.first_line().split("\t") if self._continued else None
         self._row: dict[str, Any] = {}
-        self._writer = _tensorboard_writer(folder) if tensorboard else None
+        self.sinks = sinks
         if self._episodes.empty:
             self._episodes.add(",".join(self._episode_fields) + "\n")
 
@@ -115,11 +120,8 @@ class EpochLogger:
         if list(row) != self._columns:
             raise ValueError(f"columns of a row must stay the same: {sorted(set(row) ^ set(self._columns))} differ")
         self._progress.add("\t".join(_cell(value) for value in row.values()) + "\n")
-        if self._writer is not None:
-            for name, value in row.items():
-                if isinstance(value, int | float) and math.isfinite(value):
-                    self._writer.add_scalar(name, value, row["TotalEnvInteracts"])
-            self._writer.flush()
+        for sink in self.sinks:
+            sink.row(row)
         self.flush()
         return row
 
@@ -141,9 +143,10 @@ class EpochLogger:
         """Write what waits, if there is room by now, and close the files."""
         with contextlib.suppress(OSError):
             self.flush()
-        for file in (self._progress, self._episodes, self._writer):
-            if file is not None:
-                file.close()
+        for file in (self._progress, self._episodes):
+            file.close()
+        for sink in self.sinks:
+            sink.close()
 
 
 def check_heading(folder: Path, known: Container[str]) -> None:
@@ -195,12 +198,6 @@ def cut_back(folder: Path, positions: dict[str, int]) -> int:
         finally:
             os.close(handle)
     return lost
-
-
-def _tensorboard_writer(folder: Path) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder / "tensorboard"))
 
 
 def _cell(value: Any) -> str:
