@@ -81,6 +81,7 @@ setup(
         # Only its library is used: `pip install --no-deps` of the same spares gym3 and the old versions that it pins.
         "procgen": ["procgen-mirror==0.10.7"],
         "tensorboard": ["tensorboard"],
+        "wandb": ["wandb"],
         "notebook": ["notebook", "imageio-ffmpeg"],
         "bench": ["stable-baselines3==2.9.2", "sb3-contrib==2.9.2"],
     },

@@ -118,7 +118,15 @@ class PPOConfig:
     stall_timeout: float = _field(
         300.0, "seconds without progress after which the run is ended; 0: never", at_least=0, affects="nothing"
     )
+    video_every: int = _field(0, "epochs between videos of the policy; 0: never", at_least=0, affects="nothing")
     tensorboard: bool = _field(False, "write TensorBoard events too (pip install tensorboard)", affects="nothing")
+
+    wandb: str = _field(
+        "off",
+        "log to Weights & Biases too (pip install wandb)",
+        choices=("off", "offline", "online"),
+        affects="nothing",
+    )
 
     # machine
     device: str = _field("auto", "auto, cpu, cuda or cuda:N", affects="detail")
@@ -162,9 +170,14 @@ class PPOConfig:
     def _check_names(self) -> None:
         names = [preset.name for preset in presets(self.env)]
         self._require(self.preset is None or self.preset in names, "preset", "one of " + ", ".join(names))
-        installed = not self.tensorboard or importlib.util.find_spec("tensorboard") is not None
-        allowed = "off unless it is installed (pip install tensorboard)"
-        self._require(installed, "tensorboard", allowed)
+        for setting, package, wanted in (
+            ("tensorboard", "tensorboard", self.tensorboard),
+            ("wandb", "wandb", self.wandb != "off"),
+            ("video_every", "imageio_ffmpeg", self.video_every > 0),
+        ):
+            installed = not wanted or importlib.util.find_spec(package) is not None
+            word = package.replace("_", "-")
+            self._require(installed, setting, f"off (or 0) unless {word} is installed (pip install {word})")
         if self.stop_at is not None:
             self._check_goal(self.stop_at)
         name = self.exp_name

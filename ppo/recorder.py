@@ -7,6 +7,7 @@ named by seed, environment and epoch (`utils/seeding.py`).
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
@@ -22,14 +23,17 @@ import torch
 from ppo import actions, architecture, resume
 from ppo.config import GOAL, PPOConfig, free_settings, progress_columns
 from ppo.evaluate import evaluate_together, find_policy
+from ppo.film import film
 from ppo.policy import Policy, copy_weights, load_policy, write_policy
 from ppo.training import NotFinite, Training
 from utils import checkpoint, logger, system
 from utils.columns import Column
 from utils.command import printable
+from utils.console import Console
 from utils.folder import Refused, RunFolder, read_json
 from utils.mpi import Comm, agreed
 from utils.seeding import evaluation_seed
+from utils.sinks import Sink, TensorBoard, WeightsAndBiases
 
 T = TypeVar("T")
 
@@ -51,7 +55,7 @@ class Recorder:
         self.cfg, self.comm, self.path = cfg, comm, cfg.run_dir
         self.folder: RunFolder | None = None
         self.logger: logger.EpochLogger | None = None
-        self.console = logger.Console(cfg.num_epochs * cfg.steps_per_epoch, show=show and comm.rank == 0)
+        self.console = Console(cfg.num_epochs * cfg.steps_per_epoch, show and comm.rank == 0, comm.world_size > 1)
         self._facts: dict[str, Any] = {}  # config.json
         self._rejected: list[tuple[Path, str]] = []  # damaged checkpoints
         self._failures: Counter[str] = Counter()  # writes in a row that failed, of each kind
@@ -78,7 +82,8 @@ class Recorder:
         if saved is not None:
             resume.restore_episodes(training, saved[0], allow_mismatch, self._facts, notes)
         self._agreed(lambda: self._write_start(training, saved, notes) if self.folder is not None else None)
-        self.console.advance(training.epoch * self.cfg.steps_per_epoch)
+        own = [column for column in training.env.family.columns if column.name in training.env.family.evaluated]
+        self.console.start(training.epoch * self.cfg.steps_per_epoch, own, self.logger.rows() if self.logger else ())
         training.show_progress = self.console.advance
         self._began = time.monotonic()
 
@@ -158,9 +163,15 @@ class Recorder:
         self.folder.write_json("system.json", system.describe(self.comm.library))
         (self.path / "exit.json").unlink(missing_ok=True)
         logger.cut_back(self.path, saved[1]["log"] if saved else dict.fromkeys(logger.FILES, 0))
-        self.logger = logger.EpochLogger(self.path, training.env.episode_fields, self.cfg.tensorboard)
+        self.logger = logger.EpochLogger(self.path, training.env.episode_fields, self._sinks())
         if saved is not None and self._epoch_of_last_policy() < training.epoch:  # killed between checkpoint and policy
             self._save_policy("last", training)
+
+    def _sinks(self) -> list[Sink]:
+        """Return where rows go beside progress.txt."""
+        settings, cfg = self.cfg.to_dict(), self.cfg
+        sinks: list[Sink] = [TensorBoard(self.path, settings)] if cfg.tensorboard else []
+        return sinks + ([WeightsAndBiases(self.path, settings, cfg.wandb)] if cfg.wandb != "off" else [])
 
     def _epoch_of_last_policy(self) -> int:
         try:
@@ -181,6 +192,7 @@ class Recorder:
             NotFinite: on all ranks: the best policy so far holds numbers that are not finite.
         """
         evaluated = self._evaluate(training)
+        self._film(training)
         training.watchdog.touch(f"log, epoch {training.epoch - 1}")
         problem = None
         if self.logger is not None:
@@ -192,8 +204,7 @@ class Recorder:
             for name, value in row.items():
                 self.logger.log(name, value)
             self._attempt("row of the log", self.logger.dump)
-            own = [column for column in training.env.family.columns if column.name in training.env.family.evaluated]
-            self.console.epoch(row, self.cfg.num_epochs, own)
+            self.console.epoch(row, self.cfg.num_epochs)
             problem = self._keep_best(training, row)
             self.reached = self.reached or self._goal(row)  # PPG goes on to the end of its phase
         problem, self.reached = self.comm.broadcast((problem, self.reached))
@@ -268,6 +279,32 @@ class Recorder:
             return row
         means = {name: float(np.mean([r[field] for r in records])) for name, field in fields.items()}
         return means | {name: len({r[field] for r in records}) for name, field in DISTINCT.items()}
+
+    def _film(self, training: Training) -> None:
+        """Write a video of the present policy if one is due: rank 0 does, the others wait as long as it takes.
+
+        It has environments and random streams of its own. What goes wrong with it costs a line, not the run.
+        """
+        every, last = self.cfg.video_every, training.epoch - 1
+        if not every or (training.epoch % every and training.epoch != self.cfg.num_epochs):
+            return
+        if self.logger is not None:
+            self.say(f"writing a video of the policy after epoch {training.epoch}")
+            path = self.path / "videos" / f"epoch_{training.epoch:05d}.mp4"
+
+            def go_on() -> bool:
+                training.watchdog.touch(f"video, epoch {last}")
+                return not (training.signals and training.signals.received)
+
+            try:
+                options = self.cfg.evaluation_options()
+                film(frozen_policy(training), self.cfg.env, options, path, evaluation_seed(self.cfg.seed), go_on)
+                for sink in self.logger.sinks:
+                    sink.film(path, training.epoch * self.cfg.steps_per_epoch)
+            except Exception as error:  # ffmpeg, a full disk, a display, what a user's environment draws
+                self.say(f"WARNING: video not saved: {type(error).__name__}: {error}")
+        with training.watchdog.paused() if self.comm.rank else contextlib.nullcontext():
+            self.comm.barrier()
 
     def _keep_best(self, training: Training, row: dict[str, Any]) -> str | None:
         """Keep the policy if no earlier one was better: by evaluations if there are any, else by the last episodes.

@@ -50,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--start-mode", choices=("noop", "random"), help="Mario: random")
     parser.add_argument("--sticky", type=float)
     parser.add_argument("--max-episode-steps", type=int)
+    text = "of a RandomStages id, other stages than the policy's: a test set; each is counted apart"
+    parser.add_argument("--stages", metavar="1-1,1-2", help=text)
     text = "Procgen: on which levels; of two, the gap between them too"
     parser.add_argument("--levels", nargs="+", choices=("train", "test", "all"), metavar="train|test|all", help=text)
     parser.add_argument("--seed", type=int, default=0)
@@ -81,7 +83,10 @@ def show(args: Any, comm: mpi.Comm) -> None:
             command.check_writable(name, getattr(args, name))
     names = "env emulator start_frames start_mode sticky max_episode_steps env_kwargs wrapper".split()
     wanted = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    env_id, _ = environment(load_players(folder, args.network, args.env), **wanted)
+    if args.stages is not None:
+        wanted["stages"] = args.stages.split(",")
+    policy = load_players(folder, args.network, args.env)
+    env_id, _ = environment(policy, **wanted)
     wanted = evaluation_defaults(env_id, wanted) | wanted
     played: list[list[dict[str, Any]]] = []
     summaries: list[dict[str, Any]] = []
@@ -99,6 +104,8 @@ def show(args: Any, comm: mpi.Comm) -> None:
             "options": options,
             "versions": system.versions(),
         }
+        if env_id.startswith("SuperMarioBrosRandomStages"):
+            summary["stages"] = by_stage(records, policy.info["spec"]["options"].get("stages"))
         print("\n".join(table(summary)))
         played.append(records)
         summaries.append(summary)
@@ -117,6 +124,26 @@ def show(args: Any, comm: mpi.Comm) -> None:
             out = csv.DictWriter(file, list(played[0][0]))
             out.writeheader()
             out.writerows(record for records in played for record in records)
+
+
+def by_stage(records: list[dict[str, Any]], trained: list[str] | None) -> dict[str, dict[str, Any]]:
+    """Return, for each stage in which episodes ended, how many reached the flag, and whether it was trained on.
+
+    Args:
+        records: of the episodes.
+        trained: stages of the training, None for all.
+    """
+    groups = collections.defaultdict(list)
+    for record in records:
+        groups[f"{record['world']}-{record['stage']}"].append(record)
+    found = {}
+    for name, part in sorted(groups.items()):
+        cleared = [bool(record["flag"]) for record in part]
+        low, high, *_ = stats.grouped_interval(cleared, [record["independent"] for record in part])
+        interval = None if math.isnan(low) else [low, high]
+        found[name] = {"episodes": len(part), "cleared": sum(cleared), "clear_rate_95": interval,
+                       "trained": trained is None or name in trained}  # fmt: skip
+    return found
 
 
 def gap(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> dict[str, Any]:
@@ -179,6 +206,8 @@ def table(summary: dict[str, Any]) -> list[str]:
     if "clear_rate" in summary:
         label = "cleared" if summary.get("stages_cleared", {"max": 0})["max"] <= 1 else "cleared 1+"
         lines.append(f"  {label:10s}  {100 * summary['clear_rate']:6.1f}%  ({count_and_interval(summary)})")
+    for name, stage in summary.get("stages", {}).items():
+        lines.append(f"  {name:10s}  {100 * stage['cleared'] / stage['episodes']:6.1f}%  ({stage_words(stage)})")
     for name, s in summary.items():
         if isinstance(s, dict) and "mean" in s:
             label = LABELS.get(name, name.replace("_", " "))
@@ -190,6 +219,15 @@ def table(summary: dict[str, Any]) -> list[str]:
     if "causes" in summary:
         lines.append("  ended by    " + ", ".join(f"{cause} {count}" for cause, count in summary["causes"].items()))
     return lines
+
+
+def stage_words(stage: dict[str, Any]) -> str:
+    """Return of how many episodes a stage's clear rate is, its interval, and whether the stage was trained on."""
+    words = f"{stage['cleared']} of {stage['episodes']}"
+    if stage["clear_rate_95"] is not None:
+        low, high = (100 * bound for bound in stage["clear_rate_95"])
+        words += f"; 95% interval {low:.1f}% to {high:.1f}%"
+    return words + ("" if stage["trained"] else "; not trained on")
 
 
 def distinct(summary: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import torch
 import envs
 from ppo.evaluate import environment, find_policy
 from ppo.policy import Policy, load_policy, write_policy
+from scripts import model_card
 from utils import command
 from utils.seeding import Purpose, generator
 
@@ -53,6 +54,10 @@ def export(args: Any) -> int:
     if not all(bool(weight.isfinite().all()) for weight in weights.values()):
         raise ValueError("half: a weight is too large for 16 bits")
     write_policy(out, weights, policy.info)
+    lines = [*model_card.front_matter(policy.info), "", f"# {command.printable(policy.info.get('env'))}", ""]
+    lines += [*model_card.facts(policy.info, filmed=False, critic=args.with_critic), ""]
+    lines += ["`python -m scripts.play FOLDER` shows it; `python -m scripts.evaluate FOLDER` measures it."]
+    (out / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     size = sum(path.stat().st_size for path in out.iterdir())
     where = {"env": args.env, "env_kwargs": args.env_kwargs, "wrapper": args.wrapper}
     same, largest, count = agreement(policy, load_policy(out, args.network), args.check_steps, **where)

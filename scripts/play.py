@@ -9,25 +9,27 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from tqdm import tqdm
 
 import envs
 from envs.mario import demonstrations
+from envs.watch import MARIO_FPS, visible
+from ppo import film
 from ppo.evaluate import environment, find_players, load_players
-from ppo.policy import BadPolicy, Policy
+from ppo.policy import BadPolicy, Policy, load_policy
 from ppo.policy_set import PolicySet
 from utils import command, video, window
 from utils.folder import read_json
-from utils.seeding import evaluation_uniforms
 
-MARIO_FPS = 60
 DEFAULT_ENV = "SuperMarioBros-1-1-v0"
 RECORDING = 1  # version of the files of --record
 KEYS = {
@@ -58,9 +60,15 @@ def main(argv: list[str] | None = None) -> int:
     where.add_argument("--network", metavar="MODULE:FUNCTION", help="the policy's, where it is a user's and trusted")
     where.add_argument("--env-kwargs", type=command.json_table, metavar="JSON", help="of a Gymnasium environment")
     where.add_argument("--wrapper", metavar="MODULE:FUNCTION", help="around a Gymnasium environment, as in training")
-    where.add_argument("--checkpoint", default="best", metavar="best|last|K", help="of a run")
+    where.add_argument("--checkpoint", metavar="best|last|K", help="of a run; default: best")
     where.add_argument("--deterministic", action="store_true", help="the most probable action, not a sampled one")
-    where.add_argument("--episodes", type=int, default=1)
+    where.add_argument(
+        "--follow",
+        action="store_true",
+        help="the newest policy (--checkpoint best: the best) of a run"
+        " that is still training, read again before each episode; without end",
+    )
+    where.add_argument("--episodes", type=int, help="default: 1")
     where.add_argument(
         "--seed", type=int, default=0, help="with the same flags, the first episode is that of scripts.evaluate"
     )
@@ -89,6 +97,7 @@ def play(args: argparse.Namespace) -> None:
     who = [args.policy is not None, args.random, args.human, args.replay is not None, args.demonstrations is not None]
     if sum(who) != 1:
         raise ValueError("expected one of: a policy, --random, --human, --replay FILE, --demonstrations")
+    check_follow(args)
     if args.episodes < 1 or not 1 <= args.scale <= 8 or not args.speed >= 0 or args.seed < 0:
         raise ValueError("expected --episodes of at least 1, --scale 1 to 8, --speed and --seed of at least 0")
     if args.record and not args.human:
@@ -105,6 +114,18 @@ def play(args: argparse.Namespace) -> None:
         by_steps(args)
 
 
+def check_follow(args: argparse.Namespace) -> None:
+    """Fill in how many episodes are played, and see that --follow has a run and comes to an end where a file does."""
+    if args.follow and args.policy is None:
+        raise ValueError("follow: only with a run folder")
+    if args.follow and args.episodes is None and (args.video or args.gif):
+        raise ValueError("follow: has no end: with --video or --gif give --episodes too")
+    if args.episodes is None:
+        args.episodes = sys.maxsize if args.follow else 1
+    if args.checkpoint is None:
+        args.checkpoint = "last" if args.follow else "best"
+
+
 class Screen:
     """Sends each picture to every sink, with the overlay beside it, and keeps the pace."""
 
@@ -113,6 +134,7 @@ class Screen:
         self.thought: tuple[list[str], list[float], int, float | None] | None = None  # what the overlay says
         self._panel: tuple[Any, np.ndarray] = (None, np.zeros(0))
         self.caption = ""
+        self.steps: int | None = None  # of training behind the policy, where one is followed
         self.window: window.Window | None = None
         if args.video:
             self.sinks.append(video.VideoFile(args.video, fps))
@@ -125,21 +147,23 @@ class Screen:
         elif live:
             self.sinks.append(video.Terminal())
         self._clock = video.Clock(fps * args.speed if live else 0)
+        self._bar = tqdm(unit=" frames", desc="writing", disable=live or None)  # on a terminal only
 
     def show(self, picture: np.ndarray) -> None:
         """Show a picture (H, W, 3) uint8 RGB."""
         self.frames += 1
-        large = video.enlarge(picture, self.scale)
-        large = large[: len(large) // 2 * 2, : large.shape[1] // 2 * 2]  # video needs even sizes
+        large = video.even(video.enlarge(picture, self.scale))
         if self.thought is not None and self.thought is not self._panel[0]:
             self._panel = (self.thought, video.draw_panel(*self.thought, picture.shape[0], self.scale))
         beside = large if self.thought is None else np.hstack([large, self._panel[1][: len(large)]])
         for sink in self.sinks:
             sink.show(large if isinstance(sink, video.Terminal) else beside, self.caption)
+        self._bar.update()
         self._clock.wait()
 
     def close(self) -> None:
         """Finish files and give the terminal back."""
+        self._bar.close()
         for sink in self.sinks:
             sink.close()
 
@@ -151,8 +175,12 @@ def by_steps(args: argparse.Namespace) -> None:
     """Play episodes decision by decision."""
     names = "env emulator start_frames start_mode sticky max_episode_steps actions env_kwargs wrapper".split()
     wanted = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    policy = None
-    if args.policy is not None:
+    policy: Policy | PolicySet | None = None
+    newest = Follower(args) if args.follow else None
+    if newest is not None:
+        policy = newest()
+        env_id, options = environment(policy, **wanted)
+    elif args.policy is not None:
         folder, game = find_players(args.policy, args.checkpoint)
         args.env = wanted.setdefault("env", game) if game else args.env
         policy = load_players(folder, args.network, args.env)
@@ -160,15 +188,17 @@ def by_steps(args: argparse.Namespace) -> None:
     else:
         env_id = wanted.pop("env", DEFAULT_ENV)
         options = wanted
-    env, fps = build(env_id, args.seed, options)
+    env, fps = visible(env_id, args.seed, options)
     try:
         if policy is not None:
             policy.meet(env)
         if args.overlay and not hasattr(env.single_action_space, "n"):
             raise ValueError(f"overlay: shows how probable each action is, not {env.single_action_space}")
         show = Screen(args, f"{env_id}: {args.policy or 'random actions'}", fps)
+        if newest is not None and policy is not None:
+            show.steps = policy.info.get("steps")
         try:
-            for record in episodes(env, policy, args, show):
+            for record in episodes(env, policy, args, show, newest):
                 report(record, show)
         except (window.Closed, KeyboardInterrupt):
             pass
@@ -180,67 +210,73 @@ def by_steps(args: argparse.Namespace) -> None:
         print(f"{path}: {show.frames} frames")
 
 
-def build(env_id: str, seed: int, options: dict[str, Any]) -> tuple[Any, float]:
-    """Return one environment that can be looked at, and its pictures per second."""
-    env: Any
-    if envs.find_family(env_id).name == "mario":
-        from envs.mario.python_vector import MarioVec
+class Follower:
+    """Reads the newest policy of a run that is still training."""
 
-        return MarioVec(env_id, 1, seed, 0, envs.check_options(env_id, **options)), MARIO_FPS
-    if envs.find_family(env_id).name != "classic":
-        env = envs.make_vec(env_id, 1, seed, **options)
-        fps = env.metadata.get("render_fps")
-        if fps is None:
-            raise ValueError(f"env: {env_id} has no pictures")
-        return env, float(fps)
-    import gymnasium
+    def __init__(self, args: argparse.Namespace) -> None:
+        """Raises ValueError if there is no such run."""
+        self._run, self._network = Path(args.policy), args.network
+        self._folder = self._run / "policy" / ("best" if args.checkpoint == "best" else "last")
+        self._policy: Policy | None = None
+        self._read = 0
+        if not (self._run / "config.json").is_file():
+            raise ValueError(f"follow: {self._run} is no run folder; a training makes it when it begins")
 
-    kwargs = options.get("env_kwargs", {}) | {"render_mode": "rgb_array"}
-    try:
-        env = envs.make_vec(env_id, 1, seed, **options | {"env_kwargs": kwargs})
-        env.reset()
-        picture = env.render()[0]
-    except gymnasium.error.Error as error:
-        raise ValueError(f"env: {env_id} cannot be drawn: {error}") from None
-    if not isinstance(picture, np.ndarray) or picture.ndim != 3:
-        raise ValueError(f"env: {env_id} has no pictures")
-    return env, float(env.envs[0].metadata.get("render_fps", 30))
+    def __call__(self) -> Policy:
+        """Return the policy as it is now; waits until there is one."""
+        attempts = 0
+        while True:
+            try:
+                written = (self._folder / "policy.json").stat().st_mtime_ns
+                if self._policy is None or written != self._read:
+                    self._policy, self._read = load_policy(self._folder, self._network), written
+                return self._policy
+            except (BadPolicy, OSError) as error:  # none yet, or it is being replaced just now
+                if self._policy is not None:
+                    return self._policy
+                if isinstance(error, BadPolicy) and attempts >= 3:
+                    raise
+                if not attempts:
+                    print(f"{self._folder}: waiting for the first one, which comes with a checkpoint (--save-every)")
+                attempts += 1
+                time.sleep(1.0)
 
 
-def episodes(env: Any, policy: Policy | PolicySet | None, args: argparse.Namespace, show: Screen) -> Any:
-    """Play `args.episodes` episodes and yield the record of each. Draws the numbers that scripts.evaluate draws."""
-    watched = hasattr(env, "envs") and hasattr(env.envs[0], "watch")
-    if watched:
-        env.envs[0].watch = lambda screen: show.show(rgb(screen))
-    env.seed = args.seed
-    obs, _ = env.reset(seed=args.seed)
-    space = env.single_action_space
+def episodes(
+    env: Any,
+    policy: Policy | PolicySet | None,
+    args: argparse.Namespace,
+    show: Screen,
+    newest: Callable[[], Policy] | None = None,
+) -> Any:
+    """Play `args.episodes` episodes and yield the record of each. Draws the numbers that scripts.evaluate draws.
+
+    Args:
+        env, policy, args, show: the environment, the policy, what is asked for, and where it is shown.
+        newest: returns the policy of the next episode.
+    """
+    space, left = env.single_action_space, args.episodes
     labels = ["+".join(b) or "NOOP" for b in env.spec_dict.get("buttons", [])]
     labels = labels or [f"action {i}" for i in range(int(getattr(space, "n", 0)))]
-    left, uniforms = args.episodes, evaluation_uniforms(args.seed, [0], math.prod(space.shape))
-    state = policy.start(1) if policy is not None else None
-    while left:
-        uniform = next(uniforms)  # (1, U)
+
+    def act(obs: np.ndarray, uniform: np.ndarray, state: torch.Tensor) -> np.ndarray:
         if policy is None:
-            act = random_action(space, uniform)
-        else:
-            assert state is not None
-            look = policy.look(obs, state) if args.overlay or args.terminal else None
-            act = policy.act(obs, None if args.deterministic else uniform, state)
-            if look is not None:
-                describe(show, look, act[0], labels, args.overlay)
-        obs, _, terminated, truncated, infos = env.step(act)
-        if state is not None:
-            state[terminated | truncated] = 0.0
-        if not watched:
-            show.show(env.render()[0])
-        yield from infos["episodes"]
-        left -= len(infos["episodes"])
+            return random_action(space, uniform)
+        look = policy.look(obs, state) if args.overlay or args.terminal else None
+        chosen = policy.act(obs, None if args.deterministic else uniform, state)
+        if look is not None:
+            describe(show, look, chosen[0], labels, args.overlay)
+        return chosen
 
-
-def rgb(screen: np.ndarray) -> np.ndarray:
-    """Return a screen as (H, W, 3) uint8 RGB: it is that already, or (H, W, 4) blue, green, red, unused."""
-    return screen if screen.shape[2] == 3 else np.ascontiguousarray(screen[:, :, 2::-1])
+    state = policy.start(1) if policy is not None else torch.zeros(1, 0)
+    for ended in film.play(env, act, state, args.seed, show.show):
+        yield from ended
+        if newest is not None and ended:
+            policy = newest()
+            show.steps = policy.info.get("steps")
+        left -= len(ended)
+        if left <= 0:
+            return
 
 
 def random_action(space: Any, uniform: np.ndarray) -> np.ndarray:
@@ -259,6 +295,7 @@ def describe(
     shown, value = look
     worth = None if value is None else float(value[0])
     show.caption = f"{labels[act]} {100 * shown[0, act]:.0f}%" if labels else np.array2string(act, precision=2)
+    show.caption += "" if show.steps is None else f"  after {show.steps:,} steps"
     show.caption += "" if worth is None else f"  value {worth:.2f}"
     if overlay:
         show.thought = (labels, shown[0].tolist(), int(act), worth)
@@ -268,7 +305,8 @@ def report(record: dict[str, Any], show: Screen) -> None:
     """Print how an episode ended, unless the terminal shows pictures."""
     if any(isinstance(sink, video.Terminal) for sink in show.sinks):
         return
-    line = f"episode {record['episode']}: return {record['ep_ret']:.0f}, {record['ep_len']} steps"
+    line = "" if show.steps is None else f"after {show.steps:,} steps: "
+    line += f"episode {record['episode']}: return {record['ep_ret']:.0f}, {record['ep_len']} steps"
     if "cause" in record:
         line += f", furthest x {record['x_max']}, ended by {record['cause']}"
     print(line)

@@ -18,7 +18,7 @@ from typing import Any
 import envs
 from ppo.evaluate import PRETRAINED, evaluate
 from ppo.policy import load_policy
-from scripts import play
+from scripts import model_card, play
 from scripts.evaluate import count_and_interval, distinct, summarise
 from utils import command, system
 from utils.folder import read_json
@@ -116,38 +116,26 @@ def read(folder: Path) -> dict[str, Any] | None:
     return found
 
 
-def describe(line: dict[str, Any]) -> str:
-    """Return one line of an evaluation in words."""
+def describe_how(line: dict[str, Any]) -> str:
+    """Return in words how an evaluation's episodes were played."""
     how = "greedy" if line["greedy"] else "sampled"
     pressed = "random buttons" if line["start_mode"] == "random" else "nothing"
     starts = f"up to {line['start_frames']} frames of {pressed} first" if line["start_frames"] else "plain start"
     if line["sticky"]:
         starts += f", sticky buttons with probability {line['sticky']} per frame"
+    return f"{how}, {EMULATORS[line['emulator']]}, {starts}"
+
+
+def describe(line: dict[str, Any]) -> str:
+    """Return one line of an evaluation in words."""
     rate = f"{100 * line['clear_rate']:.0f}% cleared ({count_and_interval(line, 0)})"
-    where = EMULATORS[line["emulator"]]
-    return f"{how}, {where}, {starts}: {rate}, {distinct(line)}, mean return {line['ep_ret']['mean']:.0f}"
+    return f"{describe_how(line)}: {rate}, {distinct(line)}, mean return {line['ep_ret']['mean']:.0f}"
 
 
 def card(name: str, info: dict[str, Any], found: dict[str, Any], filmed: bool) -> str:
     """Return the model card of a policy."""
-    versions = ", ".join(f"{package} {version}" for package, version in sorted(info.get("versions", {}).items()))
-    facts = {
-        "Environment": f"`{info['env']}`, actions {info['spec']['options'].get('actions')}, preprocessing version "
-        f"{info['spec'].get('preprocess_version')}",
-        "Network": f"{info['network']}, the actor alone",
-        "Made by": f"`{info.get('command', 'unknown')}`",
-        "Preset": info.get("preset"),
-        "Seed": info.get("seed"),
-        "Decisions": f"{info['steps']:,}" if isinstance(info.get("steps"), int) else None,
-        "Hours": f"{info['hours']:.2f}, {info.get('cores')} core(s) of {info.get('processor')}"
-        if "hours" in info
-        else None,
-        "Commit": info.get("commit"),
-        "Versions": versions,
-        "Video": "[play.mp4](play.mp4), at 60 frames per second" if filmed else None,
-    }
-    lines = [f"# {name}", ""]
-    lines += [f"- {title}: {value}" for title, value in facts.items() if value not in (None, "")]
+    results = [(describe_how(line), line) for line in found["lines"]]
+    lines = [*model_card.front_matter(info, results), "", f"# {name}", "", *model_card.facts(info, filmed)]
     commits = dict.fromkeys(line["commit"][:12] for line in found["lines"])
     lines += ["", f"Evaluated at {', '.join(commits)}, seed {found['seed']}:", ""]
     lines += [f"- {describe(line)}" for line in found["lines"]]

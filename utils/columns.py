@@ -279,6 +279,19 @@ FOREIGN: Mapping[str, Column] = {  # of Spinning Up's logs, and names that stand
 }
 
 
+_TRAIN = ("VVals", "Loss", "Entropy", "KL", "ClipFrac", "StopIter", "GradNorm", "LearningRate", "ExplainedVariance")
+_TIME = ("Epoch", STEPS, "StepsPerSecond", "MemoryMB")
+
+
+def group(name: str) -> str:
+    """Return to which group a column of `progress.txt` belongs: rollout, eval, train or time."""
+    if name in _TIME or (name.startswith("Time") and name in PROGRESS):
+        return "time"
+    if name.startswith("Eval"):
+        return "eval"
+    return "train" if name in PROGRESS and any(word in name for word in _TRAIN) else "rollout"
+
+
 def find(name: str, own: Mapping[str, Column] | None = None) -> Column:
     """Return the column of `progress.txt` with this name; one that says nothing but its name where none is known.
 

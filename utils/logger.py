@@ -1,4 +1,4 @@
-"""EpochLogger: one row per epoch in `progress.txt`, one line per episode in `episodes.csv`, a table on the console.
+"""EpochLogger: one row per epoch in `progress.txt`, one line per episode in `episodes.csv`.
 
 `progress.txt` is tab separated with Spinning Up's column names, so that its readers and ours both work. Only rank 0
 has a logger; numbers of all ranks are joined before they come here.
@@ -11,19 +11,16 @@ import csv
 import io
 import math
 import os
-import sys
-import time
 from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from utils.columns import Column
 from utils.command import printable
 from utils.files import open_file
 from utils.folder import Refused
+from utils.sinks import Sink
 
 FILES = ("progress.txt", "episodes.csv")
 HEADING_BYTES = 1 << 20  # of a first line at most
@@ -47,6 +44,10 @@ class Appended:
     def first_line(self) -> str:
         """Return the first line of what is in the file."""
         return os.pread(self._handle, HEADING_BYTES, 0).split(b"\n")[0].decode(errors="surrogateescape")
+
+    def text(self) -> str:
+        """Return what is in the file."""
+        return os.pread(self._handle, self.size, 0).decode(errors="replace")
 
     def add(self, text: str) -> None:
         """Take lines that `flush` writes; bytes that are no text stand in them as surrogates."""
@@ -72,14 +73,18 @@ class Appended:
 class EpochLogger:
     """Collects the numbers of an epoch and writes them when it ends."""
 
-    def __init__(self, folder: Path, episode_fields: tuple[str, ...], tensorboard: bool = False) -> None:
-        """Open the files in `folder`, adding to those that are there. Raises OSError if one is a link or a pipe."""
+    def __init__(self, folder: Path, episode_fields: tuple[str, ...], sinks: Sequence[Sink] = ()) -> None:
+        """Open the files in `folder`, adding to those that are there; `sinks` are given each row too.
+
+        Raises:
+            OSError: a file is a link or a pipe.
+        """
         self._progress, self._episodes = Appended(folder / "progress.txt"), Appended(folder / "episodes.csv")
         self._episode_fields = ("epoch", "steps", *episode_fields)
         self._continued = not self._progress.empty
         self._columns = self._progress.first_line().split("\t") if self._continued else None
         self._row: dict[str, Any] = {}
-        self._writer = _tensorboard_writer(folder) if tensorboard else None
+        self.sinks = sinks
         if self._episodes.empty:
             self._episodes.add(",".join(self._episode_fields) + "\n")
 
@@ -115,11 +120,8 @@ class EpochLogger:
         if list(row) != self._columns:
             raise ValueError(f"columns of a row must stay the same: {sorted(set(row) ^ set(self._columns))} differ")
         self._progress.add("\t".join(_cell(value) for value in row.values()) + "\n")
-        if self._writer is not None:
-            for name, value in row.items():
-                if isinstance(value, int | float) and math.isfinite(value):
-                    self._writer.add_scalar(name, value, row["TotalEnvInteracts"])
-            self._writer.flush()
+        for sink in self.sinks:
+            sink.row(row)
         self.flush()
         return row
 
@@ -127,6 +129,11 @@ class EpochLogger:
         """Write the rows that wait for room, if any do. Raises OSError."""
         self._progress.flush()
         self._episodes.flush()
+
+    def rows(self) -> list[dict[str, str]]:
+        """Return the rows of progress.txt so far, as they stand in the file."""
+        heading, *lines = self._progress.text().split("\n")
+        return [dict(zip(heading.split("\t"), line.split("\t"), strict=False)) for line in lines if line]
 
     def positions(self) -> dict[str, int]:
         """Return how many bytes of each file belong to the epochs written so far; a checkpoint keeps them."""
@@ -136,9 +143,10 @@ class EpochLogger:
         """Write what waits, if there is room by now, and close the files."""
         with contextlib.suppress(OSError):
             self.flush()
-        for file in (self._progress, self._episodes, self._writer):
-            if file is not None:
-                file.close()
+        for file in (self._progress, self._episodes):
+            file.close()
+        for sink in self.sinks:
+            sink.close()
 
 
 def check_heading(folder: Path, known: Container[str]) -> None:
@@ -192,108 +200,9 @@ def cut_back(folder: Path, positions: dict[str, int]) -> int:
     return lost
 
 
-def _tensorboard_writer(folder: Path) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder / "tensorboard"))
-
-
 def _cell(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, bool | np.bool_):
         return str(int(value))
     return repr(float(value)) if isinstance(value, float | np.floating) else str(value)
-
-
-class Console:
-    """What a person sees on rank 0: a progress bar on a terminal, a short table per epoch; plain lines elsewhere.
-
-    A closed or broken standard output never ends a run: the console falls silent, the files go on.
-    """
-
-    def __init__(self, total_steps: int, first_step: int = 0, show: bool = True) -> None:
-        """Start at `first_step` of `total_steps`."""
-        self._show = show
-        self._terminal = show and sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total_steps,
-            initial=first_step,
-            unit="step",
-            unit_scale=True,
-            dynamic_ncols=True,
-            smoothing=0.1,
-            disable=not self._terminal,
-            file=sys.stderr,
-        )
-        self._rows, self._last_row = 0, -math.inf
-
-    def say(self, text: str) -> None:
-        """Print one or more lines; what may come from a file, and so from a stranger, cannot drive the terminal."""
-        if not self._show:
-            return
-        text = "\n".join(printable(line, 1000) for line in text.split("\n"))
-        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        text = text.encode(encoding, "backslashreplace").decode(encoding)  # a letter it lacks becomes its number
-        try:
-            with self._bar.external_write_mode(file=sys.stdout) if self._terminal else contextlib.nullcontext():
-                print(text, flush=True)
-        except (BrokenPipeError, OSError, ValueError):
-            self._show = self._terminal = False
-
-    def advance(self, steps: int) -> None:
-        """Move the bar."""
-        if self._terminal:
-            self._bar.update(steps)
-
-    def epoch(self, row: dict[str, Any], epochs: int, own: Sequence[Column] = ()) -> None:
-        """Print the row's main numbers in 80 columns, with the heading every 20 rows; later at most one row per second.
-
-        Args:
-            row: of progress.txt.
-            epochs: of the whole run.
-            own: the family's columns that are worth a look; two have room.
-        """
-        now, last = time.monotonic(), row["Epoch"] == epochs - 1
-        if self._rows >= 20 and now - self._last_row < 1.0 and not last:
-            return
-        self._last_row = now
-        columns = [
-            ("epoch", f"{row['Epoch'] + 1}/{epochs}", 7),
-            ("steps", _short(row["TotalEnvInteracts"]), 6),
-            ("EpRet", _number(row["AverageEpRet"], 1), 8),
-            *((c.name, _percent(row[c.name]) if c.unit == "%" else _number(row[c.name], 0), 6) for c in own[:2]),
-            ("Entropy", _number(row["Entropy"], 2), 7),
-            ("KL", _number(row["KL"], 4), 6),
-            ("ExplVar", _number(row["ExplainedVariance"], 2), 7),
-            ("steps/s", _number(row["StepsPerSecond"], 0), 7),
-            ("time", _clock(row["Time"]), 8),
-        ]
-        if self._rows % 20 == 0:
-            self.say(" ".join(name.rjust(width) for name, _, width in columns))
-        self.say(" ".join(text.rjust(max(width, len(name))) for name, text, width in columns))
-        self._rows += 1
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        with contextlib.suppress(OSError, ValueError):
-            self._bar.close()
-
-
-def _clock(seconds: float) -> str:
-    return time.strftime("%H:%M:%S", time.gmtime(seconds)) if seconds < 86400 else f"{seconds / 86400:.1f} d"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:,.{digits}f}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{100 * value:.0f}%"
-
-
-def _short(value: float) -> str:
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.2f}{unit}"
-    return f"{value:.0f}"

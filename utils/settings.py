@@ -41,8 +41,8 @@ class Setting:
         name: as in Python and in config.json; the flag has - for _.
         default: value where nobody chose one.
         help: what it is, in a few words.
-        kind: int, float, bool, str, list, dict (these two are JSON on the command line), or object for what only its
-            owner can check.
+        kind: int, float, bool, str, list (on the command line JSON, or words with commas between), dict (JSON), or
+            object for what only its owner can check.
         optional: whether None is a value; "none" on the command line.
         at_least, above, at_most, below: bounds of a number; `above` and `below` exclude the bound itself.
         choices: the texts that are allowed; empty for any.
@@ -114,6 +114,8 @@ class Setting:
         if self.optional and text.lower() == "none":
             return None
         try:
+            if self.kind is list and not text.lstrip().startswith("["):
+                return text.split(",")
             if self.kind in (list, dict):
                 return json.loads(text)
             return text if self.kind in (str, object) else self.kind(text)
@@ -139,5 +141,5 @@ class Setting:
             group.add_argument(self.flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
             return
         metavar = "{" + ",".join(self.choices) + "}" if self.choices else self.kind.__name__.upper()
-        metavar = {"OBJECT": "VALUE", "LIST": "JSON", "DICT": "JSON"}.get(metavar, metavar)
+        metavar = {"OBJECT": "VALUE", "LIST": "A,B,...", "DICT": "JSON"}.get(metavar, metavar)
         group.add_argument(self.flag, type=self.read, default=argparse.SUPPRESS, metavar=metavar, help=text)

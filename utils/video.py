@@ -51,9 +51,11 @@ class VideoFile:
         self._ffmpeg, self.path, self.fps = imageio_ffmpeg, path, fps
         self._temp = path.with_name(f".tmp-{os.getpid()}-{path.name}")
         self._writer: Any = None
+        self.count = 0  # pictures so far
 
     def show(self, picture: np.ndarray, caption: str) -> None:
         """Append a picture; height and width must be even."""
+        self.count += 1
         if self._writer is None:
             codec, output = FORMATS[self.path.suffix]
             size = (picture.shape[1], picture.shape[0])
@@ -68,6 +70,12 @@ class VideoFile:
         if self._writer is not None:
             self._writer.close()
             self._temp.replace(self.path)
+
+    def drop(self) -> None:
+        """End without a file."""
+        if self._writer is not None:
+            self._writer.close()
+        self._temp.unlink(missing_ok=True)
 
 
 class GifFile:
@@ -148,6 +156,11 @@ def half_blocks(picture: np.ndarray, columns: int, lines: int) -> str:
             codes.append("\u2580")
         rows.append("".join(codes) + "\x1b[0m\x1b[K")
     return "\n".join(rows)
+
+
+def even(picture: np.ndarray) -> np.ndarray:
+    """Return the picture without a last odd row and column: a video needs even sizes."""
+    return picture[: len(picture) // 2 * 2, : picture.shape[1] // 2 * 2]
 
 
 def enlarge(picture: np.ndarray, scale: int) -> np.ndarray:

@@ -44,7 +44,10 @@ def check(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
         rules.ram_address(name)
     if checked["stages"] is not None:
         if not game.random:
-            raise ValueError(f"stages: {checked['stages']!r} given for {env_id}, only RandomStages ids draw stages")
+            raise ValueError(
+                f"stages: {checked['stages']!r} given for {env_id}, only RandomStages ids draw stages: "
+                "--env SuperMarioBrosRandomStages-v0"
+            )
         stages.parse_stages(checked["stages"], game)
     _check_emulator(checked)
     return checked
@@ -100,7 +103,7 @@ OPTIONS = (
     Option(name="ram_info", default=(), kind=list, settable=False,
            help="names of RAM addresses whose bytes the infos shall hold"),
     Option(name="stages", default=None, kind=list, optional=True, portable=True,
-           help="of a RandomStages id, the stages to draw from, such as '[\"1-1\",\"1-2\"]'; none: all"),
+           help="of a RandomStages id, the stages to draw from, such as 1-1,1-2; none: all"),
     Option(name="emulator", default=None, optional=True, help="native or nes-py; default: the fastest there is"),
     Option(name="threads", default=1, kind=int, at_least=1, at_most=256, affects="nothing",
            help="threads of each rank's native environments"),

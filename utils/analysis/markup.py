@@ -34,6 +34,9 @@ th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px soli
 td.free { white-space: normal; min-width: 14rem; }
 figure { margin: 0 0 1rem; } figure img, figure video { display: block; max-width: 100%; height: auto; }
 figure video { width: 100%; max-width: 32rem; background: #000; }
+pre { margin: 0; padding: .5rem .7rem; background: var(--soft); font-size: .88rem; width: max-content;
+  min-width: 100%; }
+figure img.paper { background: #fff; }
 .grid { display: grid; gap: 1rem 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); }
 details { margin: .6rem 0; } summary { cursor: pointer; padding: .3rem 0; }
 li.verdict { font-weight: 600; }

@@ -46,7 +46,7 @@ def videos(groups: Sequence[Group]) -> tuple[str, list[str]]:
             if not kind:
                 notes.append(f"video {name} left out: not a WebM, MP4 or GIF file")
                 continue
-            parts.append(_video(data, kind, name))
+            parts.append(figure(data, kind, name))
             shown, total = shown + 1, total + size
     return (f"<div class='grid'>{''.join(parts)}</div>" if parts else ""), notes
 
@@ -60,8 +60,10 @@ def _video_files(run: LoggedRun) -> list[Path]:
     return sorted((p for p in found if p.is_file() and not p.is_symlink()), reverse=True)
 
 
-def _video(data: bytes, kind: str, name: str) -> str:
+def figure(data: bytes, kind: str, name: str, autoplay: bool = True) -> str:
+    """Return a video of one of the kinds that `video_kind` knows for the page."""
     address, words = embedded(data, kind), f"<figcaption>{text(name)}</figcaption>"
     if kind == "image/gif":
         return f"<figure><img src='{address}' alt='Video {text(name)}'>{words}</figure>"
-    return f"<figure><video controls autoplay muted loop playsinline src='{address}'></video>{words}</figure>"
+    plays = "autoplay " if autoplay else ""
+    return f"<figure><video controls {plays}muted loop playsinline src='{address}'></video>{words}</figure>"

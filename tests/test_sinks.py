@@ -1,0 +1,94 @@
+"""The rows of progress.txt in TensorBoard and Weights & Biases: in groups, with the settings; optional."""
+
+import ast
+import importlib.machinery
+import importlib.util
+import sys
+import types
+
+import pytest
+
+from envs.mario import FAMILY
+from ppo import config
+from ppo.run import train
+from tests.same_logs import rows
+from tests.test_structure import FILES, imports
+from utils import columns, sinks
+
+
+def module(name, **content):
+    """A module that stands in for one that is not installed."""
+    made = types.ModuleType(name)
+    made.__spec__ = importlib.machinery.ModuleSpec(name, None)
+    vars(made).update(content)
+    return made
+
+
+class Calls:
+    """Notes every call of every method."""
+
+    def __init__(self, *args, **kwargs):
+        self.calls = [("init", args, kwargs)]
+
+    def __getattr__(self, name):
+        return lambda *args, **kwargs: self.calls.append((name, args, kwargs))
+
+    def of(self, name):
+        return [(args, kwargs) for called, args, kwargs in self.calls if called == name]
+
+
+@pytest.mark.parametrize(("name", "group"), [
+    ("AverageEpRet", "rollout"), ("ClearRate100", "rollout"), ("XMax", "rollout"), ("EvalEpRet", "eval"),
+    ("LossPi", "train"), ("DeltaLossV", "train"), ("AverageVVals", "train"), ("KL", "train"), ("Time", "time"),
+    ("TimeWaitUpdate", "time"), ("StepsPerSecond", "time"), ("MemoryMB", "time"), ("Epoch", "time"),
+])  # fmt: skip
+def test_every_column_has_a_group(name, group):
+    """Those of episodes, of evaluations, of the update, of the clock; a family's own are of episodes."""
+    assert columns.group(name) == group
+    assert {columns.group(column.name) for column in (*FAMILY.columns, *FAMILY.learned)} == {"rollout"}
+
+
+def test_weights_and_biases_gets_rows_settings_and_films(tmp_path, monkeypatch):
+    """Offline, into the run's folder, under the steps; a run is known by its folder's name, and resumed."""
+    run, begun = Calls(), []
+    fake = module("wandb", init=lambda **kwargs: begun.append(kwargs) or run, Video=lambda path, format: (path, format))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    folder = train(config.build(env="Echo-v0", epochs=2, wandb="offline", data_dir=str(tmp_path)))
+    assert begun[0]["mode"] == "offline" and begun[0]["dir"] == str(folder) and begun[0]["id"] == folder.name
+    assert begun[0]["config"]["env"] == "Echo-v0" and run.of("finish")
+    logged = run.of("log")
+    assert len(logged) == len(rows(folder)[1]) == 2
+    (numbers,), where = logged[1]
+    assert where == {"step": numbers["time/TotalEnvInteracts"]} and {"rollout/AverageEpRet", "train/KL"} <= set(numbers)
+    sink = sinks.WeightsAndBiases(folder, {}, "offline")
+    sink.film(folder / "videos" / "epoch_00001.mp4", 7)
+    assert run.of("log")[-1] == (
+        ({"rollout/video": (str(folder / "videos" / "epoch_00001.mp4"), "mp4")},), {"step": 7})  # fmt: skip
+
+
+def test_tensorboard_gets_groups_and_settings(tmp_path, monkeypatch):
+    """Scalars under rollout/, train/ and time/, the settings as a table."""
+    writers = []
+
+    def writer(folder):
+        writers.append(Calls(folder))
+        return writers[-1]
+
+    monkeypatch.setitem(sys.modules, "tensorboard", module("tensorboard"))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module("tensorboard", SummaryWriter=writer))
+    train(config.build(env="Echo-v0", epochs=2, tensorboard=True, data_dir=str(tmp_path)))
+    names = [args[0] for args, _ in writers[0].of("add_scalar")]
+    assert {name.split("/")[0] for name in names} == {"rollout", "train", "time"} and "train/LossPi" in names
+    assert '| env | `"Echo-v0"` |' in writers[0].of("add_text")[0][0][1] and writers[0].of("close")
+
+
+def test_both_are_optional(tmp_path):
+    """Without the package the setting is refused; only utils/sinks.py imports either, and inside a function."""
+    if importlib.util.find_spec("wandb") is None:
+        with pytest.raises(ValueError, match="pip install wandb"):
+            config.build(wandb="offline")
+    for path in FILES:
+        used = {name for name in imports(path) if name.split(".")[0] == "wandb" or "tensorboard" in name}
+        assert not used or path.name == "sinks.py", path
+    top = ast.parse((FILES[0].parent.parent / "utils" / "sinks.py").read_text()).body
+    assert not any("wandb" in ast.dump(node) for node in top if isinstance(node, ast.Import | ast.ImportFrom))

@@ -1,0 +1,137 @@
+"""The gallery: one page with every policy of a folder: film, clear rates, curve, commands to train and to watch.
+
+A policy is a folder with `policy.json`; `play.mp4` (or .webm, .gif), `evaluation.json` and `curve.png` are shown where
+they are there, as `scripts.scoreboard` and `scripts.solve` write them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.analysis import markup, videos
+from utils.analysis.files import read_object
+from utils.analysis.markup import embedded, table, text
+from utils.files import read_file
+
+FILMS = ("play.mp4", "play.webm", "play.gif")
+MOST_POLICIES = 200
+MOST_LINES = 50  # of an evaluation
+LARGEST_PICTURE = 4 << 20  # bytes
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def find(folders: Sequence[str]) -> list[Path]:
+    """Return the policies in folders of policies, or that the folders are, by name.
+
+    Raises:
+        ValueError: there is none in one of them.
+    """
+    found: list[Path] = []
+    for folder in map(Path, folders):
+        inside = sorted(folder.iterdir()) if folder.is_dir() else []
+        here = [path for path in (folder, *inside) if (path / "policy.json").is_file() and not path.is_symlink()]
+        if not here:
+            raise ValueError(f"no policy in {folder}: expected a folder of folders with a policy.json")
+        found += here
+    return found[:MOST_POLICIES]
+
+
+def page(folders: Sequence[str], title: str) -> str:
+    """Return the whole document."""
+    policies = find(folders)
+    parts, notes = [], []
+    for i, folder in enumerate(policies):
+        content, more = policy(folder)
+        parts.append((f"p{i}", text(folder.name), content))
+        notes += more
+    remarks = "".join(f"<p class='warn'>{text(note)}</p>" for note in notes)
+    count = f"{len(policies)} polic{'ies' if len(policies) > 1 else 'y'}"
+    return markup.document(title, count, [*parts, ("notes", "Notes", remarks)])
+
+
+def policy(folder: Path) -> tuple[str, list[str]]:
+    """Return the section about a policy, and what could not be shown of it."""
+    info, problem = read_object(folder / "policy.json")
+    evaluation, other = read_object(folder / "evaluation.json")
+    notes = [f"{folder.name}: {note}" for note in (problem, other) if note]
+    shown = []
+    film = next((name for name in FILMS if (folder / name).exists()), None)
+    for name, limit in ((film, videos.LARGEST_VIDEO), ("curve.png", LARGEST_PICTURE)):
+        if name is None or not (folder / name).exists():
+            continue
+        try:
+            shown.append(figure(read_file(folder / name, limit), name))
+        except (OSError, ValueError) as error:
+            notes.append(f"{folder.name}: {name} left out: {error}")
+    rates, commands = clear_rates(evaluation), how(folder, info)
+    beside = f"<div><h3>Clear rate</h3>{rates}</div>" if rates else ""
+    return f"<div class='grid'>{''.join(shown)}{beside}</div>{commands}{facts(info)}", notes
+
+
+def figure(data: bytes, name: str) -> str:
+    """Return a film or a picture for the page. Raises ValueError where the file is neither."""
+    if data.startswith(PNG):
+        curve = f"<img class='paper' src='{embedded(data, 'image/png')}' alt='Learning curve'>"
+        return f"<figure>{curve}<figcaption>Learning curve</figcaption></figure>"
+    kind = videos.video_kind(data)
+    if not kind:
+        raise ValueError("not a WebM, MP4, GIF or PNG file")
+    return videos.figure(data, kind, name, autoplay=False)
+
+
+def clear_rates(evaluation: dict[str, Any]) -> str:
+    """Return a table of the evaluation's clear rates with their intervals, "" where there is none."""
+    lines = evaluation.get("lines")
+    rows: list[list[object]] = [["how it was played", "cleared", "95% interval", "episodes"]]
+    for line in lines[:MOST_LINES] if isinstance(lines, list) else []:
+        if not isinstance(line, dict) or not _real(line.get("clear_rate")) or not _real(line.get("episodes")):
+            continue
+        bounds = line.get("clear_rate_95")
+        interval = "none: one film" if line.get("trajectories") == 1 else "none"
+        if isinstance(bounds, list) and len(bounds) == 2 and all(map(_real, bounds)):
+            interval = f"{100 * bounds[0]:.0f}% to {100 * bounds[1]:.0f}%"
+        rows.append([condition(line), f"{100 * line['clear_rate']:.0f}%", interval, f"{line['episodes']:.0f}"])
+    return table(rows, free=[0]) if len(rows) > 1 else ""
+
+
+def condition(line: dict[str, Any]) -> str:
+    """Return in a few words how an evaluation's episodes were disturbed."""
+    words = ["most probable actions" if line.get("greedy") else "sampled actions"]
+    if line.get("start_frames"):
+        pressed = "random buttons" if line.get("start_mode") == "random" else "nothing pressed"
+        words.append(f"up to {line['start_frames']} frames of {pressed} first")
+    else:
+        words.append("plain start")
+    if line.get("sticky"):
+        words.append(f"sticky buttons with probability {line['sticky']}")
+    return ", ".join([*words, f"emulator {line.get('emulator')}"])
+
+
+def how(folder: Path, info: dict[str, Any]) -> str:
+    """Return the commands that watch a policy, measure it and train another one like it."""
+    name = folder.name if re.fullmatch(r"[\w.-]+", folder.name) else "POLICY"
+    commands = [("Watch", f"python -m scripts.play {name}"), ("Measure", f"python -m scripts.evaluate {name}")]
+    commands += [("Train", str(info["command"]))] if isinstance(info.get("command"), str) else []
+    return "".join(
+        f"<h3>{title}</h3><div class='wide' tabindex='0'><pre>{text(line)}</pre></div>" for title, line in commands
+    )
+
+
+def facts(info: dict[str, Any]) -> str:
+    """Return what policy.json says about the training."""
+    rows: list[list[object]] = [["what", "value"]]
+    for name in ("env", "network", "preset", "seed", "steps", "hours", "processor", "commit"):
+        value = info.get(name)
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
+            rows.append([name, f"{value:,}" if name == "steps" and _real(value) else value])
+    if len(rows) == 1:
+        return ""
+    return f"<details><summary>About its training</summary>{table(rows, free=[1])}</details>"
+
+
+def _real(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]

@@ -1,0 +1,84 @@
+"""Where else the rows of `progress.txt` go: TensorBoard and Weights & Biases. Both are optional and imported here only.
+
+A sink has `row`, `film` and `close`; the columns stand in groups: `rollout/ eval/ train/ time/`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from utils.columns import STEPS, group
+
+
+class Sink(Protocol):
+    """Takes each row of `progress.txt`."""
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Take a row."""
+
+    def film(self, path: Path, steps: int) -> None:
+        """Take a video file of the policy after so many steps."""
+
+    def close(self) -> None:
+        """Finish."""
+
+
+class TensorBoard:
+    """Event files in the run's `tensorboard/`, with the settings as a table under Text."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        """Args: folder: the run's. settings: what it is run with."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder / "tensorboard"))
+        rows = [f"| {name} | `{json.dumps(value)}` |" for name, value in settings.items()]
+        self._writer.add_text("settings", "\n".join(["| setting | value |", "|---|---|", *rows]))
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Take a row."""
+        for name, value in grouped(row).items():
+            self._writer.add_scalar(name, value, row[STEPS])
+        self._writer.flush()
+
+    def film(self, path: Path, steps: int) -> None:
+        """Leave it in the run's folder: TensorBoard shows no video files."""
+
+    def close(self) -> None:
+        """Finish."""
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A run of Weights & Biases in the run's `wandb/`; offline, `wandb sync` sends it later."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], mode: str) -> None:
+        """Args: folder: the run's. settings: what it is run with. mode: offline or online."""
+        import wandb
+
+        self._wandb = wandb
+        self._run = wandb.init(
+            dir=str(folder), mode=mode, project=folder.parent.name, name=folder.name, id=folder.name, resume="allow",
+            config=dict(settings),
+        )  # fmt: skip
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Take a row."""
+        self._run.log(grouped(row), step=row[STEPS])
+
+    def film(self, path: Path, steps: int) -> None:
+        """Take a video."""
+        self._run.log({"rollout/video": self._wandb.Video(str(path), format=path.suffix[1:])}, step=steps)
+
+    def close(self) -> None:
+        """Finish."""
+        self._run.finish()
+
+
+def grouped(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return the finite numbers of a row under their groups' names."""
+    finite = {n: v for n, v in row.items() if isinstance(v, int | float) and math.isfinite(v)}
+    return {f"{group(name)}/{name}": value for name, value in finite.items()}
