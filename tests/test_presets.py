@@ -42,6 +42,12 @@ def test_the_preset_made_for_an_id_is_its_default(env):
     assert found == TUNED[env] and cfg.v_lr == cfg.pi_lr and cfg.train_v_iters == cfg.train_pi_iters
 
 
+def test_cartpole_keeps_its_critic_alive_and_its_length():
+    """Normalised rewards: returns of 50 saturated the critic on some seeds; and no more than 100,000 steps."""
+    cfg = config.build(env="CartPole-v1")
+    assert cfg.norm_rew and 99_000 < cfg.num_epochs * cfg.steps_per_epoch <= 100_000
+
+
 def test_others_keep_the_general_one_and_may_take_any_that_is_for_all():
     """An id without a preset of its own starts from `classic`; `continuous` is there for it, Hopper's is not."""
     assert config.build(env="CliffWalking-v1").preset == "classic"
