@@ -130,9 +130,10 @@ PRESETS = (
           total_steps=1_000_000),
     tuned("mountaincar", "MountainCar-v0", ("MountainCar-v*",), (16, 16, 64), passes=4, gamma=0.99, lam=0.98,
           total_steps=1_000_000),
-    # Its noise of 1 is half of our unit: torques reach from -2 to 2.
+    # Its noise of 1 is half of our unit: torques reach from -2 to 2. Other than there, rewards are normalised, as for
+    # CartPole: discounted returns go down to -160; and step sizes fall, or KL passes 1 when the noise has become small.
     tuned("pendulum", "Pendulum-v1", ("Pendulum-v*",), (4, 1024, 64), lr=1e-3, gamma=0.9, lam=0.95, normalize=False,
-          log_std=round(math.log(0.5), 3), total_steps=100_000),
+          log_std=round(math.log(0.5), 3), norm_rew=True, anneal_lr=True, total_steps=200_000),
     tuned("lunarlander", "LunarLander-v2 and LunarLanderContinuous-v2", ("LunarLander*-v*",), (16, 1024, 64), passes=4,
           gamma=0.999, lam=0.98, ent_coef=0.01, normalize=False, total_steps=1_000_000),
     tuned("bipedalwalker", "BipedalWalker-v3", ("BipedalWalker-v*",), (32, 2048, 64), gamma=0.999, lam=0.95,
