@@ -80,6 +80,9 @@ setup(
         "atari": ["ale-py>=0.12,<0.13"],
         # Only its library is used: `pip install --no-deps` of the same spares gym3 and the old versions that it pins.
         "procgen": ["procgen-mirror==0.10.7"],
+        # Gymnasium knows which versions of its simulators fit, and what draws their pictures.
+        "box2d": ["gymnasium[box2d]"],
+        "mujoco": ["gymnasium[mujoco]"],
         "tensorboard": ["tensorboard"],
         "wandb": ["wandb"],
         "notebook": ["notebook", "imageio-ffmpeg"],

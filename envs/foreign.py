@@ -39,6 +39,8 @@ def build(env_id: str, arguments: dict[str, Any], max_episode_steps: int | None,
     try:
         env = _build(env_id, arguments, max_episode_steps)
         env = env if wrap is None else wrap(env)
+    except gymnasium.error.DependencyNotInstalled as error:  # says what to install
+        raise BrokenEnvironment(f"env: {env_id!r} cannot be built: {error}") from error
     except (Exception, SystemExit) as error:
         if isinstance(error, gymnasium.error.Error | ImportError):  # says what is missing
             raise

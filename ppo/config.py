@@ -290,6 +290,34 @@ PRESETS = (
             "log_std": -0.5,
         },
     ),
+    Preset(
+        "baselines",
+        "openai/baselines, ppo2 as its walk-through starts it on images: one network with two heads, 8 environments x "
+        "128 steps = 1,024 in 4 minibatches of 256, step size and clip falling to zero, 1.1 x 10 million steps. Its "
+        "value loss is half the larger square, of weight 0.5: together 0.25. Gradient norm and Adam's epsilon are "
+        "ppo2's",
+        {
+            "shared": True,
+            "num_envs": 8,
+            "steps_per_epoch": 8 * 128,
+            "minibatch_size": 256,
+            "gamma": 0.99,
+            "lam": 0.95,
+            "pi_lr": 2.5e-4,
+            "anneal_lr": True,
+            "adam_eps": 1e-5,
+            "train_pi_iters": 4,
+            "clip_ratio": 0.1,
+            "anneal_clip": True,
+            "ent_coef": 0.01,
+            "v_loss": "clipped",
+            "v_clip": 0.1,
+            "v_coef": 0.25,
+            "adv_norm": "minibatch",
+            "max_grad_norm": 0.5,
+            "total_steps": 11_000_000,
+        },
+    ),
 )
 
 

@@ -64,6 +64,23 @@ def test_stable_baselines_trains_networks_of_our_size(network, policy):
     model.get_env().close()
 
 
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_stable_baselines_does_the_work_of_a_preset_on_vectors(env):
+    """Networks of our size, our sizes of batches, and rewards normalised where ours are."""
+    pytest.importorskip("stable_baselines3")
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    cfg = config.build(env=env)
+    model = peers.stable_baselines_on_vectors(cfg)
+    ours = build_training(cfg, mpi.Comm())
+    size = sum(p.numel() for p in ours.ac.parameters())
+    ours.close()
+    assert sum(p.numel() for p in model.policy.parameters()) == size
+    assert model.n_steps * model.n_envs == cfg.steps_per_epoch and model.batch_size == cfg.minibatch_size
+    assert isinstance(model.get_env(), VecNormalize) == cfg.norm_rew
+    assert (model.n_epochs, model.gamma, model.clip_range(1.0)) == (cfg.train_pi_iters, cfg.gamma, cfg.clip_ratio)
+
+
 def test_the_usual_wrappers_show_what_our_environment_shows():
     """The same shape, the same reward, and pictures that differ by rounding alone."""
     import envs

@@ -1,6 +1,7 @@
 """Environments that others wrote: those that break their promises are named, old ones are adapted, wrappers applied."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -48,6 +49,29 @@ def test_what_cannot_be_built_is_refused_before_anything_is_written(name, words,
     with pytest.raises(Refused, match=words) as refused:
         train(build(env=f"tests.hostile:{name}-v0", data_dir=str(tmp_path)))
     assert "\n" not in str(refused.value) and not list(tmp_path.iterdir())
+
+
+def test_a_missing_simulator_is_named_with_what_to_install(tmp_path, monkeypatch):
+    """In one line, not in a traceback."""
+    for name in [name for name in sys.modules if name.startswith("gymnasium.envs.box2d")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "Box2D", None)
+    with pytest.raises(Refused, match=r"env: 'LunarLander-v3' cannot be built: .*gymnasium\[box2d\]"):
+        train(build(env="LunarLander-v3", data_dir=str(tmp_path)))
+    assert not list(tmp_path.iterdir())
+
+
+SIMULATED = {
+    "LunarLander-v3": "Box2D", "LunarLanderContinuous-v3": "Box2D", "BipedalWalker-v3": "Box2D",
+    "HalfCheetah-v5": "mujoco", "Hopper-v5": "mujoco", "Walker2d-v5": "mujoco",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SIMULATED)
+def test_the_simulators_of_the_extras_keep_the_contract(name):
+    """The checker passes them, states by playing again included."""
+    pytest.importorskip(SIMULATED[name], reason="needs the extra box2d or mujoco")
+    checks.check_vec_env(lambda **place: envs.make_vec(name, **place))
 
 
 def test_one_that_cannot_be_closed_loses_no_run():

@@ -164,6 +164,32 @@ PRESETS = (
             "epochs": 150,
         },
     ),
+    Preset(
+        "modelarts",
+        "the ModelArts tutorial (Huawei Cloud): one network with two heads, smooth L1 of weight 1, gamma 0.9, lambda 1 "
+        "(its tau), advantages as they are, 8 environments x 512 steps = 4,096 in 16 minibatches of 256, 10 passes. It "
+        "starts from a policy that it downloads, and says that 1,500 rounds clear most stages without one. Other than "
+        "there: a ReLU after the 512 units, small weights in the actor's head, GAE cut where an episode ends",
+        {
+            "network": "mario",
+            "shared": True,
+            "num_envs": 8,
+            "steps_per_epoch": 8 * 512,
+            "minibatch_size": 256,
+            "gamma": 0.9,
+            "lam": 1.0,
+            "pi_lr": 1e-4,
+            "adam_eps": 1e-8,
+            "train_pi_iters": 10,
+            "ent_coef": 0.01,
+            "v_loss": "huber",
+            "v_coef": 1.0,
+            "adv_norm": "none",
+            "actions": "simple",
+            "reward": "score-rules",
+            "epochs": 1500,
+        },
+    ),
 )
 
 COLUMNS = (

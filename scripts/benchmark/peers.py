@@ -188,21 +188,40 @@ def stable_baselines(network: str, same_emulator: bool, num_envs: int, steps: in
             env = SubprocVecEnv([UsualMario] * num_envs, start_method="spawn")
     policy = {"features_extractor_class": Extractor, "share_features_extractor": False, "net_arch": []}
     algorithm, kind, memory = baseline(cfg)
-    return algorithm(
-        kind,
-        env,
-        policy_kwargs=policy | memory,
-        n_steps=steps,
-        batch_size=cfg.minibatch_size,
-        n_epochs=cfg.train_pi_iters,
-        gamma=cfg.gamma,
-        gae_lambda=cfg.lam,
-        learning_rate=cfg.pi_lr,
-        ent_coef=cfg.ent_coef,
-        max_grad_norm=cfg.max_grad_norm,
-        device="cpu",
-        seed=cfg.seed,
-    )
+    return algorithm(kind, env, policy_kwargs=policy | memory, n_steps=steps, **_settings(cfg))
+
+
+def _settings(cfg: Any) -> dict[str, Any]:
+    """Return what of `cfg` Stable-Baselines3 has under another name, but for schedules, which cost no time."""
+    return {
+        "batch_size": cfg.minibatch_size,
+        "n_epochs": cfg.train_pi_iters,
+        "gamma": cfg.gamma,
+        "gae_lambda": cfg.lam,
+        "learning_rate": cfg.pi_lr,
+        "clip_range": cfg.clip_ratio,
+        "ent_coef": cfg.ent_coef,
+        "max_grad_norm": cfg.max_grad_norm,
+        "device": "cpu",
+        "seed": cfg.seed,
+    }
+
+
+def stable_baselines_on_vectors(cfg: Any) -> Any:
+    """Return a Stable-Baselines3 PPO that does the work of `cfg` on a Gymnasium id, as its own documentation builds it.
+
+    Its MlpPolicy has two networks of two layers of 64 tanh units, as `networks.mlp` has.
+    """
+    with quiet_stderr():  # gym's notice of its own end
+        from stable_baselines3 import PPO
+        from stable_baselines3.common.env_util import make_vec_env
+        from stable_baselines3.common.vec_env import VecNormalize
+
+    env: Any = make_vec_env(cfg.env, cfg.num_envs, seed=cfg.seed)
+    if cfg.norm_obs or cfg.norm_rew:
+        env = VecNormalize(env, norm_obs=cfg.norm_obs, norm_reward=cfg.norm_rew, gamma=cfg.gamma)
+    policy = {"log_std_init": cfg.log_std}
+    return PPO("MlpPolicy", env, policy_kwargs=policy, n_steps=cfg.steps_per_env, **_settings(cfg))
 
 
 def baseline(cfg: Any) -> tuple[Any, str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -395,6 +396,42 @@ def stable_baselines(network: str, same_emulator: bool, settings: dict[str, Any]
     return measured
 
 
+def vectors(options: Options) -> list[Figure]:
+    """Steps/s of training on vectors with each id's own preset, one core, against Stable-Baselines3 with the same."""
+    rows = []
+    for env in ("CartPole-v1", "Pendulum-v1"):
+        epochs = -(-8192 // config.build(env=env).steps_per_epoch)
+        with ExitStack() as stack:
+            parties: dict[str, Callable[[], float]] = {}
+            if peers.has_stable_baselines():
+                parties["Stable-Baselines3"] = stack.enter_context(apart(stable_baselines_on_vectors, env, epochs))
+            parties["ppo.run"] = functools.partial(_wall_clock, env, epochs)
+            values = in_turn(parties, max(3, options.rounds // 2))
+        rows += figures("Whole loop on vectors, one core", env, "steps/s", values, ours="ppo.run")
+    return rows
+
+
+def _wall_clock(env: str, epochs: int) -> float:
+    """Steps/s of `ppo.run` from the end of the first epoch to that of the last, whatever the time went into."""
+    columns = train_speed(1, epochs + 1, {"env": env})
+    steps, seconds = (columns[name][-1] - columns[name][0] for name in ("TotalEnvInteracts", "Time"))
+    return float(steps / seconds)
+
+
+def stable_baselines_on_vectors(env: str, epochs: int) -> Callable[[], float]:
+    """Return Stable-Baselines3's part of `vectors`."""
+    torch.set_num_threads(1)
+    cfg = config.build(env=env)
+    model = peers.stable_baselines_on_vectors(cfg)
+
+    def measured() -> float:
+        start = time.perf_counter()
+        model.learn(epochs * cfg.steps_per_epoch, reset_num_timesteps=False)
+        return epochs * cfg.steps_per_epoch / (time.perf_counter() - start)
+
+    return measured
+
+
 def ranks(options: Options) -> list[Figure]:
     """One rank, two ranks, and two runs of one rank at the same time, each rank held to one thread."""
     rows = _ranks("default preset", {}, options)
@@ -526,6 +563,7 @@ SECTIONS: dict[str, Callable[[Options], list[Figure]]] = {
     "update": update,
     "collect": collect,
     "loop": loop,
+    "vectors": vectors,
     "ranks": ranks,
     "memory": memory,
 }
