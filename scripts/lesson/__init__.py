@@ -1,0 +1,1 @@
+"""The course: one source per lesson in `source/`, from which the notebooks in `en/` and `zh/` are made."""
