@@ -71,6 +71,19 @@ def test_one_convolution_is_that_of_double_precision(shape, torch_threads):
 
 
 @needs_the_processor
+def test_a_relu_may_change_what_one_convolution_gave():
+    """After a first convolution that is torch's, as of pictures with three channels, the others stand alone."""
+    layer, x, generator = random_case(5, 16, 32, 12, 3, 1, 1)
+    out = ReLU()(layer(x))
+    grad = random_images(generator, *out.shape)
+    out.backward(grad)
+    exact_out, exact, exact_x = in_double(layer, x, grad, relu=True)
+    found, wanted = [out, layer.weight.grad, layer.bias.grad, x.grad], [exact_out, *exact, exact_x]
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert (ours - theirs).abs().max() < 2**-8 * theirs.abs().max()
+
+
+@needs_the_processor
 @pytest.mark.parametrize("with_x", [False, True])
 def test_a_stack_is_as_near_to_double_precision_as_torchs_layers(with_x, torch_threads):
     """Rounded to bfloat16 between the layers, as torch does."""

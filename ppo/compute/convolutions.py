@@ -99,8 +99,9 @@ class Convolutions(torch.autograd.Function):
         """Convolve x (M, C, H, H); each layer has a stride and padding, a weight (O, C, K, K) and a bias (O,)."""
         call = Call(x, steps, relu, parameters)
         outputs = call.forward()
-        ctx.save_for_backward(x, *parameters, *outputs)
         ctx.steps, ctx.relu = steps, relu
+        needed = outputs if relu else outputs[:-1]  # the last one tells where it was cut; a ReLU after it may change it
+        ctx.save_for_backward(x, *parameters, *needed)
         return outputs[-1]
 
     @staticmethod
@@ -124,7 +125,7 @@ class Call:
         parameters: Sequence[torch.Tensor],
         outputs: Sequence[torch.Tensor] = (),
     ) -> None:
-        """Allocate the arrays; `outputs` are those of the forward pass, for a backward pass."""
+        """Allocate the arrays; `outputs` are those of the forward pass that a backward pass needs."""
         self._x = channels_last(x)
         self._keep: list[torch.Tensor] = []  # alive while pointers to them are
         self._layers = (Layer * len(steps))()
@@ -135,8 +136,8 @@ class Call:
             weight, bias = channels_last(parameters[2 * i]), parameters[2 * i + 1].contiguous()
             count, kernel = weight.shape[0], weight.shape[1]
             out_side = (side + 2 * padding - kernel) // stride + 1
-            shape = (len(x), out_side, out_side, count)
-            y = channels_last(outputs[i]) if outputs else torch.empty(shape, dtype=torch.bfloat16)
+            shape, last = (len(x), count, out_side, out_side), torch.channels_last
+            y = outputs[i] if i < len(outputs) else torch.empty(shape, dtype=torch.bfloat16, memory_format=last)
             pointers = (tensor.data_ptr() for tensor in (weight, bias, y))
             self._layers[i] = Layer(side, channels, count, kernel, stride, padding, int(relu), *pointers)
             self._keep += [weight, bias]
@@ -147,7 +148,7 @@ class Call:
     def forward(self) -> list[torch.Tensor]:
         """Return the output of each layer, (M, O, H', W') bfloat16."""
         self._call("convolutions_forward", self._x)
-        return [y.permute(0, 3, 1, 2) for y in self._outputs]
+        return self._outputs
 
     def backward(self, grad: torch.Tensor, with_x: bool) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
         """Return the gradient of x (M, C, H, H), bfloat16, and of each layer's weight and bias, float32.
