@@ -40,7 +40,7 @@ setup(
     python_requires=">=3.11",
     packages=[
         *("ppo", "ppo.compute", "envs", "envs.atari", "envs.mario", "envs.mario.native", "utils", "utils.analysis"),
-        *("scripts", "scripts.benchmark", "data"),
+        *("scripts", "scripts.benchmark", "scripts.lesson", "data"),
     ],
     # What the code needs of the folder that runs are written to in a checkout.
     package_data={

@@ -42,14 +42,9 @@ def advantages(rew: torch.Tensor, val: torch.Tensor, last_val: torch.Tensor, don
 
 
 def losses(
-    pi: nn.Module,
-    v: nn.Module,
-    obs: torch.Tensor,
-    act: torch.Tensor,
-    logp_old: torch.Tensor,
-    adv: torch.Tensor,
+    pi: nn.Module, v: nn.Module, obs: torch.Tensor, act: torch.Tensor, logp_old: torch.Tensor, adv: torch.Tensor,
     ret: torch.Tensor,
-) -> torch.Tensor:
+) -> torch.Tensor:  # fmt: skip
     """Return what a step of the optimiser makes smaller, for M samples."""
     logp = Categorical(logits=pi(obs)).log_prob(act)
     ratio = (logp - logp_old).exp()  # (6) r(theta) = pi_theta(a | s) / pi_old(a | s)

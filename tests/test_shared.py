@@ -79,7 +79,8 @@ def test_the_joint_loss_is_the_sum(wing):
 
 def test_echo_is_learned(tmp_path, wing):
     """The joint loss trains both heads: the task is learned, and the values rise from zero to the returns'."""
-    folder = train(config.build(env="Echo-v0", shared=True, v_coef=0.01, epochs=30, data_dir=str(tmp_path)))
+    settings = {"env": "Echo-v0", "shared": True, "v_coef": 0.01, "norm_rew": False, "epochs": 30}
+    folder = train(config.build(**settings, data_dir=str(tmp_path)))
     last = rows(folder)[-1]
     assert float(last["AverageEpRet"]) > 29 and float(last["AverageVVals"]) > 5
     assert last["GradNormV"] == "" and float(last["GradNormPi"]) > 0 and last["StopIter"] == "20"
