@@ -5,7 +5,6 @@ What the parts are is the environment's own (`VecEnv.part`): for the whole of Su
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,12 @@ class PolicySet:
 
     def act_in_groups(self, obs: np.ndarray, uniform: np.ndarray | None, state: torch.Tensor) -> np.ndarray:
         """Return one action per environment (N,): see `Policy.act`. Each goes through its network alone."""
-        return self._each(obs, state, lambda p, i, own: p.act(obs[i], None if uniform is None else uniform[i], own))
+        chosen = np.zeros(len(obs), np.int64)
+        for i in range(len(obs)):
+            policy, own = self._policy(i, state), slice(i, i + 1)
+            drawn = None if uniform is None else uniform[own]
+            chosen[i] = self._numbers[id(policy)][policy.act(obs[own], drawn, state[own, : policy.ac.state_size])[0]]
+        return chosen
 
     act = act_in_groups
 
@@ -69,16 +73,6 @@ class PolicySet:
         probabilities[:, self._numbers[id(policy)]] = shown
         return probabilities, value
 
-    def _each(
-        self, obs: np.ndarray, state: torch.Tensor, act: Callable[[Policy, Any, torch.Tensor], Any]
-    ) -> np.ndarray:
-        chosen = np.zeros(len(obs), np.int64)
-        for i in range(len(obs)):
-            policy = self._policy(i, state)
-            own = state[i : i + 1, : policy.ac.state_size]
-            chosen[i] = self._numbers[id(policy)][act(policy, slice(i, i + 1), own)[0]]
-        return chosen
-
     def _policy(self, i: int, state: torch.Tensor) -> Policy:
         """Return the policy of the part in which environment i is; one that has just come there remembers nothing."""
         part = self._env.part(i)
@@ -89,7 +83,7 @@ class PolicySet:
 
 
 def load_policies(folder: Path, env_id: str, network: str | None = None) -> PolicySet:
-    """Return the policies in the folders of a folder, those that `env_id` has parts for.
+    """Return the policies in the folders of a folder, which play `env_id` together.
 
     Raises:
         BadPolicy: there is none, or one of them cannot be loaded.
