@@ -6,7 +6,6 @@ What the parts are is the environment's own (`VecEnv.part`): for the whole of Su
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
