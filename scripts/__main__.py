@@ -13,7 +13,8 @@ COMMANDS = {
     "plot": ("utils.plot", "draw learning curves"),
     "compare": ("utils.compare", "compare experiments"),
     "report": ("utils.report", "make a page about runs"),
-    "solve": ("scripts.solve", "explore, learn and prove a stage"),
+    "solve": ("scripts.solve", "learn a stage from nothing, and prove it"),
+    "teach": ("scripts.teach", "teach a network what a planner does, for PPO to go on from"),
     "sweep": ("scripts.sweep", "train over a grid of settings and seeds"),
     "states": ("scripts.states", "make states to start episodes from"),
 }

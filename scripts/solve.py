@@ -1,10 +1,11 @@
 """Clear a stage from nothing: `python -m scripts.solve SuperMarioBros-3-2-v0`.
 
-Four parts, each of which is left out where its result is there already, so that the same command goes on where it
+Five parts, each of which is left out where its result is there already, so that the same command goes on where it
 stopped:
-    ways     explored from disturbed starts, and the shipped demonstration: states along them
-    train    PPO whose episodes start where the policy fails on these ways, disturbed; until an evaluation of 100
-             episodes reaches the goal or the budget is spent
+    ways     with --ways: explored from disturbed starts, and the shipped demonstration: states along them
+    teach    a network that has seen what a planner does (`scripts.teach`), unless --init-from names another one
+    train    PPO from there, disturbed, until an evaluation of 100 episodes reaches the goal or the budget is spent;
+             with ways, its episodes start where the policy fails on them
     prove    100 episodes each after random buttons, after waiting and with sticky buttons; over unmodified nes-py too
     show     policy, card, video and curve in DATA_DIR/solve_ID/solve_ID_sSEED_policy
 Every further flag is one of `ppo.run`, such as --init-from SuperMarioBros-1-1-v0 or --cpu 8.
@@ -30,7 +31,7 @@ from ppo import arguments
 from ppo.config import PPOConfig
 from ppo.evaluate import find_policy
 from ppo.policy import load_policy
-from scripts import export, scoreboard
+from scripts import export, scoreboard, teach
 from utils import command, plot, system
 from utils.folder import Refused, read_json
 
@@ -44,7 +45,8 @@ OWN = (
 ).split()
 # What training is disturbed by, and other settings that --FLAGs replace: long ways need a small entropy bonus.
 DISTURBED = "--sticky 0.25 --start-frames 30 --start-mode random"
-SETTINGS = f"{DISTURBED} --ent-coef 0.005 --eval-every 16 --save-every 8".split()
+UPDATE = "--pi-lr 3e-4 --train-pi-iters 4 --train-v-iters 4 --ent-coef 0.005"
+SETTINGS = f"{DISTURBED} --actions simple {UPDATE} --eval-every 16 --save-every 8".split()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -58,10 +60,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("stages", nargs="+", metavar="ID", help="such as SuperMarioBros-3-2-v0")
     parser.add_argument("--jobs", type=int, default=1, help="stages at a time (default 1); each prints into a log")
-    text = "decisions of a stage's training (default 3,000,000)"
-    parser.add_argument("--budget", type=int, default=3_000_000, metavar="N", help=text)
+    text = "decisions of a stage's training (default 1,000,000)"
+    parser.add_argument("--budget", type=int, default=1_000_000, metavar="N", help=text)
+    text = f"moments that a planner teaches before (default {teach.LABELS:,})"
+    parser.add_argument("--labels", type=int, default=teach.LABELS, metavar="N", help=text)
     parser.add_argument("--goal", type=float, default=0.9, help="clear rate at which training ends (default 0.9)")
-    parser.add_argument("--ways", type=int, default=8, help="explored ways (default 8) beside the shipped one")
+    parser.add_argument(
+        "--ways", type=int, default=0, help="explored ways beside the shipped one (default 0: none at all)"
+    )
     parser.add_argument("--episodes", type=int, default=100, help="of each evaluation of the proof (default 100)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="default: data")
@@ -76,7 +82,7 @@ def solve_all(args: argparse.Namespace, flags: list[str]) -> int:
         return max([solve(args, env_id, flags) for env_id in args.stages])
     waiting, worst = list(args.stages), 0
     running: dict[str, subprocess.Popen[bytes]] = {}
-    names = ("budget", "goal", "ways", "episodes", "seed", "data_dir")
+    names = ("budget", "labels", "goal", "ways", "episodes", "seed", "data_dir")
     words = [word for name in names for word in ("--" + name.replace("_", "-"), str(getattr(args, name)))]
     args.data_dir.mkdir(parents=True, exist_ok=True)
     while waiting or running:
@@ -104,10 +110,9 @@ def check(args: argparse.Namespace, flags: list[str]) -> None:
             raise ValueError(f"env: {env_id!r}, expected one stage of Mario such as SuperMarioBros-1-1-v0")
     if len(set(args.stages)) < len(args.stages):
         raise ValueError("env: a stage is given twice, expected each once")
-    low = {"jobs": args.jobs, "budget": args.budget, "ways": args.ways, "episodes": args.episodes}
-    for name, value in low.items():
-        if value < 1:
-            raise ValueError(f"{name}: {value}, expected at least 1")
+    for name, least in {"jobs": 1, "budget": 1, "labels": 1, "ways": 0, "episodes": 1}.items():
+        if getattr(args, name) < least:
+            raise ValueError(f"{name}: {getattr(args, name)}, expected at least {least}")
     if not 0 < args.goal <= 1 or args.seed < 0:
         raise ValueError(f"expected --goal in (0, 1] and --seed of at least 0, got {args.goal} and {args.seed}")
     taken = next((flag for flag in flags if flag.split("=")[0] in OWN), None)
@@ -136,11 +141,15 @@ def solve(args: argparse.Namespace, env_id: str, flags: list[str]) -> int:
     words, cfg = settings(args, env_id, flags)
     folder = cfg.run_dir
     ways = folder.with_name(folder.name + "_ways")
-    if not ways.exists():
+    if args.ways and not ways.exists():
         ways.parent.mkdir(parents=True, exist_ok=True)
         write_ways(args, env_id, ways)
     if not trained(folder, args):
-        began = [sys.executable, "-m", "ppo.run", *words, "--start-curriculum", str(ways), "--resume"]
+        if cfg.init_from is None:
+            words += ["--init-from", str(taught(args, env_id, cfg))]
+        if args.ways:
+            words += ["--start-curriculum", str(ways)]
+        began = [sys.executable, "-m", "ppo.run", *words, "--resume"]
         code = subprocess.run(began, check=False, env=os.environ).returncode
         if code == 2:
             raise ValueError(f"{env_id}: training was refused, see the line above")
@@ -151,6 +160,17 @@ def solve(args: argparse.Namespace, env_id: str, flags: list[str]) -> int:
     assert figure is not None
     print(f"{env_id}: {figure['cleared']} of {figure['episodes']} cleared after random buttons; {policy}", flush=True)
     return 0 if figure["clear_rate"] >= args.goal else 1
+
+
+def taught(args: argparse.Namespace, env_id: str, cfg: PPOConfig) -> Path:
+    """Return a policy that has learned from the planner, after teaching it where there is none yet."""
+    out = cfg.run_dir.with_name(cfg.run_dir.name + "_taught")
+    if not out.exists():
+        wanted = cfg.env_options["actions"]
+        flags = ["--actions", wanted if isinstance(wanted, str) else json.dumps(wanted)]
+        flags += ["--network", cfg.network, "--seed", str(args.seed)]
+        teach.teach(env_id, out, args.labels, flags)
+    return out
 
 
 def trained(folder: Path, args: argparse.Namespace) -> bool:
@@ -205,7 +225,8 @@ def prove(args: argparse.Namespace, run: Path, out: Path) -> dict[str, Any]:
         path.write_text(json.dumps(found, indent=1) + "\n")
     for line in found["lines"]:
         print(scoreboard.describe(line), flush=True)
-    plot.main([str(run), "-y", "EvalClearRate", "StartClearRate", "Frontier", "--out", str(out / "curve.png")])
+    columns = ["EvalClearRate", *(["StartClearRate", "Frontier"] if args.ways else ["ClearRate"])]
+    plot.main([str(run), "-y", *columns, "--out", str(out / "curve.png")])
     path.unlink()  # a film is drawn where there are no figures of these weights
     scoreboard.film(out, found)
     info = load_policy(out).info

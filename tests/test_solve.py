@@ -18,10 +18,14 @@ TINY = (
 def test_it_explores_trains_proves_and_goes_on(tmp_path, capfd, monkeypatch):
     """Ways, run, policy, card, figures and curve; again: nothing is done twice; a larger budget continues the run."""
     monkeypatch.setattr(solve, "emulators", lambda: ["native"])
-    command = [STAGE, "--ways", "1", "--episodes", "2", "--data-dir", str(tmp_path), *TINY]
+    command = [STAGE, "--ways", "1", "--labels", "64", "--episodes", "2", "--data-dir", str(tmp_path), *TINY]
     assert solve.main([*command, "--budget", "64"]) == 1  # 8 decisions reach no axe
     said = capfd.readouterr().out
-    assert f"{STAGE}: exploration 0: a way of " in said and "0 of 2 cleared after random buttons" in said
+    assert (
+        f"{STAGE}: exploration 0: a way of " in said
+        and "pupil agrees" in said
+        and "0 of 2 cleared after random buttons" in said
+    )
     run = tmp_path / "solve_supermariobros-1-4-v0" / "solve_supermariobros-1-4-v0_s0"
     out = run.with_name(run.name + "_policy")
     facts = json.loads((out / "evaluation.json").read_text())

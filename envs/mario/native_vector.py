@@ -109,6 +109,7 @@ class NativeMarioVec(MarioVecBase):
         self._targets: list[tuple[int, int] | None] = [None] * num_envs
         self._sticky: list[np.random.Generator | None] = [None] * num_envs
         self._held = np.zeros((num_envs, shared.skip), np.uint8)
+        self._start_buttons, self._before = [b""] * num_envs, np.zeros(num_envs, np.uint8)
         self._starts: dict[tuple[Any, ...], int] = {}  # stage and moment -> number in native code
         rams = [self._core.vector_ram(self._address, i) for i in range(num_envs)]
         self._rams = [self._handle.view(address, RAM_SIZE) for address in rams]
@@ -274,7 +275,7 @@ class NativeMarioVec(MarioVecBase):
 
     def _start(self, i: int, start: Start, buttons: bytes) -> None:
         """Put environment i at a start, and play frames with these controller bytes from there."""
-        self._targets[i] = start.target
+        self._targets[i], self._start_buttons[i] = start.target, buttons
         key = start[:2]
         if key not in self._starts:
             numbers = target_numbers(self._shared.game, start.target)
@@ -296,9 +297,34 @@ class NativeMarioVec(MarioVecBase):
                 self._held[i] = draws.random(self._shared.skip) < self._shared.sticky
             held = self._held.ctypes.data
         self._buttons.take(actions, out=self._pressed)
+        self._before[:] = self._reports["pressed"]
         native.checked("vector_step", self._address, self._pressed_address, held, error=RuntimeError)
         reports = self._reports
         return reports["env_reward"].copy(), reports["reward"].astype(np.float32), reports["cause"].copy()
+
+    # What was pressed, for who plays along on another console.
+
+    @property
+    def buttons(self) -> list[int]:
+        """Controller byte of each action."""
+        return self._shared.buttons
+
+    @property
+    def skip(self) -> int:
+        """Frames of a decision."""
+        return self._shared.skip
+
+    def start_buttons(self, i: int) -> bytes:
+        """Return the controller byte of each frame that was played before the episode of environment i began."""
+        return self._start_buttons[i]
+
+    def pressed_frames(self, i: int) -> list[int]:
+        """Return the controller byte of each frame of the last decision of environment i."""
+        found, last = [], int(self._before[i])
+        for held in self._held[i].tolist():
+            last = last if held else int(self._pressed[i])
+            found.append(last)
+        return found
 
     def _row(self, i: int, cause: str) -> dict[str, Any]:
         report = self._reports[i]

@@ -1,0 +1,236 @@
+"""Teach a network what a planner does: `python -m scripts.teach SuperMarioBros-3-2-v0 --out lessons/3-2`.
+
+`envs.mario.planner` plays by looking ahead, on the console itself. It is no policy: it sees the console's memory and
+tries what comes. A network that sees pictures learns from it what to press (DAgger: Ross, Gordon and Bagnell 2011, "A
+Reduction of Imitation Learning and Structured Prediction to No-Regret Online Learning"): teacher and pupil play in
+turn, under sticky buttons and from disturbed starts, the teacher says at every moment what it would press, and the
+network is trained on all that was said. What comes out is a start for PPO, which does what no teacher can: find out
+what works for somebody who sees only the picture.
+
+    python -m ppo.run --env SuperMarioBros-3-2-v0 --init-from lessons/3-2 --actions simple --pi-lr 3e-4
+
+Every further --FLAG is one of `ppo.run`; the network is built by them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from envs.mario.native_vector import NativeMarioVec
+from envs.mario.planner import Planner
+from ppo import actions, arguments
+from ppo.architecture import described
+from ppo.build import build_training, threads
+from ppo.policy import save_policy
+from ppo.ppo import accumulate_gradients, sum_over_ranks, take_steps
+from ppo.training import Coefficients, Learner, Tensors, Training
+from utils import command, mpi
+from utils.seeding import Purpose, generator
+
+PROG = "scripts.teach"
+LABELS = 40_000
+FLAGS = "--sticky 0.25 --start-frames 30 --start-mode random --actions simple --num-envs 8 --minibatch-size 256".split()
+OWN = "--env --resume --overwrite --print-config --presets --cpu --policy --shared --algo".split()
+OWN += ["--start-states", "--start-curriculum"]
+ROUND = 2048  # moments between two rounds of training
+TURN = 12  # decisions for which teacher or pupil plays before they may change
+PASSES = 5  # over all moments, for every one that is new
+SHARE, MOST = 0.05, 0.9  # by which the teacher's share of the turns moves, and the most that it is
+ENOUGH = 0.5  # of the way, on average: beyond it the pupil plays more, short of it less
+STEP_SIZE, LEAST_STEP_SIZE = 1e-3, 1e-4  # of Adam, falling as the labels grow
+VALUE_PASSES = 2  # over the moments at the end, for the critic
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Teach; exit code 0, or 2 for bad input."""
+    parser = command.Parser(
+        prog=PROG,
+        usage="python -m scripts.teach ID --out DIR [--labels N] [--FLAG VALUE ...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("stage", metavar="ID", help="such as SuperMarioBros-3-2-v0")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the policy's folder")
+    text = f"moments to teach (default {LABELS:,}); a thousand take 28 MB"
+    parser.add_argument("--labels", type=int, default=LABELS, metavar="N", help=text)
+    args, flags = parser.parse_known_args(argv)
+    return command.run(PROG, lambda: teach(args.stage, args.out, args.labels, flags))
+
+
+def teach(env_id: str, out: Path, labels: int, flags: list[str]) -> int:
+    """Teach a network and write it as a policy. Raises ValueError for bad input, before anything is written."""
+    if labels < 1:
+        raise ValueError(f"labels: {labels}, expected at least 1")
+    taken = next((flag for flag in flags if flag.split("=")[0] in OWN), None)
+    if taken is not None:
+        raise ValueError(f"{taken}: is chosen by {PROG} itself")
+    if out.exists():
+        raise ValueError(f"out: {out} exists already")
+    cfg = arguments.parse(["--env", env_id, *FLAGS, *flags])[0]
+    with threads(comm := mpi.Comm()):
+        training = build_training(cfg, comm)
+        try:
+            Lesson(training, labels).run()
+            info = {"env": env_id, "spec": training.env.spec_dict, "obs_shape": list(training.obs.shape[1:])}
+            info |= described(cfg) | actions.describe(training.ac.dist) | {"labels": labels}
+            save_policy(out, training.ac, info | {"command": f"python -m {PROG} {env_id} --labels {labels}"})
+        finally:
+            training.close()
+    print(f"{out}: taught; go on with ppo.run --init-from {out}", flush=True)
+    return 0
+
+
+class Lesson:
+    """Teacher, pupil, and what was said so far.
+
+    Attributes:
+        obs: (L, *O) what was seen, of which the first `size` are there.
+        advice: (L,) int64, number of the action that the teacher would have taken.
+        trusted: (L,) float32, 0 where the teacher saw no way on, else 1.
+        ret: (L,) float32, discounted rewards that followed.
+        teacher_share: probability that a turn is the teacher's.
+    """
+
+    def __init__(self, training: Training, labels: int) -> None:
+        """Make teachers, one for each environment. Raises ValueError where none can be had."""
+        env = training.env
+        if not isinstance(env, NativeMarioVec):
+            raise ValueError("env: expected a stage of Mario over the native emulator")
+        self.training, self.env, self.labels = training, env, labels
+        self.buttons = env.buttons
+        self.teachers = [Planner(training.cfg.env, self.buttons, env.skip) for _ in range(env.num_envs)]
+        self.draws = generator(training.cfg.seed, 0, Purpose.ACTION, 0)
+        rows = labels + env.num_envs
+        self.obs = np.zeros((rows, *training.obs.shape[1:]), np.uint8)
+        self.advice, self.trusted = np.zeros(rows, np.int64), np.zeros(rows, np.float32)
+        self.ret = np.zeros(rows, np.float32)
+        self.size, self.teacher_share, self.seen = 0, 1.0, training.obs
+        pi, v = training.learners
+        self.pi = Learner("Pi", pi.optimiser, STEP_SIZE, 1, imitation_loss)
+        self.v = Learner("V", v.optimiser, STEP_SIZE, 1, v.loss)
+        self.began = time.monotonic()
+
+    def run(self) -> None:
+        """Play and train in turn until enough was said; then train the critic too."""
+        self.training.nets.refresh()
+        for i, teacher in enumerate(self.teachers):
+            teacher.begin(self.env.start_buttons(i))
+        while self.size < self.labels:
+            first = self.size
+            fars, cleared, agreed = self.play(min(ROUND, self.labels - first))
+            lr = max(LEAST_STEP_SIZE, STEP_SIZE * (1 - first / self.labels))
+            loss = self.train([self.pi], (self.size - first) * PASSES, lr)
+            said = f"{self.size:,} of {self.labels:,} moments, teacher's share {self.teacher_share:.2f}: pupil agrees"
+            print(
+                f"{said} {agreed:.0%}, loss {loss:.2f}; {np.mean(fars or [0.0]):.0%} of the way, {cleared} of "
+                f"{len(fars)} cleared; {time.monotonic() - self.began:.0f} s",
+                flush=True,
+            )
+            if first == 0:
+                self.teacher_share = MOST
+            elif fars:
+                step = -SHARE if np.mean(fars) > ENOUGH else SHARE
+                self.teacher_share = min(MOST, max(0.0, self.teacher_share + step))
+        self.train([self.v], self.size * VALUE_PASSES, STEP_SIZE / 2)
+
+    # Playing ----------------------------------------------------------------------------------------------------------
+
+    def play(self, count: int) -> tuple[list[float], int, float]:
+        """Play about `count` moments and keep them.
+
+        Returns:
+            how far along the way each episode came that ended, how many of them cleared the stage, and the share of
+            moments at which the pupil would have done what the teacher said.
+        """
+        env, n = self.env, self.env.num_envs
+        first, fars, cleared, agreed = self.size, [], 0, 0
+        rewards, ends = [], []
+        for t in range(-(-count // n)):
+            if t % TURN == 0:
+                teaches = self.draws.random(n) < self.teacher_share
+            self.training.watchdog.touch("teaching")
+            obs = self.seen
+            chosen = self.pupil(obs)
+            said = np.array([self.buttons.index(teacher.advise()) for teacher in self.teachers])
+            rows = slice(self.size, self.size + n)
+            self.obs[rows], self.advice[rows] = obs, said
+            self.trusted[rows] = [not teacher.hopeless for teacher in self.teachers]
+            self.size += n
+            agreed += int(np.count_nonzero(chosen == said))
+            self.seen, rew, terminated, truncated, infos = env.step(np.where(teaches, said, chosen))
+            ended = terminated | truncated
+            rewards.append(rew)
+            ends.append(ended)
+            cleared += sum(record["flag"] for record in infos["episodes"])
+            for i, teacher in enumerate(self.teachers):
+                if ended[i]:
+                    fars.append(teacher.far / teacher.length)
+                    teacher.begin(env.start_buttons(i))
+                else:
+                    teacher.follow(env.pressed_frames(i))
+        self.ret[first : self.size] = self.returns(np.array(rewards), np.array(ends))
+        return fars, cleared, agreed / (self.size - first)
+
+    @torch.no_grad()
+    def pupil(self, obs: np.ndarray) -> np.ndarray:
+        """Return actions (N,) that the network takes, sampled."""
+        nets = self.training.nets
+        params = nets.logits(nets.prepare(torch.from_numpy(obs), torch.arange(len(obs))))
+        uniform = torch.from_numpy(self.draws.random((len(obs), 1), dtype=np.float32))
+        return self.training.ac.dist.sample(params, uniform)[0].numpy()
+
+    def returns(self, rewards: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Return discounted sums (T N,) of what followed within the episode and this round: (T, N) rewards, ends."""
+        found, after = np.zeros(rewards.shape, np.float32), np.zeros(rewards.shape[1])
+        for t in range(len(rewards) - 1, -1, -1):
+            after = rewards[t] + self.training.cfg.gamma * np.where(ends[t], 0.0, after)
+            found[t] = after
+        return found.reshape(-1)
+
+    # Training ---------------------------------------------------------------------------------------------------------
+
+    def train(self, learners: list[Learner], samples: int, lr: float) -> float:
+        """Train on about so many samples, drawn from all that was said; return the mean loss."""
+        training, size = self.training, self.training.cfg.minibatch_size
+        names: dict[str, np.ndarray] = {
+            "obs": self.obs,
+            "act": self.advice,
+            "trusted": self.trusted,
+            "ret": self.ret,
+            "val": self.ret,
+        }
+        batch = {name: torch.from_numpy(array[: self.size]) for name, array in names.items()}
+        losses = []
+        for learner in learners:
+            learner.optimiser.lr = lr
+        for _ in range(max(1, samples // size)):
+            training.watchdog.touch("learning")
+            rows = torch.from_numpy(self.draws.integers(self.size, size=size))
+            sums = accumulate_gradients(training, learners, batch, rows, Coefficients(0.0, 0.0, math.inf))
+            joined = sum_over_ranks(training, learners, sums)
+            take_steps(training, learners, joined)
+            losses.append(joined[f"Loss{learners[0].name}"])
+        learners[0].optimiser.gather_weights(*(learner.optimiser for learner in learners[1:]))
+        training.nets.refresh()
+        return float(np.mean(losses))
+
+
+def imitation_loss(
+    training: Training, obs: torch.Tensor, part: Tensors, coef: Coefficients
+) -> tuple[torch.Tensor, Tensors]:
+    """Return the cross-entropy of what the teacher said, a mean over the minibatch, and the same as a statistic."""
+    logp, _ = training.ac.dist.log_prob_and_entropy(training.nets.logits(obs), part["act"])
+    loss = -(logp * part["trusted"]).sum() / training.cfg.minibatch_size
+    return loss, {"LossPi": loss.detach()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

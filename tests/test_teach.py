@@ -1,0 +1,105 @@
+"""The planner clears stages under disturbance, and a network learns from it."""
+
+import json
+
+import numpy as np
+import pytest
+
+import envs
+from envs.mario.planner import GROUND, Planner
+from ppo.config import build
+from ppo.policy import load_policy
+from ppo.run import train
+from scripts import teach
+from utils.seeding import Purpose, generator
+
+STAGE = "SuperMarioBros-1-1-v0"
+SIMPLE = [0, 128, 129, 130, 131, 1, 64]
+TINY = "--num-envs 2 --minibatch-size 32".split()
+
+
+def test_the_planner_clears_a_stage_under_disturbance():
+    """Most of a few episodes of 1-1 with sticky buttons after random ones; a plan that knows nothing of them fails."""
+    planner, draws = Planner(STAGE, SIMPLE), generator(0, 0, Purpose.ACTION, 0)
+
+    def play(sticky: float) -> bool:
+        planner.begin(bytes(draws.choice(SIMPLE, size=draws.integers(31)).tolist()))
+        last, ended = 0, False
+        for _ in range(500):
+            advised, frames = planner.advise(), []
+            for _ in range(4):
+                last = last if draws.random() < sticky else advised
+                frames.append(last)
+            if ended := planner.follow(frames):
+                break
+        return ended and planner.far > planner.length - 100
+
+    assert play(0.0)
+    assert sum(play(0.25) for _ in range(4)) >= 2
+
+
+def test_the_planner_follows_an_environment():
+    """Told what was pressed in every frame of a disturbed episode, its console holds the same memory."""
+    env = envs.make_vec(STAGE, 2, 3, actions="simple", sticky=0.25, start_mode="random", max_episode_steps=40)
+    env.reset()
+    planners = [Planner(STAGE, env.buttons) for _ in range(2)]
+    for i, planner in enumerate(planners):
+        planner.begin(env.start_buttons(i))
+    draws, ends = generator(1, 0, Purpose.ACTION, 0), 0
+    for _ in range(150):
+        _, _, terminated, truncated, _ = env.step(draws.integers(7, size=2))
+        for i, planner in enumerate(planners):
+            if terminated[i] or truncated[i]:
+                ends += 1
+                planner.begin(env.start_buttons(i))
+            else:
+                assert not planner.follow(env.pressed_frames(i))
+            assert np.array_equal(planner._console.ram, env._rams[i])
+    assert ends  # some episodes ended and began with other buttons
+
+
+def test_manoeuvres_that_cannot_be_pressed_are_left_out():
+    """Without left and A alone there are fewer; without right nothing leads on."""
+    assert 0 < len(Planner(STAGE, SIMPLE[:5])._ground) < len(Planner(STAGE, SIMPLE)._ground) < len(GROUND)
+    with pytest.raises(ValueError, match="at least right"):
+        Planner(STAGE, [0, 1])
+
+
+def test_a_network_learns_what_the_planner_does(tmp_path, capfd, monkeypatch):
+    """Agreement grows, the policy loads, says what it is, and a run starts from it."""
+    monkeypatch.setattr(teach, "ROUND", 512)
+    out = tmp_path / "taught"
+    assert teach.main([STAGE, "--out", str(out), "--labels", "1536"]) == 0
+    lines = [line for line in capfd.readouterr().out.splitlines() if "agrees" in line]
+    agrees = [int(line.split("agrees ")[1].split("%")[0]) for line in lines]
+    assert len(agrees) == 3 and agrees[-1] > agrees[0] + 10, lines
+    policy = load_policy(out)
+    assert policy.info["env"] == STAGE and policy.has_value and policy.info["labels"] == 1536
+    given = dict(env=STAGE, actions="simple", init_from=str(out), data_dir=str(tmp_path), num_envs=2)
+    small = dict(steps_per_epoch=32, minibatch_size=16, train_pi_iters=1, train_v_iters=1, epochs=1)
+    train(build(**given, **small, exp_name="after"))
+    assert json.loads((tmp_path / "after" / "after_s0" / "config.json").read_text())["init_from"] == str(out)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ([STAGE], ["--out"]),
+        ([STAGE, "--out", "x", "--labels", "0"], ["labels", "0"]),
+        ([STAGE, "--out", "x", "--env", "CartPole-v1"], ["--env", "scripts.teach"]),
+        ([STAGE, "--out", "x", "--gamma", "9"], ["gamma", "9"]),
+        (["CartPole-v1", "--out", "x"], ["CartPole-v1"]),
+        (["SuperMarioBros-v0", "--out", "x"], ["one stage of Mario"]),
+        ([STAGE, "--out", ".", *TINY], ["out", "exists"]),
+    ],
+)
+def test_bad_input_is_one_line(args, words, capfd, tmp_path, monkeypatch):
+    """Exit code 2, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = teach.main(args)
+    except SystemExit as end:
+        code = end.code
+    said = capfd.readouterr().err
+    assert code == 2 and said.count("\n") == 1 and all(word in said for word in words), said
+    assert list(tmp_path.iterdir()) == []
