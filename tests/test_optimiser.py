@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from ppo.compute import native
 from ppo.compute.adam import ShardedAdam
 from ppo.optimiser import Adam
 from utils.mpi import Comm
@@ -53,6 +54,24 @@ def test_steps_are_those_of_torch(max_norm, kind):
     for i, state in adam.state_dict()["state"].items():
         for name, value in state.items():
             torch.testing.assert_close(optimiser.state()[f"{i}/{name}"], value, rtol=1e-4, atol=1e-7)
+
+
+@both
+@pytest.mark.parametrize("library", [native.library, lambda: None])
+def test_each_step_has_the_step_size_of_its_time(monkeypatch, kind, library):
+    """Annealing sets it before each update: the first step of Adam is as long as it, the later ones change with it."""
+    monkeypatch.setattr(native, "library", library)
+    net = network()
+    optimiser = kind(net, Comm(), lr=0.01, eps=0.0)
+    moved = []
+    for lr in (0.01, 0.001, 0.0):
+        before = torch.cat([p.detach().flatten() for p in net.parameters()])
+        for p in net.parameters():
+            p.grad.fill_(1.0)  # the same each time: the step is the step size itself
+        optimiser.lr = lr
+        optimiser.step(1.0, None)
+        moved.append((before - torch.cat([p.detach().flatten() for p in net.parameters()])).mean().item())
+    assert moved == pytest.approx([0.01, 0.001, 0.0], rel=1e-3)
 
 
 @both

@@ -17,6 +17,7 @@ import math
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.adam import adam
 
 from ppo.compute import arrays
 from ppo.compute.networks import Copies
@@ -82,12 +83,8 @@ class ShardedAdam:
         """Make the moments: zeros, of which only this rank's part counts."""
         count, device = len(self.weights.flat), self.weights.flat.device
         self.moments = {name: torch.zeros(count, device=device) for name in MOMENTS}
-        mine = nn.Parameter(self.weights.mine)
-        mine.grad = self.gradient.mine
-        self._adam = torch.optim.Adam([mine], self.lr, betas=BETAS, eps=self._eps, fused=True)
         self._step = torch.zeros((), device=device)
         self._moments = [moment[self._comm.part(count)] for moment in self.moments.values()]
-        self._adam.state[mine] = {"step": self._step} | dict(zip(MOMENTS, self._moments, strict=True))
 
     def twin(self) -> ShardedAdam:
         """Return an optimiser of the same weights with moments of its own. The two share their gradient."""
@@ -143,10 +140,30 @@ class ShardedAdam:
             exp_avg, exp_avg_sq = self._moments
             arrays.adam_step(numbers, self.weights.mine, self.gradient.mine, exp_avg, exp_avg_sq, self._my_copies)
         else:
-            if scale != 1.0:
-                self.gradient.mine.mul_(scale)
-            self._adam.step()
-            self._my_copies.copy_(self.weights.mine[: len(self._my_copies)])
+            self._step_by_torch(scale)
+
+    @torch.no_grad()
+    def _step_by_torch(self, scale: float) -> None:
+        if scale != 1.0:
+            self.gradient.mine.mul_(scale)
+        (beta1, beta2), (exp_avg, exp_avg_sq) = BETAS, self._moments
+        adam(  # the function: an object of torch's class makes each start a second longer, whether it steps or not
+            [self.weights.mine],
+            [self.gradient.mine],
+            [exp_avg],
+            [exp_avg_sq],
+            max_exp_avg_sqs=[],
+            state_steps=[self._step],
+            fused=True,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=self.lr,
+            weight_decay=0.0,
+            eps=self._eps,
+            maximize=False,
+        )
+        self._my_copies.copy_(self.weights.mine[: len(self._my_copies)])
 
     def publish(self, *others: ShardedAdam) -> None:
         """Make the new weights known to all ranks; those that have copies in shared memory are not sent."""
