@@ -16,7 +16,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.signal
 import torch
 import torch.nn.functional as F
 
@@ -31,7 +30,11 @@ def discount_cumsum(x: np.ndarray, discount: float) -> np.ndarray:
     Returns:
         (T,) float64.
     """
-    return scipy.signal.lfilter([1.0], [1.0, -float(discount)], np.asarray(x, np.float64)[::-1])[::-1]
+    total, totals = 0.0, []
+    for value in np.asarray(x, np.float64)[::-1].tolist():
+        total = value + discount * total
+        totals.append(total)
+    return np.array(totals[::-1], np.float64)
 
 
 def gae(rew: np.ndarray, val: np.ndarray, last_val: float, gamma: float, lam: float) -> np.ndarray:

@@ -21,7 +21,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import torch
 
@@ -171,6 +170,8 @@ def evaluate(
     options |= evaluation_defaults(env_id, wanted)
     if comm is not None and comm.world_size > 1:
         return evaluate_together(policy, env_id, options, episodes, seed, num_envs, greedy, comm)
+    import joblib  # here, not at the top: a training run imports this file, and has no processes of its own
+
     tasks = [
         joblib.delayed(_play_from_folder)(folder, env_id, options, share, quotas, seed, greedy, network=network)
         for share, quotas in shares(episodes, seed, num_envs, jobs)

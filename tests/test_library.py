@@ -165,6 +165,15 @@ def test_without_the_fast_implementation_everything_works(tmp_path):
     assert done.returncode == 0 and "(plain)" in done.stdout, done.stderr
 
 
+def test_a_start_loads_no_library_that_it_does_not_use(tmp_path):
+    """torch's compiler, scipy's signals and joblib together take longer than torch: a run has no use for them."""
+    code = "import sys; from ppo.run import main; main()\nprint('loaded', *sys.modules)"
+    done = run(["-c", code, "--env", "Echo-v0", "--epochs", "1", "--data-dir", str(tmp_path)])
+    loaded = done.out.partition("\nloaded ")[2].split()
+    assert done.code == 0 and "torch" in loaded
+    assert not {"torch._dynamo", "scipy.signal", "joblib", "matplotlib", "pandas"} & set(loaded)
+
+
 class Skip(nn.Sequential):
     """A residual block as people write it."""
 
