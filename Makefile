@@ -4,7 +4,7 @@
 #   PYTHON     interpreter for .venv, 3.11 to 3.14 (found if not given; 3.11 and 3.12 have the reference
 #              emulator, nes-py 8.2.1, too)
 #   TORCH      which torch, e.g. TORCH='torch==2.13.0 --index-url URL-OF-THE-BUILD-YOU-WANT'
-#   NP         ranks of `make train` (default: one per core, 8 at most)
+#   NP         ranks of `make train`, processes of `make test` (default: one per core, 8 at most)
 #   ARGS       more flags for `make train`, e.g. ARGS='--env SuperMarioBros-1-2-v0 --seed 1'
 
 VENV  := .venv
@@ -29,7 +29,7 @@ train: setup
 	$(BIN)/python -m ppo.run --cpu $(NP) --resume $(ARGS)
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(NP) --dist loadgroup
 
 check: setup
 	$(BIN)/ruff check .

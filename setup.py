@@ -76,7 +76,17 @@ setup(
             "nes-py==8.2.1; python_version < '3.13'",
         ],
         "mpi": ["mpi4py>=4", "mpich"],
-        "dev": ["pytest", "ruff", "mypy", "rliable", "pandas<3", "imageio-ffmpeg", "nbclient", "ipykernel"],
+        "dev": [
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "mypy",
+            "rliable",
+            "pandas<3",
+            "imageio-ffmpeg",
+            "nbclient",
+            "ipykernel",
+        ],
         "atari": ["ale-py>=0.12,<0.13"],
         # Only its library is used: `pip install --no-deps` of the same spares gym3 and the old versions that it pins.
         "procgen": ["procgen-mirror==0.10.7"],

@@ -28,8 +28,17 @@ def missing_reference() -> str | None:
     return None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what plays nes-py 8.2.1, by its mark or a parameter, where it is missing; never where make installs it."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let one worker of pytest-xdist have all tests that start several ranks, and skip what cannot be played here.
+
+    Ranks wait for each other without sleeping: two such jobs at a time would take each other's cores. nes-py 8.2.1,
+    by its mark or a parameter, is skipped where it is missing; never where make installs it.
+    """
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            if item.get_closest_marker("mpi"):
+                item.add_marker(pytest.mark.xdist_group("ranks"))
     reason = missing_reference()
     if reason is None or (os.environ.get("CI") and sys.version_info < (3, 13)):
         return

@@ -19,7 +19,7 @@ from ppo import policy as module
 from ppo.networks import ActorCritic
 from ppo.policy import load_policy, previous, save_policy
 from ppo.recorder import Recorder
-from ppo.run import train
+from ppo.run import parse, train
 from ppo.training import NotFinite
 from tests.conftest import finish, run, start
 from tests.test_faults import FLAGS, assert_sound, folder, wait_for_rows
@@ -142,7 +142,8 @@ def test_a_full_disk_ends_the_run_in_the_end_and_loses_nothing(tmp_path, leave):
         epochs = str(len(rows(folder(disk))) + 4)
         assert run(["-m", "ppo.run", *flags, "--epochs", epochs, "--resume", "--data-dir", str(disk)]).code == 0
         assert_sound(disk)
-        assert run(["-m", "ppo.run", *flags, "--epochs", epochs, "--data-dir", str(tmp_path / "whole")]).code == 0
+        cfg, _ = parse([*flags, "--epochs", epochs, "--data-dir", str(tmp_path / "whole")])
+        train(cfg)
         assert_same(folder(tmp_path / "whole"), folder(disk))
 
 

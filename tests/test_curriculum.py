@@ -168,11 +168,15 @@ def test_the_same_starts_are_drawn_on_one_two_and_three_ranks(tmp_path, states):
     """With a policy that does not change, every episode of four epochs is the same, and so are the columns."""
     found = []
     for ranks in (1, 2, 3):
-        flags = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-        flags += ["--env", STAGE, "--start-curriculum", states, "--pi-lr", "0", "--v-lr", "0", "--epochs", "4"]
-        done = run(["-m", "ppo.run", *flags, "--exp-name", f"r{ranks}", "--data-dir", str(tmp_path)], ranks=ranks)
-        assert done.code == 0, done.err
-        found.append(tmp_path / f"r{ranks}" / f"r{ranks}_s0")
+        settings = TINY | {"env": STAGE, "start_curriculum": states, "pi_lr": 0.0, "v_lr": 0.0, "epochs": 4}
+        settings |= {"exp_name": f"r{ranks}", "data_dir": str(tmp_path)}
+        if ranks == 1:
+            found.append(train(build(**settings)))
+        else:
+            flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+            done = run(["-m", "ppo.run", *flags], ranks=ranks)
+            assert done.code == 0, done.err
+            found.append(tmp_path / f"r{ranks}" / f"r{ranks}_s0")
     rows = [episodes(folder) for folder in found]
     assert rows[0] == rows[1] == rows[2] and len({row["start_place"] for row in rows[0]}) > 5
     heads = [(folder / "progress.txt").read_text().splitlines() for folder in found]

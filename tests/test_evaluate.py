@@ -387,15 +387,15 @@ def test_a_run_goes_on_with_evaluations_or_without_as_it_began(tmp_path):
 def test_ranks_share_an_evaluation(echo, tmp_path):
     """Under mpirun the ranks play, one prints; and in training they find the numbers that one rank finds."""
     whole, ranks = tmp_path / "1.json", tmp_path / "2.json"
-    args = ["-m", "scripts.evaluate", str(echo), "--episodes", "30", "--num-envs", "10"]
-    assert run([*args, "--json", str(whole)]).code == 0
-    done = run([*args, "--json", str(ranks)], ranks=2)
+    args = [str(echo), "--episodes", "30", "--num-envs", "10"]
+    assert main([*args, "--jobs", "1", "--json", str(whole)]) == 0
+    done = run(["-m", "scripts.evaluate", *args, "--json", str(ranks)], ranks=2)
     assert done.code == 0 and done.out.count("30 episodes") == 1, done.err
     assert json.loads(whole.read_text()) == json.loads(ranks.read_text())
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in TRAIN.items()]
-    flags += ["--epochs=2", "--eval-every=1", "--eval-episodes=9", "--save-every=2", "--precision=float32"]
-    for n in (1, 2):
-        assert run(["-m", "ppo.run", *flags, "--data-dir", str(tmp_path / f"r{n}")], ranks=n).code == 0
-    one, two = (table_of(tmp_path / f"r{n}" / "ppo_echo-v0" / "ppo_echo-v0_s0") for n in (1, 2))
+    settings = TRAIN | {"epochs": 2, "eval_every": 1, "eval_episodes": 9, "save_every": 2, "precision": "float32"}
+    one = table_of(train(build(**settings, data_dir=str(tmp_path / "r1"))))
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    assert run(["-m", "ppo.run", *flags, "--data-dir", str(tmp_path / "r2")], ranks=2).code == 0
+    two = table_of(tmp_path / "r2" / "ppo_echo-v0" / "ppo_echo-v0_s0")
     assert [row["EvalEpLen"] for row in one] == [row["EvalEpLen"] for row in two]
     assert [float(row["EvalEpRet"]) for row in one] == pytest.approx([float(row["EvalEpRet"]) for row in two], abs=2)

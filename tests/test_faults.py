@@ -85,7 +85,7 @@ def test_a_killed_rank_ends_the_job(tmp_path):
 @pytest.mark.parametrize("kind", ["stop", *(pytest.param(k, marks=pytest.mark.slow) for k in ("loop", "pause-in-c"))])
 def test_a_rank_that_does_not_move_is_found(tmp_path, kind):
     """A stopped rank, an endless loop in Python and one in C: the watchdog names rank, phase and stack."""
-    done = faulty(tmp_path, f"{kind}@1:200", 2, "--stall-timeout", "12", timeout=60)
+    done = faulty(tmp_path, f"{kind}@1:200", 2, timeout=60)
     assert done.code != 0
     assert "has not moved for" in done.err and "collect, epoch" in done.err and "File " in done.err
     if kind == "stop":

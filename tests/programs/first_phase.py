@@ -18,8 +18,8 @@ from utils import mpi
 DROP = ("StepsPerSecond", "MemoryMB", "Time")
 
 
-def main() -> None:
-    out, settings = sys.argv[1], json.loads(sys.argv[2])
+def main(words) -> None:
+    out, settings = words[0], json.loads(words[1])
     comm = mpi.connect()
     cfg = config.build(**settings, epochs=1)
     rows = []
@@ -38,4 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -2,7 +2,8 @@
 
 mpirun -np 3 python tests/programs/first_update.py FOLDER '{"echo": {"env": "Echo-v0", ...}, ...}' [apart]
 
-With "apart", what the ranks exchange is a copy, and each has its own copies of the weights, as on a GPU.
+With "apart", once more, into FOLDER/apart: what the ranks exchange is a copy, and each has its own copies of the
+weights, as on a GPU.
 """
 
 import json
@@ -20,20 +21,23 @@ from utils import mpi
 DROP = ("StepsPerSecond", "MemoryMB", "Time")
 
 
-def main() -> None:
-    folder, cases = Path(sys.argv[1]), json.loads(sys.argv[2])
+def main(words) -> None:
+    folder, cases = Path(words[0]), json.loads(words[1])
     comm = mpi.connect()
-    if "apart" in sys.argv:
-        comm.host_buffer = lambda count: None
     with threads(comm):
         for name, settings in cases.items():
             first_update(config.build(**settings), comm, folder / f"{name}.npz")
+        if "apart" in words:
+            comm.host_buffer = lambda count: None
+            (folder / "apart").mkdir(exist_ok=True)
+            for name, settings in cases.items():
+                first_update(config.build(**settings), comm, folder / "apart" / f"{name}.npz", apart=True)
 
 
-def first_update(cfg, comm, out) -> None:
+def first_update(cfg, comm, out, apart=False) -> None:
     training = build_training(cfg, comm)
     first, *others = optimisers = [learner.optimiser for learner in training.learners]
-    if "apart" in sys.argv:
+    if apart:
         for array in (array for optimiser in optimisers for array in (optimiser.weights, optimiser.gradient)):
             array._host = array.flat.clone()
     episodes = ppo.collect(training)
@@ -63,4 +67,4 @@ def first_update(cfg, comm, out) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
