@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 
 from tests.run_folders import write_monitor, write_run
 from utils import compare
-from utils.analysis import comparison, comparison_figure, comparison_text, figures, runs
+from utils.analysis import comparison, comparison_figure, comparison_text, figures, page, runs
 from utils.analysis.arguments import load_groups
 from utils.analysis.experiments import Group
+from utils.columns import Column
 
 
 def load(*paths: Path) -> list[Group]:
@@ -163,8 +165,24 @@ def test_stable_baselines_folders_compare_with_ours_and_the_difference_is_named(
 
 def test_a_clear_rate_comes_with_interval_and_episodes(two):
     one = comparison.compare(load(two)).summaries[0]
-    assert one.clear is not None and 0 <= one.clear.low <= one.clear.value <= one.clear.high <= 1
-    assert one.clear_episodes == 6 * 4 * 12  # seeds, rows of the last tenth, episodes in each
+    assert one.success is not None and 0 <= one.success.low <= one.success.value <= one.success.high <= 1
+    assert one.success_episodes == 6 * 4 * 12  # seeds, rows of the last tenth, episodes in each
+
+
+@pytest.mark.parametrize("wanted", [None, comparison.wanted_columns(runs.PERFORMANCE)])
+def test_a_familys_own_share_of_successes_is_compared_under_its_own_name(tmp_path, wanted):
+    """Declared in config.json; a share that is not declared so is not taken for one."""
+    shares = Column("Odd", "", "%", label="Odd"), Column("Solved", "", "%", label="Solved (share)", success=True)
+    for seed in range(2):
+        folder = write_run(tmp_path, "a", seed, columns=[asdict(column) for column in shares])
+        rows = [(i, 100 * (i + 1), 5, i, 0.5, i / 10) for i in range(10)]
+        write_log(folder, rows, "AverageEpRet TotalEnvInteracts EpCount Time Odd Solved")
+    groups, _ = load_groups([str(tmp_path)], wanted)
+    result = comparison.compare(groups)
+    table = {row[0]: row[1:] for row in comparison_text.rows(result)}
+    assert table["solved"] == ["90% [90%, 90%], 10 episodes"] and "clear rate" not in table and "odd" not in table
+    assert ">solved</th>" in page.per_seed(groups, result, runs.PERFORMANCE)
+    assert any("every seed has solved 0.9" in note for note in result.notes)
 
 
 def test_json_markdown_and_figure_are_written_and_repeat(two, tmp_path):

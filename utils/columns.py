@@ -23,6 +23,9 @@ class Column:
         low, high: bounds that no value can leave; None where there is none.
         field: of a family's column of `progress.txt`: the key of an episode's record of which it is the mean.
         label: a few words for an axis or a heading; "" for the name itself.
+        short: one word for the heading of a narrow column; "" for the name itself.
+        success: whether it is the share of the finished episodes that reached their goal, which comparisons and
+            reports name beside the return.
     """
 
     name: str
@@ -33,6 +36,13 @@ class Column:
     high: float | None = None
     field: str | None = None
     label: str = ""
+    short: str = ""
+    success: bool = False
+
+    @property
+    def title(self) -> str:
+        """Return the label without what stands in brackets or after a comma."""
+        return (self.label or self.name).split(" (")[0].split(",")[0]
 
     @property
     def axis(self) -> str:
@@ -49,13 +59,14 @@ _SECONDS = "seconds"
 
 _PROGRESS = (
     # how far
-    Column("Epoch", "number of the epoch, from 0", low=0, label="Epoch"),
+    Column("Epoch", "number of the epoch, from 0", low=0, label="Epoch", short="epoch"),
     Column(
         STEPS,
         "steps so far, over all ranks (a step is one decision of the agent; Mario: four emulator frames)",
         unit="agent decisions",
         low=0,
         label="Environment steps",
+        short="steps",
     ),
     # episodes
     Column(
@@ -64,6 +75,7 @@ _PROGRESS = (
         unit=_RETURN,
         look_for="It should rise. Compare seeds before settings: one seed says little.",
         label="Episode return",
+        short="EpRet",
     ),
     Column("StdEpRet", "standard deviation of these returns", _RETURN, low=0, label="Std. of episode return"),
     Column("MaxEpRet", "largest of these returns", _RETURN, label="Best episode return"),
@@ -216,6 +228,7 @@ _PROGRESS = (
         "than one. A critic that stays near 0 gives noisy advantages.",
         high=1,
         label="Explained variance",
+        short="ExplVar",
     ),
     # time and memory
     Column(
@@ -225,6 +238,7 @@ _PROGRESS = (
         "A slow drift or sudden steps point at the machine (heat, memory, other jobs), not at the algorithm.",
         low=0,
         label="Speed",
+        short="steps/s",
     ),
     Column("TimeCollect", "collecting, in this epoch, on rank 0", _SECONDS, low=0, label="Collecting"),
     Column("TimeUpdate", "updating, in this epoch, on rank 0", _SECONDS, low=0, label="Updating"),
@@ -255,6 +269,7 @@ _PROGRESS = (
         _SECONDS,
         low=0,
         label="Wall-clock time",
+        short="time",
     ),
 )
 

@@ -30,6 +30,7 @@ SHOW_EVERY = 0.1  # seconds between two drawings of the panel
 WINDOW = 20  # epochs from which speed and time left are told
 BLOCKS, BAR = "▁▂▃▄▅▆▇█", "━─"
 LAUNCHERS = ("mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun")
+DISPENSABLE = ("StepsPerSecond", "ExplainedVariance", "Time", "Entropy", "KL", STEPS)  # left out in this order
 PHASES = {"Collect": "collecting", "Update": "updating", "Wait": "waiting", "Evaluate": "evaluating"}
 
 
@@ -105,23 +106,25 @@ class Console:
     def _fitting(self, row: dict[str, Any], epochs: int) -> list[tuple[str, str, int]]:
         """Return heading, text and width of the columns of a row: as many as there is room for."""
         own = list(self._own.values())
-        shown = [
-            ("epoch", f"{row['Epoch'] + 1}/{epochs}", 2 * len(str(epochs)) + 1),
-            ("steps", short(row[STEPS]), 6),
-            ("EpRet", number(row["AverageEpRet"]), 7),
-            *((c.name, percent(row[c.name]) if c.unit == "%" else number(row[c.name], 0), 5) for c in own),
-            ("Entropy", number(row["Entropy"], 2), 7),
-            ("KL", number(row["KL"], 4), 6),
-            ("ExplVar", number(row["ExplainedVariance"], 2), 7),
-            ("steps/s", number(row["StepsPerSecond"], 0), 7),
-            ("time", clock(row["Time"]), 7),
-            ("left", clock(self._left()), 7),
-        ]
-        for name in (*(c.name for c in own[:0:-1]), "steps/s", "ExplVar", "time", "Entropy", "KL", "steps"):
-            if sum(max(width, len(text), len(title)) + 1 for title, text, width in shown) - 1 <= self._columns():
+        cells = {
+            "Epoch": (f"{row['Epoch'] + 1}/{epochs}", 2 * len(str(epochs)) + 1),
+            STEPS: (short(row[STEPS]), 6),
+            "AverageEpRet": (number(row["AverageEpRet"]), 7),
+            **{c.name: (percent(row[c.name]) if c.unit == "%" else number(row[c.name], 0), 5) for c in own},
+            "Entropy": (number(row["Entropy"], 2), 7),
+            "KL": (number(row["KL"], 4), 6),
+            "ExplainedVariance": (number(row["ExplainedVariance"], 2), 7),
+            "StepsPerSecond": (number(row["StepsPerSecond"], 0), 7),
+            "Time": (clock(row["Time"]), 7),
+            "left": (clock(self._left()), 7),
+        }
+        shown = {name: (columns.find(name, self._own).short or name, *cell) for name, cell in cells.items()}
+        for name in (*(c.name for c in own[:0:-1]), *DISPENSABLE):
+            widths = [max(width, len(text), len(title)) for title, text, width in shown.values()]
+            if sum(widths) + len(widths) - 1 <= self._columns():
                 break
-            shown = [column for column in shown if column[0] != name]
-        return shown
+            del shown[name]
+        return list(shown.values())
 
     def close(self) -> None:
         """Leave the last panel where it is and give the terminal back."""
@@ -166,10 +169,9 @@ class Console:
         column = columns.find(name, self._own)
         written = percent if column.unit == "%" else number
         bounds = (column.low, column.high) if column.high is not None else (None, None)
-        label = (column.label or name).split(" (")[0].split(",")[0]
         values = self._curves[name]
         latest = next((value for value in reversed(values) if not math.isnan(value)), None)
-        line = f" {label:15s} {written(latest):>7s}  best {written(self._best.get(name)):>7s}  "
+        line = f" {column.title:15s} {written(latest):>7s}  best {written(self._best.get(name)):>7s}  "
         return line + sparkline(values, CURVE, *bounds) + ("  last 100" if explained else "")
 
     def _speed(self) -> str:

@@ -202,6 +202,7 @@ COLUMNS = (
         high=1.0,
         field="flag",
         label="Clear rate (share of episodes)",
+        success=True,
     ),
     Column(
         "XMax",

@@ -8,7 +8,7 @@ cover, so that a longer run gains nothing from its length:
     area      mean height of the learning curve over that range (`stats.area_under_curve`)
     steps     first row at or above the threshold, and first row from which no row falls below it again
     hours     the same by the Time column, the wall-clock time of training
-    clear     share of the episodes of the last tenth that reached the flag
+    success   share of the episodes of the last tenth that reached their goal, where a family counts them
 
 Estimates and intervals are those of `stats`. Experiments on other environments, rewards or versions are refused
 unless --mixed says that it is meant, and are then labelled.
@@ -79,9 +79,9 @@ class Summary:
     area: Array  # (R,)
     aggregates: dict[str, Estimate]  # of `final`: mean, median, iqm, and gap where a target is known
     area_mean: Estimate
-    clear: Estimate | None
-    clear_per_seed: Array
-    clear_episodes: int  # of which `clear` is the mean, over all seeds
+    success: Estimate | None
+    success_per_seed: Array
+    success_episodes: int  # of which `success` is the mean, over all seeds
     speeds: dict[str, Speed]  # "steps first", "steps sustained", "hours first", "hours sustained"
 
 
@@ -116,7 +116,7 @@ class Comparison:
 
 def wanted_columns(y: str) -> list[str]:
     """Return the columns that a comparison by y reads."""
-    return [STEPS, y, "EpCount", "Time", "ClearRate"]
+    return [STEPS, y, "EpCount", "Time"]
 
 
 def compare(
@@ -234,16 +234,16 @@ def _summary(
     if target is not None:
         gaps = np.maximum(target - final, 0.0)
         aggregates["gap"] = _estimate(gaps, stats.mean, (0.0, math.inf))
-    clearing = [run for run in members if len(run.series(STEPS, "ClearRate")[0]) >= 2]
-    clear = np.array([final_performance(run, "ClearRate", low, high) for run in clearing])
-    clear_mean = _estimate(clear, stats.mean, (0.0, 1.0)) if len(clear) else None
+    shares = [(run, column.name) for run in members if (column := runs.success_column(run)) is not None]
+    success = np.array([final_performance(run, name, low, high) for run, name in shares])
+    success_mean = _estimate(success, stats.mean, (0.0, 1.0)) if len(success) else None
     speeds = {} if threshold is None else _speeds(members, y, threshold, high)
     episodes = 0.0
-    for run in clearing:
-        xs = run.series(STEPS, "ClearRate")[0]
+    for run, name in shares:
+        xs = run.series(STEPS, name)[0]
         episodes += _episodes(run, xs[(xs > high - FINAL_SHARE * (high - low)) & (xs <= high)]).sum()
     area_mean = _estimate(area, stats.mean)
-    return Summary(label, members, final, area, aggregates, area_mean, clear_mean, clear, round(episodes), speeds)
+    return Summary(label, members, final, area, aggregates, area_mean, success_mean, success, round(episodes), speeds)
 
 
 def _estimate(
@@ -317,9 +317,9 @@ def _warnings(summaries: Sequence[Summary], pairs: Sequence[Pair]) -> list[str]:
             notes.append(f"{one.label}: {count} seeds: intervals are wide and rest on normality; take 5 or more")
         if count > 1 and np.ptp(one.final) == 0:
             notes.append(f"{one.label}: all {count} seeds scored the same: an interval of width 0 proves nothing")
-        if one.clear is not None and len(one.clear_per_seed) > 1 and np.ptp(one.clear_per_seed) == 0:
-            rate = one.clear_per_seed[0]
-            notes.append(f"{one.label}: every seed has clear rate {rate:.3g}: its interval of width 0 proves nothing")
+        if one.success is not None and len(one.success_per_seed) > 1 and np.ptp(one.success_per_seed) == 0:
+            share = f"{runs.success_words(one.runs)} {one.success_per_seed[0]:.3g}"
+            notes.append(f"{one.label}: every seed has {share}: its interval of width 0 proves nothing")
     if len(pairs) > 1:
         chance = 1 - 0.95 ** len(pairs)
         notes.append(f"{len(pairs)} pairs, uncorrected: one of them looks decided by chance up to {100 * chance:.0f}%")

@@ -57,8 +57,9 @@ def rows(result: Comparison) -> list[list[str]]:
     spans = [f"{number(one.final.min())}..{number(one.final.max())}" for one in result.summaries]
     table.append(["worst..best seed", *spans])
     table.append(["mean over training (AUC)", *[written(one.area_mean) for one in result.summaries]])
-    if any(one.clear is not None for one in result.summaries):
-        table.append(["clear rate", *[_clear_words(one) for one in result.summaries]])
+    success = runs.success_words(run for one in result.summaries for run in one.runs)
+    if success:
+        table.append([success, *[_success_words(one) for one in result.summaries]])
     for kind in ("steps first", "steps sustained", "hours first", "hours sustained"):
         if any(kind in one.speeds for one in result.summaries):
             unit, when = kind.replace("hours", "h:mm:ss").split()
@@ -67,8 +68,8 @@ def rows(result: Comparison) -> list[list[str]]:
     return table
 
 
-def _clear_words(one: Summary) -> str:
-    return f"{written(one.clear, 'percent')}, {one.clear_episodes} episodes" if one.clear else "-"
+def _success_words(one: Summary) -> str:
+    return f"{written(one.success, 'percent')}, {one.success_episodes} episodes" if one.success else "-"
 
 
 def count_words(one: Summary) -> str:
@@ -170,13 +171,19 @@ def _experiment(one: Summary) -> dict[str, Any]:
         "n": len(one.runs),
         "final": {name: _flat(value) for name, value in one.aggregates.items()},
         "area_under_curve": _flat(one.area_mean),
-        "clear_rate": _flat(one.clear) | {"episodes": one.clear_episodes} if one.clear else None,
+        "success": _success(one),
         "threshold": {kind: _speed(speed) for kind, speed in one.speeds.items()},
         "seeds": [
             {"folder": run.label, "seed": run.seed, "state": run.state, "final": final, "area": area}
             for run, final, area in seeds
         ],
     }
+
+
+def _success(one: Summary) -> dict[str, Any] | None:
+    if one.success is None:
+        return None
+    return {"name": runs.success_words(one.runs), **_flat(one.success), "episodes": one.success_episodes}
 
 
 def _speed(speed: Speed) -> dict[str, Any]:

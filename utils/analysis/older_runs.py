@@ -10,7 +10,7 @@ from utils.columns import Column
 MARIO: Mapping[str, Column] = {
     column.name: column
     for column in (
-        Column("ClearRate", "", "%", low=0, high=1, label="Clear rate (share of episodes)"),
+        Column("ClearRate", "", "%", low=0, high=1, label="Clear rate (share of episodes)", success=True),
         Column("XMax", "", "pixels", low=0, label="Furthest x"),
         Column("Score", "", "points", low=0, label="Score"),
         Column("StagesCleared", "", "stages", low=0, label="Stages cleared"),

@@ -122,15 +122,17 @@ def per_seed(groups: Sequence[Group], result: comparison.Comparison | None, y: s
     if result is not None:
         finals = {id(run): v for one in result.summaries for run, v in zip(one.runs, one.final, strict=True)}
     every = [run for group in groups for run in group.runs]
-    rows = [["run", "seed", "state", "steps", "h:mm:ss", "final", "best row", "clear rate", "steps/s"]]
+    success = runs.success_words(every)
+    rows = [["run", "seed", "state", "steps", "h:mm:ss", "final", "best row", success, "steps/s"]]
     rows += [_seed_row(run, y, finals.get(id(run), math.nan)) for run in every]
     used = [column for column in range(len(rows[0])) if any(row[column] != "-" for row in rows[1:])]
-    words = f"h:mm:ss: {comparison_text.time_words(every)}. Clear rate and speed: last row. Final: as compared above."
+    last = f"{success.capitalize()} and speed" if success else "Speed"
+    words = f"h:mm:ss: {comparison_text.time_words(every)}. {last}: last row. Final: as compared above."
     return table([[row[column] for column in used] for row in rows]) + f"<p class='dim'>{text(words)}</p>"
 
 
 def _seed_row(run: LoggedRun, y: str, final: float) -> list[str]:
-    rows, clear = run.series(STEPS, y)[1], _last(run, "ClearRate")
+    rows, success = run.series(STEPS, y)[1], runs.success_column(run)
     return [
         run.label,
         run.seed or "-",
@@ -139,7 +141,7 @@ def _seed_row(run: LoggedRun, y: str, final: float) -> list[str]:
         comparison_text.clock(_last(run, "Time") / 3600),
         comparison_text.number(final),
         comparison_text.number(float(rows.max()) if len(rows) else math.nan),
-        "-" if math.isnan(clear) else f"{100 * clear:.3g}%",
+        "-" if success is None else f"{100 * _last(run, success.name):.3g}%",
         comparison_text.number(_last(run, "StepsPerSecond")),
     ]
 

@@ -183,6 +183,8 @@ def _read_progress(path: Path, columns: list[str] | None) -> LoggedRun:
     run.spec = spec if isinstance(spec, dict) else {}
     run.ending = printable(reason) if isinstance(reason, str) else ""
     run.notes = [note for note in (config_note, ending_note) if note]
+    if columns is not None:
+        columns += [column.name for column in own_columns([run]).values() if column.success]
     try:
         table = parse_table(read_file(path / "progress.txt", LARGEST_LOG), columns, TAB)
     except OSError as error:
@@ -319,7 +321,10 @@ def declared_columns(run: LoggedRun) -> dict[str, Column]:
         if low is not None and high is not None and low >= high:
             low = high = None
         look_for = _words(entry.get("look_for"), 600)
-        found[name] = Column(name, words["meaning"], words["unit"], look_for, low, high, label=words["label"])
+        success = entry.get("success", name in MARIO and MARIO[name].success) is True
+        found[name] = Column(
+            name, words["meaning"], words["unit"], look_for, low, high, label=words["label"], success=success
+        )
     return found
 
 
@@ -333,6 +338,18 @@ def own_columns(runs: Iterable[LoggedRun]) -> dict[str, Column]:
     for run in runs:
         found = declared_columns(run) | found
     return dict(MARIO) | found
+
+
+def success_column(run: LoggedRun) -> Column | None:
+    """Return the column of the share of its episodes that succeeded; None where the run has no two rows of one."""
+    candidates = [column for column in own_columns([run]).values() if column.success]
+    return next((column for column in candidates if len(run.series(STEPS, column.name)[0]) >= 2), None)
+
+
+def success_words(runs: Iterable[LoggedRun]) -> str:
+    """Return the name of that share for a heading, "clear rate" for instance; "" where no run has one."""
+    found = [column.title.lower() for column in map(success_column, runs) if column is not None]
+    return " or ".join(dict.fromkeys(found))
 
 
 # ---------------------------------------------------------------------------------------------- words
