@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import difflib
 import importlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from envs.family import Family
@@ -97,7 +98,28 @@ def make_vec(env_id: str, num_envs: int, seed: int, *, first_index: int = 0, **o
     check_integer("first_index", first_index, 0)
     checked = check_options(env_id, **options)
     family, name = _find(env_id)
-    module, _, function = family.make.partition(":")
-    vec: VecEnv = getattr(importlib.import_module(module), function)(name, num_envs, seed, first_index, checked)
+    vec: VecEnv = _imported(family.make)(name, num_envs, seed, first_index, checked)
     vec.family = family
     return vec
+
+
+def make_visible(env_id: str, seed: int, **options: Any) -> VecEnv:
+    """Return one environment to look at: `render` draws it, `metadata["render_fps"]` says how often in a second.
+
+    Raises:
+        ValueError: as `make_vec`, or it has no pictures.
+    """
+    family, name = _find(env_id)
+    if family.draw is None:
+        vec = make_vec(env_id, 1, seed, **options)
+    else:
+        vec = _imported(family.draw)(name, seed, check_options(env_id, **options))
+        vec.family = family
+    if vec.metadata.get("render_fps") is None:
+        raise ValueError(f"env: {env_id} has no pictures")
+    return vec
+
+
+def _imported(name: str) -> Callable[..., Any]:
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)

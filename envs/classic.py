@@ -153,6 +153,7 @@ FAMILY = Family(
     known=known,
     ids=ids,
     make="envs.classic:ClassicVec",
+    draw="envs.classic:draw",
     presets=PRESETS,
     options=(
         MAX_EPISODE_STEPS,
@@ -308,3 +309,23 @@ class ClassicVec(VecEnv):
             except (Exception, SystemExit) as error:
                 name = f"{self.env_id}: environment {self.first_index + i}"
                 warnings.warn(f"{name}: close raised {type(error).__name__}: {error}", stacklevel=2)
+
+
+def draw(env_id: str, seed: int, options: dict[str, Any]) -> ClassicVec:
+    """Return one environment that draws itself into an array.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        vec = ClassicVec(
+            env_id, 1, seed, 0, options | {"env_kwargs": options["env_kwargs"] | {"render_mode": "rgb_array"}}
+        )
+        vec.reset()
+        picture = vec.render()[0]
+    except gymnasium.error.Error as error:
+        raise ValueError(f"env: {env_id} cannot be drawn: {error}") from None
+    if not isinstance(picture, np.ndarray) or picture.ndim != 3:
+        raise ValueError(f"env: {env_id} has no pictures")
+    vec.metadata = vec.metadata | {"render_fps": float(vec.envs[0].metadata.get("render_fps", 30))}
+    return vec

@@ -80,6 +80,9 @@ class Family:
         ids: all ids, or as many as can be listed.
         make: "module:callable", imported when an environment is built and called as
             make(env_id, num_envs, seed, first_index, options); returns an `envs.vector.VecEnv`.
+        draw: "module:callable" for an environment to look at, called as draw(env_id, seed, options): `render` of what
+            it returns gives a picture, and `metadata["render_fps"]` says how many to a second. None where what `make`
+            returns can do that, or nothing can.
         options: what `make` is given beside ids and numbers, each with its bounds.
         check: called as check(env_id, options) with every option filled in and within its bounds; returns the options
             that `make` gets; raises ValueError for what bounds cannot say. Imports no simulator.
@@ -101,6 +104,7 @@ class Family:
     known: Callable[[str], bool]
     ids: Callable[[], list[str]]
     make: str
+    draw: str | None = None
     options: tuple[Option, ...] = ()
     check: Callable[[str, dict[str, Any]], dict[str, Any]] = _no_check
     presets: tuple[Preset, ...]

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from envs.watch import show_frames, visible
+import envs
+from envs.watch import show_frames
 from ppo.policy import Policy
 from utils.seeding import evaluation_uniforms
 from utils.video import VideoFile, even
@@ -23,7 +24,7 @@ def play(env: Any, act: Act, state: torch.Tensor, seed: int, show: Callable[[np.
     """Play without end and yield, after each step, the records of the episodes that it ended.
 
     Args:
-        env: as `envs.watch.visible` returns it.
+        env: as `envs.make_visible` returns it.
         act: chooses the action; what an episode is remembered by in `state` (1, S) is set to zero where one ends.
         state: zeros.
         seed: of starts and actions.
@@ -54,7 +55,8 @@ def film(
     Raises:
         ValueError: the environment has no pictures, or the file cannot be written.
     """
-    env, fps = visible(env_id, seed, options)
+    env = envs.make_visible(env_id, seed, **options)
+    fps = env.metadata["render_fps"]
     try:
         policy.meet(env)
         path.parent.mkdir(exist_ok=True)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import envs
 from envs.mario import demonstrations
-from envs.watch import MARIO_FPS, visible
+from envs.mario.python_vector import FPS
 from ppo import film
 from ppo.evaluate import environment, find_players, load_players
 from ppo.policy import BadPolicy, Policy, load_policy
@@ -188,13 +188,13 @@ def by_steps(args: argparse.Namespace) -> None:
     else:
         env_id = wanted.pop("env", DEFAULT_ENV)
         options = wanted
-    env, fps = visible(env_id, args.seed, options)
+    env = envs.make_visible(env_id, args.seed, **options)
     try:
         if policy is not None:
             policy.meet(env)
         if args.overlay and not hasattr(env.single_action_space, "n"):
             raise ValueError(f"overlay: shows how probable each action is, not {env.single_action_space}")
-        show = Screen(args, f"{env_id}: {args.policy or 'random actions'}", fps)
+        show = Screen(args, f"{env_id}: {args.policy or 'random actions'}", env.metadata["render_fps"])
         if newest is not None and policy is not None:
             show.steps = policy.info.get("steps")
         try:
@@ -319,7 +319,7 @@ def by_demonstrations(args: argparse.Namespace) -> None:
     """Play every demonstration of a folder, stage after stage."""
     ways = demonstrations.read_all(args.demonstrations)
     emulator = args.emulator or "native"
-    show = Screen(args, str(args.demonstrations), MARIO_FPS)
+    show = Screen(args, str(args.demonstrations), FPS)
     count = itertools.count()
 
     def watch(console: Any) -> None:
@@ -352,7 +352,7 @@ def by_frames(args: argparse.Namespace) -> None:
     console = build_console(env_id, emulator)
     if args.record:
         command.check_writable("record", args.record)
-    show = Screen(args, f"{env_id}: {KEY_HELP if args.human else args.replay}", MARIO_FPS)
+    show = Screen(args, f"{env_id}: {KEY_HELP if args.human else args.replay}", FPS)
     pressed: list[bytearray] = []
     checks: list[int] = []
     try:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -102,3 +103,21 @@ def test_a_declaration_is_consistent(family):
     assert {*family.evaluated, *filter(None, [family.best_by])} <= set(names)
     module, _, function = family.make.partition(":")
     assert callable(getattr(importlib.import_module(module), function))
+
+
+def drawn(env_id, seed, options):
+    """Coins that can be seen, 5 to a second."""
+    vec = made_up.CoinVec(env_id, 1, seed, 0, options)
+    vec.metadata = vec.metadata | {"render_fps": 5}
+    return vec
+
+
+def test_it_says_how_it_is_drawn(monkeypatch):
+    """By a function of its own, which gets checked options; one that has none has no pictures."""
+    with pytest.raises(ValueError, match="no pictures"):
+        envs.make_visible(COIN, 3)
+    monkeypatch.setattr(made_up, "FAMILY", replace(made_up.FAMILY, draw="tests.test_family:drawn"))
+    vec = envs.make_visible(COIN, 3, length=7)
+    assert (vec.num_envs, vec.seed, vec.options["length"], vec.metadata["render_fps"]) == (1, 3, 7, 5)
+    with pytest.raises(ValueError, match="length"):
+        envs.make_visible(COIN, 3, length=0)

@@ -78,6 +78,13 @@ def make(env_id: str, num_envs: int, seed: int, first_index: int, options: dict[
     return MarioVec(env_id, num_envs, seed, first_index, options)
 
 
+def draw(env_id: str, seed: int, options: dict[str, Any]) -> VecEnv:
+    """Return one environment whose screen can be seen in every frame: the implementation in Python."""
+    from envs.mario.python_vector import MarioVec
+
+    return MarioVec(env_id, 1, seed, 0, options)
+
+
 OPTIONS = (
     Option(name="actions", default="simple", kind=object, portable=True,
            help='what can be pressed: right_only, simple, complex or a JSON list such as \'[["right","A"]]\''),
@@ -293,6 +300,7 @@ FAMILY = Family(
     known=known,
     ids=stages.ids,
     make="envs.mario:make",
+    draw="envs.mario:draw",
     options=OPTIONS,
     check=check,
     presets=PRESETS,

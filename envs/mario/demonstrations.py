@@ -28,6 +28,7 @@ import numpy as np
 import envs
 from envs.mario import rules, stages
 from envs.mario.actions import BUTTONS
+from utils.files import write_atomically
 from utils.folder import read_json
 
 if TYPE_CHECKING:
@@ -75,9 +76,7 @@ def write(path: Path, demonstration: Demonstration) -> None:
     """Write a demonstration; the file appears when it is complete."""
     facts = asdict(demonstration)
     facts["start"], facts["buttons"] = demonstration.start.hex(), demonstration.buttons.hex()
-    temp = path.with_name(f".tmp-{path.name}")
-    temp.write_text(json.dumps({"format": FORMAT, **facts}, indent=1) + "\n")
-    temp.replace(path)
+    write_atomically(path, (json.dumps({"format": FORMAT, **facts}, indent=1) + "\n").encode())
 
 
 def read(path: str | Path) -> Demonstration:

@@ -21,6 +21,7 @@ from envs.vector import check_arrays, check_count, pack
 from utils.seeding import Purpose, generator
 
 STATE_VERSION = 1
+FPS = 60  # frames per second of a console
 
 
 class Played(NamedTuple):
@@ -168,6 +169,8 @@ class MarioEnv:
 
 class MarioVec(MarioVecBase):
     """N environments played frame by frame from Python, over any `Backend`."""
+
+    metadata = {**MarioVecBase.metadata, "render_fps": FPS}
 
     def __init__(self, env_id: str, num_envs: int, seed: int, first_index: int, options: dict[str, Any]) -> None:
         super().__init__(env_id, num_envs, seed, first_index, options)
