@@ -156,7 +156,7 @@ def build_learners(
         nets = FastActorCritic(ac, dtype)
         copies = nets.pi_copies, nets.v_copies
         optimisers: list[Any] = [
-            ShardedAdam(net, comm, lr, cfg.adam_eps, low) for (net, lr), low in zip(trained, copies, strict=False)
+            ShardedAdam(net, comm, lr, cfg.adam_eps, own) for (net, lr), own in zip(trained, copies, strict=False)
         ]
     else:
         optimisers = [Adam(net, comm, lr, cfg.adam_eps) for net, lr in trained]

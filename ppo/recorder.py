@@ -27,7 +27,7 @@ from ppo.film import film
 from ppo.policy import Policy, copy_weights, load_policy, write_policy
 from ppo.training import NotFinite, Training
 from utils import checkpoint, logger, system
-from utils.columns import Column
+from utils.columns import RECENT, Column
 from utils.command import printable
 from utils.console import Console
 from utils.folder import Refused, RunFolder, read_json
@@ -38,7 +38,6 @@ from utils.sinks import Sink, TensorBoard, WeightsAndBiases
 T = TypeVar("T")
 
 MAX_FAILED_WRITES = 3  # of one kind in a row, then the run ends
-RECENT = 100  # finished episodes that decide whether a policy is the best so far
 DISTINCT = {"EvalStarts": "start", "EvalTrajectories": "trajectory"}  # columns that count different ones
 EVAL_ENVS = 16  # as `scripts.evaluate` has by default
 

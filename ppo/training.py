@@ -100,9 +100,8 @@ class Training:
     env_states: list[bytes] = field(default_factory=list)  # at the epoch's start or, after the update, at its end
     memory: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # the networks', likewise: (N, S)
     best: float = -math.inf
-    recent: list[list[float]] = field(
-        default_factory=list
-    )  # of the last episodes, on rank 0: what `best_by` is the mean of, and return
+    # Of the last finished episodes, on rank 0: what the family's `best_by` is the mean of, and the return.
+    recent: list[list[float]] = field(default_factory=list)
 
     @property
     def all_learners(self) -> list[Learner]:

@@ -53,7 +53,7 @@ class Column:
 
 STEPS = "TotalEnvInteracts"
 AUXILIARY = ("LossAux", "LossAuxV", "CloneKL")  # only runs with --algo ppg have them
-RECENT = 100  # episodes of the columns whose names end in 100
+RECENT = 100  # finished episodes of the columns whose names end in 100; they decide which policy is the best so far
 _RETURN = "environment's reward"
 _SECONDS = "seconds"
 

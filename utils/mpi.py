@@ -83,13 +83,13 @@ class Comm:
         return array
 
     def buffer(self, count: int) -> np.ndarray:
-        """Return a new array of float32 zeros (count,) with which the next two are fast."""
+        """Return float32 zeros (count,) in memory of which `reduce_scatter` and `all_gather` make no copy."""
         return np.zeros(count, np.float32)
 
     def host_buffer(self, count: int) -> np.ndarray | None:
         """Return an array of int16 zeros (count,) that all ranks read and write: one and the same memory.
 
-        None where the ranks have none in common. What a rank writes there, the others see after a collective call.
+        None where the ranks share no memory. What a rank writes there, the others see after a collective call.
         """
         return np.zeros(count, np.int16)
 
@@ -100,7 +100,7 @@ class Comm:
         """
 
     def part(self, count: int) -> slice:
-        """Return this rank's part of `count` numbers, as the next two share them out."""
+        """Return this rank's part of `count` numbers, as `reduce_scatter` and `all_gather` divide them."""
         return _part(count, self.world_size, self.rank)
 
     def reduce_scatter(self, *arrays: np.ndarray) -> None:
@@ -188,8 +188,8 @@ class MpiComm(Comm):
         if self._checks:
             calls = self._world.allgather(f"{call}, collective call {self._calls}")
             if len(set(calls)) > 1:
-                said = "; ".join(f"rank {rank} is in {theirs}" for rank, theirs in enumerate(calls))
-                raise OutOfStep(f"the ranks are out of step: {said}")
+                places = "; ".join(f"rank {rank} is in {theirs}" for rank, theirs in enumerate(calls))
+                raise OutOfStep(f"the ranks are out of step: {places}")
         yield
         self.waiting = False
         self.wait_seconds += time.monotonic() - start

@@ -94,16 +94,16 @@ class ShardedAdam:
 
     def _take_copies(self, copies: Copies | None) -> None:
         """Put the copies into one array, which the ranks of a host share where they can."""
-        self._copies, low = copies, copies.parameters if copies is not None else []
-        count, device = sum(p.numel() for p in low), self.weights.flat.device
+        self._copies, parameters = copies, copies.parameters if copies is not None else []
+        count, device = sum(p.numel() for p in parameters), self.weights.flat.device
         shared = self._comm.host_buffer(count) if count and device.type == "cpu" else None
         self.first_to_send = count if shared is not None else 0  # of the weights, in an update
         self.copies = torch.zeros(count, dtype=torch.bfloat16, device=device)
         if shared is not None:
             self.copies = torch.from_numpy(shared).view(torch.bfloat16)
         self._my_copies = self.copies[self._comm.part(len(self.weights.flat))]
-        for low_copy, view in zip(low, self._views(self.copies), strict=True):
-            low_copy.data = view
+        for parameter, view in zip(parameters, self._views(self.copies), strict=True):
+            parameter.data = view
         self.refresh()
 
     @property

@@ -38,8 +38,8 @@ class Copies:
         self.body = fast(copy.deepcopy(body).to(dtype))
         self.parameters: list[torch.Tensor] = list(self.body.parameters())
         self._received: set[int] = set()
-        for i, low in enumerate(self.parameters):
-            low.register_post_accumulate_grad_hook(functools.partial(self._receive, i))
+        for i, parameter in enumerate(self.parameters):
+            parameter.register_post_accumulate_grad_hook(functools.partial(self._receive, i))
 
     def expect_gradients(self) -> None:
         """Let the next gradients replace those that the weights have."""
@@ -51,15 +51,15 @@ class Copies:
             if i not in self._received and weight.grad is not None:
                 weight.grad.zero_()
 
-    def _receive(self, i: int, low: torch.Tensor) -> None:
+    def _receive(self, i: int, parameter: torch.Tensor) -> None:
         gradient = self.weights[i].grad
-        assert gradient is not None and low.grad is not None
+        assert gradient is not None and parameter.grad is not None
         if i in self._received:
-            gradient.add_(low.grad)
+            gradient.add_(parameter.grad)
         else:
-            gradient.copy_(low.grad)
+            gradient.copy_(parameter.grad)
             self._received.add(i)
-        low.grad = None
+        parameter.grad = None
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -87,7 +87,7 @@ class FastActorCritic(Evaluator):
         else:
             copies = [Copies(body, dtype) for body in bodies]
             self.pi_copies, self.v_copies = copies[0], None if ac.shared else copies[1]
-            self._bodies = [of.body for of in copies]
+            self._bodies = [body_copies.body for body_copies in copies]
 
     def prepare(self, obs: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         """Return observations, or some rows of them, as `logits` and `value` take them: what both have in common."""
