@@ -29,7 +29,7 @@ train: setup
 	$(BIN)/python -m ppo.run --cpu $(NP) --resume $(ARGS)
 
 test: check
-	$(BIN)/python -m pytest -n $(NP) --dist loadgroup
+	$(BIN)/python -m pytest -n $(NP)
 
 check: setup
 	$(BIN)/ruff check .

@@ -28,17 +28,28 @@ def missing_reference() -> str | None:
     return None
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let one worker of pytest-xdist have all tests that start several ranks, and skip what cannot be played here.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give each file to one worker of pytest-xdist, and all files that start several ranks to the same one.
 
-    Ranks wait for each other without sleeping: two such jobs at a time would take each other's cores. nes-py 8.2.1,
-    by its mark or a parameter, is skipped where it is missing; never where make installs it.
+    Ranks wait for each other without sleeping: two such jobs at a time would take each other's cores.
     """
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            if item.get_closest_marker("mpi"):
-                item.add_marker(pytest.mark.xdist_group("ranks"))
+    from xdist.scheduler import LoadScopeScheduling
+
+    ranks = {
+        f"tests/{path.name}" for path in (ROOT / "tests").glob("test_*.py") if "pytest.mark.mpi" in path.read_text()
+    }
+
+    class OneJobOfRanks(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return "ranks" if file in ranks else file
+
+    return OneJobOfRanks(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what plays nes-py 8.2.1, by its mark or a parameter, where it is missing; never where make installs it."""
     reason = missing_reference()
     if reason is None or (os.environ.get("CI") and sys.version_info < (3, 13)):
         return
