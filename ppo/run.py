@@ -300,23 +300,7 @@ def describe_start(training: Training) -> str:
     return (
         f"{cfg.env} -> {cfg.run_dir}  (preset {cfg.preset}, seed {cfg.seed})\n"
         f"{ranks}, {cfg.num_envs} environments, {machine}; {networks}; "
-        f"{cfg.num_epochs} epochs of {cfg.steps_per_epoch:,} steps" + describe_load(comm)
-    )
-
-
-def describe_load(comm: mpi.Comm) -> str:
-    """Return a warning, on a line of its own, where the threads of one process have fewer idle cores than they need."""
-    import torch
-
-    wanted = torch.get_num_threads()
-    if comm.world_size > 1 or wanted == 1 or "OMP_NUM_THREADS" in os.environ:
-        return ""  # ranks see each other start
-    idle = system.idle_cores()
-    if idle is None or idle > wanted - 0.5:
-        return ""
-    return (
-        f"\nwarning: other programs use this machine's cores ({idle:.1f} are idle): the {wanted} threads of this run "
-        "wait for each other; with OMP_NUM_THREADS=1 it may be many times as fast"
+        f"{cfg.num_epochs} epochs of {cfg.steps_per_epoch:,} steps"
     )
 
 

@@ -89,6 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     how.add_argument("--every", type=int, default=1, metavar="N", help=text)
     how.add_argument("--record", type=Path, metavar="FILE", help="with --human: keep every frame's buttons")
     args = parser.parse_args(argv)
+    torch.set_num_threads(1)  # as scripts.evaluate does; one observation is not worth a second
     return command.run("scripts.play", lambda: play(args))
 
 

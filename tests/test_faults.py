@@ -310,6 +310,21 @@ def test_threads_do_not_exceed_the_cores():
     assert "".join(done.out.split()) == str(max(1, system.cores() // 4)) * 4  # mpirun may join the lines of two ranks
 
 
+LOAD_OPENMP = """
+import ctypes, importlib.util, pathlib
+import ppo
+(library,) = (pathlib.Path(importlib.util.find_spec("torch").origin).parent / "lib").glob("libgomp*")
+ctypes.CDLL(str(library))
+"""
+
+
+@pytest.mark.parametrize(("given", "spins"), [({}, "'0'"), ({"OMP_WAIT_POLICY": "active"}, "'30000000000'")])
+def test_threads_that_wait_sleep(given, spins):
+    """Torch's OpenMP library is told before it is loaded: spinning ones make a busy machine ten times as slow."""
+    done = run(["-c", LOAD_OPENMP], env={"OMP_DISPLAY_ENV": "verbose"} | given)
+    assert f"GOMP_SPINCOUNT = {spins}" in done.err
+
+
 def test_an_mlp_has_one_thread(tmp_path, monkeypatch, capsys):
     """Whatever OMP_NUM_THREADS says, which a sweep sets: two on busy cores make it thirty times as slow."""
     before, seen = torch.get_num_threads(), []

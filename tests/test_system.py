@@ -59,25 +59,6 @@ def test_a_system_without_proc_is_described_all_the_same(tmp_path, monkeypatch):
     system.end_with_parent(signal.SIGKILL)
 
 
-@pytest.mark.parametrize(
-    ("after", "expected"),
-    [
-        ("cpu  10 0 0 200 0 0 0 0\n", 4),
-        ("cpu  110 0 0 100 0 0 0 0\n", 0),
-        ("cpu  60 0 0 140 10 0 0 0\n", 2),
-        ("", None),
-    ],
-)
-def test_idle_cores_are_counted(tmp_path, monkeypatch, after, expected):
-    """The share of the time in which the cores did nothing, times their number."""
-    before = "cpu  10 0 0 100 0 0 0 0\ncpu0 1 1 1\n"
-    write(tmp_path / "stat", before)
-    monkeypatch.setattr(system, "PROC", tmp_path)
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(time, "sleep", lambda seconds: write(tmp_path / "stat", after))
-    assert system.idle_cores() == expected
-
-
 def test_what_dead_jobs_left_in_shared_memory_is_removed(tmp_path):
     """Only what is old, this user's, a file, and in use by nobody."""
     names = ("mpich_shm_dead_0", "mpich_shm_young_0", "mpich_shm_used_0", "other")

@@ -11,7 +11,6 @@ import platform
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,26 +50,6 @@ def _time_limits() -> Iterator[float]:
                     pair = " ".join(_lines(folder / "cpu.max")).split()
                 if len(pair) == 2 and pair[0].isdigit() and pair[1].isdigit() and int(pair[1]):
                     yield int(pair[0]) / int(pair[1])
-
-
-def idle_cores(seconds: float = 0.3) -> float | None:
-    """Return how many of the machine's cores had nothing to do while this process slept; None where it is not said.
-
-    A computation that two threads share runs at the pace of the one that waits for a core: on a busy machine one
-    thread is many times as fast as two.
-    """
-    before = _processor_times()
-    time.sleep(seconds)
-    spent = [b - a for a, b in zip(before, _processor_times(), strict=False)]
-    if len(spent) < 5 or sum(spent) <= 0:
-        return None
-    return (os.cpu_count() or 1) * (spent[3] + spent[4]) / sum(spent)  # idle, and waiting for a disk
-
-
-def _processor_times() -> list[int]:
-    """Return what all cores together have spent since the start on user, nice, system, idle, iowait, ..."""
-    first = (_lines(PROC / "stat") or [""])[0].split()
-    return [int(word) for word in first[1:9]] if first[:1] == ["cpu"] else []
 
 
 def _lines(path: Path) -> list[str]:
