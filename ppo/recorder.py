@@ -36,6 +36,7 @@ from utils.seeding import evaluation_seed
 from utils.sinks import Sink, TensorBoard, WeightsAndBiases
 
 T = TypeVar("T")
+Snapshot = tuple[dict[str, torch.Tensor], dict[str, Any]]  # weights of a policy, and its policy.json
 
 MAX_FAILED_WRITES = 3  # of one kind in a row, then the run ends
 DISTINCT = {"EvalStarts": "start", "EvalTrajectories": "trajectory"}  # columns that count different ones
@@ -58,7 +59,8 @@ class Recorder:
         self._facts: dict[str, Any] = {}  # config.json
         self._rejected: list[tuple[Path, str]] = []  # damaged checkpoints
         self._failures: Counter[str] = Counter()  # writes in a row that failed, of each kind
-        self._unsaved_best: tuple[dict[str, torch.Tensor], dict[str, Any]] | None = None  # for want of room
+        self._acting: Snapshot | None = None  # the policy that collects, where its episodes are its score
+        self._unsaved_best: Snapshot | None = None  # until the next checkpoint, or until there is room
         self._recent_lengths: list[int] = []  # of the episodes in run.recent
         self._saved_at = self._began = time.monotonic()
         self._seconds_before, self._row_seconds = 0.0, 0.0  # `Time` when this process began, and of the last row
@@ -85,6 +87,7 @@ class Recorder:
         self.console.start(training.epoch * self.cfg.steps_per_epoch, own, self.logger.rows() if self.logger else ())
         training.show_progress = self.console.advance
         self._began = time.monotonic()
+        self._acting = self._snapshot(training)
 
     def _agreed(self, action: Callable[[], T]) -> T:
         """Return what `action` returns on this rank, or raise Refused on all ranks if it failed on any of them."""
@@ -186,14 +189,10 @@ class Recorder:
 
         Returns:
             on all ranks: whether the row is at the goal that `stop_at` sets.
-
-        Raises:
-            NotFinite: on all ranks: the best policy so far holds numbers that are not finite.
         """
         evaluated = self._evaluate(training)
         self._film(training)
         training.watchdog.touch(f"log, epoch {training.epoch - 1}")
-        problem = None
         if self.logger is not None:
             self._remember(training, episodes)
             row |= evaluated
@@ -204,11 +203,9 @@ class Recorder:
                 self.logger.log(name, value)
             self._attempt("row of the log", self.logger.dump)
             self.console.epoch(row, self.cfg.num_epochs)
-            problem = self._keep_best(training, row)
+            self._keep_best(training, row)
             self.reached = self.reached or self._goal(row)  # PPG goes on to the end of its phase
-        problem, self.reached = self.comm.broadcast((problem, self.reached))
-        if problem is not None:
-            raise NotFinite(problem)
+        self.reached = self.comm.broadcast(self.reached)
         return self.reached is not None
 
     def _remember(self, training: Training, episodes: list[dict[str, Any]]) -> None:
@@ -305,14 +302,12 @@ class Recorder:
         with training.watchdog.paused() if self.comm.rank else contextlib.nullcontext():
             self.comm.barrier()
 
-    def _keep_best(self, training: Training, row: dict[str, Any]) -> str | None:
-        """Keep the policy if no earlier one was better: by evaluations if there are any, else by the last episodes.
+    def _keep_best(self, training: Training, row: dict[str, Any]) -> None:
+        """Keep the policy if it is better than all before: by evaluations if there are any, else by the last episodes.
 
-        The family's `best_by` counts first and return decides between equals. One epoch's episodes would be too few:
-        the luckiest of many epochs is not the best. Where it cannot be written, it waits for the next attempt.
-
-        Returns:
-            what is not finite in it; it is not written then.
+        It is the policy that was measured: the present one by an evaluation, the one that acted in this epoch by
+        episodes. The family's `best_by` counts first and return decides between equals. One epoch's episodes would be
+        too few: the luckiest of many epochs is not the best. The next checkpoint writes it.
         """
         if self.cfg.eval_every:
             score = row["EvalEpRet"] + 1e9 * row.get(f"Eval{training.env.family.best_by}", 0.0)
@@ -320,17 +315,9 @@ class Recorder:
             full = len(training.recent) == RECENT
             first, returns = np.mean(training.recent, axis=0) if full else (math.nan, math.nan)
             score = float(returns + 1e9 * first)
-        if score >= training.best:
-            weights = copy_weights(training.ac)
-            problem = not_finite(weights, training.epoch)
-            if problem is not None:
-                return problem
-            training.best, self._unsaved_best = score, (weights, self._policy_info(training))
-        try:
-            self._save_best()
-        except OSError as error:  # the next checkpoint, which needs it, tries again and counts
-            self.say(f"WARNING: best policy not saved: {error}")
-        return None
+        acted, self._acting = self._acting, None if self.cfg.eval_every else self._snapshot(training)
+        if score > training.best:
+            training.best, self._unsaved_best = score, acted or self._snapshot(training)
 
     def _save_best(self) -> None:
         if self._unsaved_best is not None:
@@ -372,7 +359,7 @@ class Recorder:
             tensors = resume.run_tensors(training, [state for states, _ in shares for state in states])
             if training.ac.memories:
                 tensors["memory"] = torch.from_numpy(np.concatenate([memory for _, memory in shares]))
-            problem = not_finite(tensors, training.epoch)
+            problem = not_finite(tensors | self._best_weights(), training.epoch)
             if problem is None:
                 self._attempt("checkpoint", lambda: self._save_checkpoint(training, tensors))
         problem = self.comm.broadcast(problem)
@@ -411,6 +398,13 @@ class Recorder:
     def _save_policy(self, name: str, training: Training) -> None:
         write_policy(self.path / "policy" / name, copy_weights(training.ac), self._policy_info(training))
 
+    def _best_weights(self) -> dict[str, torch.Tensor]:
+        return {f"best/{name}": weight for name, weight in (self._unsaved_best or ({},))[0].items()}
+
+    def _snapshot(self, training: Training) -> Snapshot | None:
+        """Return copies of the weights and what is known of them, on rank 0."""
+        return None if self.logger is None else (copy_weights(training.ac), self._policy_info(training))
+
     def _policy_info(self, training: Training) -> dict[str, Any]:
         cfg = self.cfg
         return {
@@ -441,6 +435,9 @@ class Recorder:
         """Write how the run ended, where anything was written, and give the folder back."""
         self.console.close()
         if self.logger is not None:
+            with contextlib.suppress(OSError):  # a full disk
+                if not_finite(self._best_weights(), epoch) is None:
+                    self._save_best()
             self.logger.close()
             self.logger = None
         if self.folder is not None:

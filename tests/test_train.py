@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ppo import config, ppo
+from ppo import config, ppo, recorder
 from ppo.build import build_training
 from ppo.run import train
 from tests.conftest import finish, run, start
@@ -152,22 +152,41 @@ def test_stored_observations_are_copies(emulator):
     run_.close()
 
 
-def test_the_best_policy_is_that_of_the_best_hundred_episodes(tmp_path):
-    """Counted by hand from the log; fewer than a hundred episodes decide nothing, the later of two equals wins."""
-    folder = train(config.build(env="Echo-v0", epochs=14, pi_lr=3e-2, data_dir=str(tmp_path)))
+def test_the_best_policy_is_the_one_that_played_the_best_hundred_episodes(tmp_path):
+    """Counted by hand from the log; fewer than a hundred episodes decide nothing, the first of two equals wins. Kept
+    are the weights that acted, not those that the update made of them: a run that ends before it has the same."""
+    settings = {"env": "Echo-v0", "pi_lr": 3e-2, "anneal_lr": False, "anneal_clip": False}
+    folder = train(config.build(**settings, epochs=14, data_dir=str(tmp_path / "whole")))
     episodes = list(csv.DictReader((folder / "episodes.csv").open()))
     means = {}
     for epoch in range(14):
         so_far = [float(e["ep_ret"]) for e in episodes if int(e["epoch"]) <= epoch]
         if len(so_far) >= 100:
             means[epoch] = np.mean(so_far[-100:])
-    highest = max(epoch for epoch in means if means[epoch] == max(means.values()))
-    assert (
-        1 < len(means) < 14
-        and best(folder)[1]
-        == highest + 1
-        == json.loads((folder / "policy" / "best" / "policy.json").read_text())["epoch"]
+    highest = min(epoch for epoch in means if means[epoch] == max(means.values()))
+    assert 1 < len(means) < 14 and highest > min(means) and best(folder)[1] == highest
+    before = train(config.build(**settings, epochs=highest, data_dir=str(tmp_path / "before")))
+    info = json.loads((before / "policy" / "last" / "policy.json").read_text())
+    assert [info["sha256"], info["epoch"]] == best(folder)
+
+
+def test_the_best_policy_is_written_with_checkpoints_alone(tmp_path, monkeypatch):
+    """Not at each of many equal returns, nor of many that grow; one that no checkpoint came for, at the end."""
+    written, write = [], recorder.write_policy
+    monkeypatch.setattr(
+        recorder, "write_policy", lambda folder, *args: (written.append(folder.name), write(folder, *args))
     )
+    monkeypatch.setattr(recorder, "RECENT", 1)
+    settings = {"env": "Echo-v0", "pi_lr": 3e-2, "epochs": 12, "save_every": 4}
+    train(config.build(**settings, data_dir=str(tmp_path)))
+    assert written.count("last") == 3 and 1 <= written.count("best") <= 3
+
+    def fails(row):
+        raise ValueError("a notebook's")
+
+    with pytest.raises(ValueError, match="notebook"):
+        train(config.build(**settings, data_dir=str(tmp_path / "failed")), on_epoch=fails)
+    assert best(tmp_path / "failed" / "ppo_echo-v0" / "ppo_echo-v0_s0")[1] == 0
 
 
 def test_minibatches_take_equal_shares_and_every_step_once():
