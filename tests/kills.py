@@ -1,7 +1,7 @@
 """The long proof of exact resuming: `python -m tests.kills --kills 200 --out FILE`.
 
-Runs with 1, 2 and 4 ranks, of four kinds of environment, are killed with SIGKILL, a rank or the launcher, at random
-instants: anywhere between the start of the program and its end, or aimed at collecting, updating or saving. After each
+Runs with 1, 2 and 4 ranks, of four kinds of environment and by PPG, are killed with SIGKILL, a rank or the launcher,
+at random instants: anywhere between the start of the program and its end, or aimed at one of its phases. After each
 kill no process may be left within 30 seconds, and the run is resumed, to be killed again. In the end it is left alone,
 and its weights, Adam's moments, environment states, rows of progress.txt, lines of episodes.csv and both policies must
 equal those of a run that nobody touched. Whatever the instant, a policy that was there before still loads.
@@ -37,6 +37,8 @@ KINDS = {
         " --sticky 0.1 --epochs 16",
         "mario-nes-py": "--network small --num-envs 4 --steps-per-epoch 64 --minibatch-size 32 --epochs 8"
         " --emulator nes-py",
+        "ppg": "--algo ppg --env Echo-v0 --num-envs 8 --steps-per-epoch 512 --minibatch-size 64 --phase-epochs 2"
+        " --train-aux-iters 2 --epochs 24",
     }.items()
 }
 
@@ -51,16 +53,17 @@ class Case(NamedTuple):
 
 CASES = [
     Case(kind, ranks, share)
-    for kind, share in (("echo", 0.11), ("mario", 0.12), ("cartpole", 0.07), ("mario-nes-py", 0.033))
+    for kind, share in (("echo", 0.1), ("mario", 0.1), ("cartpole", 0.05), ("mario-nes-py", 0.03), ("ppg", 0.05))
     for ranks in (1, 2, 4)
 ]
 
 
 def plan(case: Case, rng: random.Random, seconds: float, note: Path) -> dict[str, Any]:
     """Return when and whom to kill; `seconds` is how long the run takes when nobody does."""
-    phase = rng.choices(["any", "collect", "update", "save"], [4, 2, 2, 2])[0]
-    most = {"any": 1, "collect": 200, "update": 60, "save": 8}[phase]
-    delay = {"any": seconds, "collect": 0.05, "update": 0.05, "save": 0.02}[phase]
+    phases = ["any", "any", "collect", "update", "save", *(["auxiliary phase"] if case.kind == "ppg" else [])]
+    phase = rng.choice(phases)
+    most = {"any": 1, "collect": 200, "update": 60, "save": 8, "auxiliary phase": 60}[phase]
+    delay = {"any": seconds, "save": 0.02}.get(phase, 0.05)
     target = "launcher" if case.ranks > 1 and rng.random() < 0.3 else "rank"
     rank = 0 if phase == "save" and rng.random() < 0.7 else rng.randrange(case.ranks)
     return {
