@@ -102,9 +102,7 @@ def explore_all(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / TABLE
     settings = {"seed": args.seed, "start_frames": args.start_frames, "actions": args.actions}
-    table = read_json(path) if path.exists() else {**settings, "stages": {}}
-    if any(table.get(name) != value for name, value in settings.items()):
-        raise ValueError(f"out: {args.out} was explored with other settings than {settings}, expected another folder")
+    table = read_table(path, settings)
     print("stage     decisions  CPU seconds  way (decisions)  way (frames)")
     for world, stage in stages.STAGES:
         env_id = f"SuperMarioBros-{world}-{stage}-v0"
@@ -121,6 +119,36 @@ def explore_all(args: argparse.Namespace) -> None:
     decisions, seconds, way, frames = (sum(row[name] for row in rows) for name in names)
     share = f"{sum(row['way'] > 0 for row in rows)} of {len(rows)}"
     print(f"{share} {decisions:>10,}  {seconds:>11.1f}  {way:>15,}  {frames:>12,}")
+
+
+def read_table(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what is known of the stages, nothing where there is no file.
+
+    Raises:
+        ValueError: the file is no such table, or one of other settings.
+    """
+    if not path.exists():
+        return {**settings, "stages": {}}
+    table = read_json(path)
+    if any(table.get(name) != value for name, value in settings.items()):
+        raise ValueError(
+            f"out: {path.parent} was explored with other settings than {settings}, expected another folder"
+        )
+    rows = table.get("stages")
+    names = {f"{world}-{stage}" for world, stage in stages.STAGES}
+    if not isinstance(rows, dict) or not names.issuperset(rows) or not all(map(_is_row, rows.values())):
+        raise ValueError(f"out: {path} is not a table of this program")
+    return table
+
+
+def _is_row(row: Any) -> bool:
+    """Return whether this is what `explore_one` returns."""
+    return (
+        isinstance(row, dict)
+        and all(type(row.get(name)) is int and 0 <= row[name] < 2**53 for name in ("decisions", "way", "frames"))
+        and type(row.get("cpu_seconds")) in (int, float)
+        and 0 <= row["cpu_seconds"] < 1e15
+    )
 
 
 def explore_one(args: argparse.Namespace, env_id: str) -> dict[str, Any]:

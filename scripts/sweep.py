@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeGuard
 
 from utils import columns, system
 from utils.analysis import files, runs
@@ -167,7 +167,7 @@ def complete(job: Job) -> bool:
         return False
     config = files.read_json(job.folder / "config.json")
     named = {name.replace("-", "_"): value for name, value in job.flags.items() if value}
-    return all(_same(config[name], value) for name, value in named.items() if name in config)
+    return bool(config) and all(_same(config[name], value) for name, value in named.items() if name in config)
 
 
 def _same(recorded: object, asked: str) -> bool:
@@ -206,9 +206,13 @@ def progress(job: Job) -> Progress:
 def _length(config: dict[str, object]) -> float:
     """Return the steps that a run will take; 0 where its config does not tell."""
     total, epochs, each = (config.get(name) for name in ("total_steps", "epochs", "steps_per_epoch"))
-    if isinstance(total, int | float) and total > 0:
+    if _is_count(total):
         return float(total)
-    return float(epochs * each) if isinstance(epochs, int) and isinstance(each, int) else 0.0
+    return float(epochs * each) if _is_count(epochs) and _is_count(each) else 0.0
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 < value < 2**53
 
 
 def overview(jobs: Sequence[Job], now: float) -> list[str]:

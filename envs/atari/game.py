@@ -226,7 +226,7 @@ class AtariEnv:
         """Restore what `save` returned."""
         try:
             self.ale.restoreState(ale_py.ALEState(arrays["emulator"].tobytes()))
-        except RuntimeError as error:
+        except (RuntimeError, SystemError) as error:  # the second where its binding cannot say what was thrown
             raise ValueError(f"state: ale-py cannot read the emulator's part ({error!r:.100})") from None
         self.steps, self.lives = header["steps"], header["lives"]
         self.lives_lost, self.pending = header["lives_lost"], header["pending"]
