@@ -202,3 +202,9 @@ def test_ppo_names_no_game():
         assert "FAMILY_PRESETS" not in words and "KEPT_OPTIONS" not in words and "envs.mario" not in words, path
     own = {setting.name for setting in config.settings()}
     assert not own & {option.name for family in envs.families() for option in family.options}
+
+
+def test_a_command_takes_back_a_value_that_begins_like_a_flag():
+    """A folder called --x, for instance."""
+    cfg = build(env="Echo-v0", init_from="--x", network="--resume")
+    assert parse(shlex.split(cfg.command())[3:])[0] == cfg

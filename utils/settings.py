@@ -128,7 +128,8 @@ class Setting:
             return [self.flag if value else "--no-" + self.flag[2:]]
         if value is None:
             return [self.flag, "none"]
-        return [self.flag, value if isinstance(value, str) else json.dumps(value)]
+        text = value if isinstance(value, str) else json.dumps(value)
+        return [f"{self.flag}={text}"] if text.startswith("--") else [self.flag, text]
 
     def add_flag(self, group: argparse._ArgumentGroup, shown: Any) -> None:
         """Give a parser the flag; it leaves no trace where it is not used. `shown` is the default in its help."""
