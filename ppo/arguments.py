@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import textwrap
+from collections.abc import Container
 from pathlib import Path
 from typing import Any, NoReturn
 
 import envs
+from envs.family import Option
 from ppo import config
 from ppo.config import PPOConfig
 from utils.folder import read_json
@@ -26,6 +29,8 @@ GROUPS = {
     "saving and watching": "save_every",
     "machine": "device",
 }
+CODE = re.compile(r"[\w.]+:[\w.-]+")  # MODULE:NAME
+PLACES = ("env", "device", "exp_name", "data_dir", "init_from")  # settings with a colon that name no code, or not here
 STARTING = ("cpu", "resume", "overwrite", "allow_mismatch", "config", "print_config", "presets")
 
 
@@ -48,7 +53,8 @@ def parse(argv: list[str]) -> tuple[PPOConfig, argparse.Namespace]:
     for name in ("--env", "--preset", "--config"):
         scout.add_argument(name, default=argparse.SUPPRESS)
     chosen = vars(scout.parse_known_args(argv)[0])
-    file = read_settings(Path(chosen.pop("config")), chosen.get("env")) if "config" in chosen else {}
+    flags = {word.partition("=")[0] for word in argv}
+    file = read_settings(Path(chosen.pop("config")), chosen.get("env"), flags) if "config" in chosen else {}
     if str(chosen.get("preset")).lower() == "none":
         chosen["preset"] = None
     default = config.build(**config.override(file, chosen))  # what the command would use without further flags
@@ -102,20 +108,24 @@ def add_starting(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--presets", action="store_true", help="print the presets side by side and stop")
 
 
-def read_settings(path: Path, env: str | None) -> dict[str, Any]:
+def read_settings(path: Path, env: str | None, flags: Container[str] = ()) -> dict[str, Any]:
     """Return the settings in a run's config.json, or in what --print-config printed.
 
     Args:
         path: the file.
         env: the environment id of the command line, which replaces the file's; the name of an experiment that was
             made from the file's id then does not count.
+        flags: of the command line.
 
     Raises:
-        ValueError: the file cannot be read, or holds an unknown name or a value of the wrong kind.
+        ValueError: the file cannot be read, holds an unknown name or a value of the wrong kind, or names code of which
+            the command line says nothing: the file may be a stranger's.
     """
     found = {name: value for name, value in read_json(path).items() if name not in config.FACTS}
     own = found.get("env", PPOConfig.env)
     try:
+        if ":" in str(own) and env != own:
+            raise ValueError(_untrusted("env", own))
         known = {setting.name: setting for setting in config.all_settings(own)}
     except ValueError as error:
         raise ValueError(f"config {path}: {error}") from None
@@ -128,7 +138,20 @@ def read_settings(path: Path, env: str | None) -> dict[str, Any]:
             del found[name]  # older files held every family's options
         elif not known[name].accepts(value):
             raise ValueError(f"config {path}: {name} must be {known[name].allowed}, got {value!r}")
+        elif _names_code(known[name], value) and known[name].flag not in flags:
+            raise ValueError(f"config {path}: {_untrusted(name, value)}")
     return found
+
+
+def _names_code(setting: Setting, value: Any) -> bool:
+    """Return whether a value may have a module imported: a network, a reward, what an evaluation asks for again."""
+    confirmed = isinstance(setting, Option) and setting.confirmed and value != setting.default
+    return confirmed or (setting.name not in PLACES and isinstance(value, str) and bool(CODE.fullmatch(value)))
+
+
+def _untrusted(name: str, value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return f"{name} is {text[:200]!r}: if you trust it, add --{name.replace('_', '-')} {text[:200]!r}"
 
 
 def _unused(name: str, value: Any) -> bool:

@@ -350,6 +350,28 @@ def test_mutated_files_of_json_are_refused_or_work(tmp_path, kind, tries, monkey
     assert refused > tries // 8
 
 
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [
+        ({"env": "Echo-v0", "network": "evil:anything"}, "--network"),
+        ({"env": "evil:Anything-v0"}, "--env"),
+        ({"env": "SuperMarioBros-1-1-v0", "reward": "evil:anything"}, "--reward"),
+        ({"env": "CartPole-v1", "wrapper": "evil:anything"}, "--wrapper"),
+    ],
+)
+def test_settings_of_a_stranger_import_no_module(tmp_path, settings, flag, monkeypatch):
+    """--config refuses what names one, in one line that says how to trust it; so does it with another --env."""
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nanything = len\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "c.json").write_text(json.dumps(settings))
+    for more in ([], ["--env", "Acrobot-v1"]):
+        with pytest.raises(ValueError, match=f"if you trust it, add {flag}|no setting|is an option of"):
+            arguments.parse(["--config", str(tmp_path / "c.json"), *more])
+    assert not (tmp_path / "ran").exists()
+    if flag != "--env":
+        assert arguments.parse(["--config", str(tmp_path / "c.json"), flag, "evil:anything"])
+
+
 READ_BY = [
     *(("sweep", name) for name in ("config.json", "exit.json", "progress.txt")),
     *(("solve", name) for name in ("config.json", "exit.json", "policy.json")),
@@ -442,6 +464,7 @@ def test_a_row_that_was_cut_off_does_not_swallow_the_next(tmp_path):
         "exit.json",
         "checkpoints",
         "policy",
+        "tensorboard",
     ],
 )
 def test_links_in_a_run_folder_are_refused(tmp_path, name, capsys):
@@ -453,6 +476,7 @@ def test_links_in_a_run_folder_are_refused(tmp_path, name, capsys):
         (path / name).unlink(missing_ok=True)
     else:
         victim = tmp_path / "victims"
+        (path / name).mkdir(exist_ok=True)
         shutil.move(path / name, victim)
     (path / name).symlink_to(victim)
     before = {p: p.read_bytes() for p in [victim, *victim.rglob("*")] if p.is_file()}

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from utils.files import LARGEST_JSON, read_file, read_object, remove, write_atomically, write_synced
 
 FOLDERS = ("checkpoints", "policy", "videos")  # of a run
+SINKS = ("tensorboard", "wandb")  # folders of utils/sinks.py, where they are wanted
 FILES = (
     "config.json",
     "system.json",
@@ -91,11 +92,11 @@ class RunFolder:
             (self.path / name).mkdir(parents=True, exist_ok=True)
 
     def _refuse_links(self) -> None:
-        for name in (*FOLDERS, *FILES):
+        for name in (*FOLDERS, *SINKS, *FILES):
             if (self.path / name).is_symlink():
                 raise Refused(f"{self.path / name} is a link: what is written there would land elsewhere")
-            if (self.path / name).exists() and (self.path / name).is_dir() != (name in FOLDERS):
-                raise Refused(f"{self.path / name} is not a {'folder' if name in FOLDERS else 'file'}")
+            if (self.path / name).exists() and (self.path / name).is_dir() != (name not in FILES):
+                raise Refused(f"{self.path / name} is not a {'file' if name in FILES else 'folder'}")
 
     def _take_lock(self) -> None:
         if self._lock_file.is_symlink():
