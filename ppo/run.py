@@ -55,8 +55,8 @@ def main(argv: list[str] | None = None) -> None:
         if options.cpu > 1 and mpi.launched_size() == 1:
             relaunch(options.cpu, argv)
         comm = connect()
-        if stopped_early(comm, signals):
-            sys.exit(ending(signal.SIGINT)[1])
+        if early := stopped_early(comm, signals):
+            sys.exit(ending(early)[1])
         system.keep_freed_memory()
         train(
             cfg,
@@ -151,12 +151,15 @@ def connect() -> mpi.Comm:
     raise AssertionError
 
 
-def stopped_early(comm: mpi.Comm, signals: StopSignals | None) -> bool:
-    """Return, on all ranks alike, whether Ctrl-C was pressed before anything was begun; one of them says so."""
-    early = comm.any(signals is not None and signals.received == signal.SIGINT)
-    if early and comm.rank == 0:
-        print("SIGINT before the first epoch: nothing was written")
-    return early
+def stopped_early(comm: mpi.Comm, signals: StopSignals | None) -> int:
+    """Return, on all ranks alike, which of SIGINT and SIGTERM came before anything was begun, or 0; one says so."""
+    received = signals.received if signals is not None else 0
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if comm.any(received == number):
+            if comm.rank == 0:
+                print(f"{number.name} before the first epoch: nothing was written")
+            return number
+    return 0
 
 
 def train(
@@ -228,8 +231,8 @@ def _train(
         training = build_training(cfg, comm, watchdog)
         stack.callback(training.env.close)
         training.signals = signals
-        if stopped_early(comm, signals):
-            raise Interrupted(signal.SIGINT)
+        if early := stopped_early(comm, signals):
+            raise Interrupted(early)
         if not training.env.shows_images:
             torch.set_num_threads(1)  # a small network is done before a second thread has begun
         recorder = Recorder(cfg, comm, resume, overwrite)

@@ -235,18 +235,21 @@ def test_a_signal_before_the_first_epoch(tmp_path):
     assert_sound(tmp_path)
 
 
-@pytest.mark.parametrize("library", ["/python3", "mpi"])
-def test_ctrl_c_before_the_first_epoch_is_one_line(tmp_path, library):
-    """However early, all ranks end together with 130: no banner of the launcher, no traceback, nothing written."""
+@pytest.mark.parametrize(
+    ("library", "number"), [("/python3", signal.SIGINT), ("mpi", signal.SIGINT), ("mpi", signal.SIGTERM)]
+)
+def test_a_stop_before_the_first_epoch_is_one_line(tmp_path, library, number):
+    """However early a Ctrl-C comes, all ranks end together with 130, and with 143 once a SIGTERM is heard: no banner of
+    the launcher, no traceback, nothing written."""
     process, mark = start(["-m", "ppo.run", *FLAGS, "--epochs", "4000", "--cpu", "2", "--data-dir", str(tmp_path)])
     deadline = time.monotonic() + 20
     while not any(loaded(pid, library) for pid in marked_processes(mark) if "PMI_RANK" in environment(pid)):
         assert time.monotonic() < deadline
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     done = finish(process, mark)
-    assert done.code == 130 and not list(tmp_path.iterdir()), (done.code, done.out, done.err)
+    assert done.code == 128 + number and not list(tmp_path.iterdir()), (done.code, done.out, done.err)
     assert done.err == "" and "BAD TERMINATION" not in done.out
-    assert done.out.splitlines()[-1] == "SIGINT before the first epoch: nothing was written"
+    assert done.out.splitlines()[-1] == f"{number.name} before the first epoch: nothing was written"
 
 
 def loaded(pid: int, library: str) -> bool:

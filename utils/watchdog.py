@@ -111,7 +111,7 @@ class StopSignals:
     """Remembers SIGINT, SIGTERM and SIGUSR1, so that all ranks can stop together at the next safe point.
 
     The first signal asks; a second SIGINT ends this process as Python does by default. Until `armed`, there is
-    nothing to save: SIGTERM ends the process at once, SIGUSR1 is kept for the first safe point.
+    nothing to save: SIGTERM and SIGINT end the process, SIGUSR1 is kept for the first safe point.
     """
 
     def __init__(self, early: str = "end") -> None:
@@ -119,8 +119,9 @@ class StopSignals:
 
         Args:
             early: what a SIGINT does until `armed`. "end" ends the process, without a word; "raise" raises
-                KeyboardInterrupt, as for a notebook's kernel; "keep" keeps it, for one of several ranks, which must
-                end together: a launcher takes one that a signal has ended for a failure, and shows it in ten lines.
+                KeyboardInterrupt, as for a notebook's kernel; "keep" keeps it, and a SIGTERM, for one of several ranks,
+                which must end together: a launcher takes one that a signal has ended for a failure, and shows it in
+                ten lines.
         """
         self._early, self._interrupted = early, False
         self.received: int = 0
@@ -132,7 +133,7 @@ class StopSignals:
     def _on_signal(self, number: int, frame: object) -> None:
         if not self.armed and number == signal.SIGINT and self._early == "raise":
             raise KeyboardInterrupt
-        kept = number == signal.SIGUSR1 or (number == signal.SIGINT and self._early == "keep" and not self._interrupted)
+        kept = number == signal.SIGUSR1 or (self._early == "keep" and not self._interrupted)
         if not self.armed and not kept:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
