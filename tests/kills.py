@@ -163,7 +163,7 @@ def prove(case: Case, kills: int, rng: random.Random, folder: Path) -> dict[str,
     }
 
 
-def total(results: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+def total(results: list[dict[str, Any]], seconds: float, commit: str) -> dict[str, Any]:
     """Return what is written of the cases that were tried."""
     phases: Counter[str] = Counter()
     for result in results:
@@ -178,7 +178,7 @@ def total(results: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
         "minutes": round(seconds / 60, 1),
         "machine": system.describe("")["processor"],
         "cores": system.cores(),
-        "commit": system.commit(),
+        "commit": commit,
         "cases": results,
     }
 
@@ -194,12 +194,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     rng, results, begun = random.Random(args.seed), [], time.monotonic()
+    commit = system.commit()  # before the file, which may be a tracked one, is written
     for case in CASES:
         base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         with tempfile.TemporaryDirectory(prefix="kills-", dir=base) as folder:
             results.append(prove(case, max(1, round(args.kills * case.share)), rng, Path(folder)))
         print(json.dumps(results[-1]), flush=True)
-        found = total(results, time.monotonic() - begun)
+        found = total(results, time.monotonic() - begun, commit)
         args.out.write_text(json.dumps(found, indent=1) + "\n")
     print({name: value for name, value in found.items() if name != "cases"})
     return int(found["runs_equal"] != found["runs_compared"])
