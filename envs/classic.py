@@ -72,7 +72,7 @@ CLASSIC = Preset(
 )
 CONTINUOUS = Preset(
     "continuous",
-    "vwxyzjn/cleanrl, cleanrl/ppo_continuous_action.py at 016ca33, its defaults: 32 minibatches of 64 = 2048 steps",
+    "vwxyzjn/cleanrl, cleanrl/ppo_continuous_action.py at 016ca33, its defaults: 32 minibatches of 64 = 2048 steps, 488 times",
     {
         "network": "mlp",
         "num_envs": 1,
@@ -89,7 +89,7 @@ CONTINUOUS = Preset(
         "norm_rew": True,
         "v_loss": "clipped",
         "adv_norm": "minibatch",
-        "total_steps": 1_000_000,
+        "epochs": 488,
     },
 )
 
@@ -135,7 +135,7 @@ PRESETS = (
     tuned("pendulum", "Pendulum-v1", ("Pendulum-v*",), (4, 1024, 64), lr=1e-3, gamma=0.9, lam=0.95, normalize=False,
           log_std=round(math.log(0.5), 3), norm_rew=True, anneal_lr=True, total_steps=200_000),
     tuned("lunarlander", "LunarLander-v2 and LunarLanderContinuous-v2", ("LunarLander*-v*",), (16, 1024, 64), passes=4,
-          gamma=0.999, lam=0.98, ent_coef=0.01, normalize=False, total_steps=1_000_000),
+          gamma=0.999, lam=0.98, ent_coef=0.01, normalize=False, epochs=61),
     tuned("bipedalwalker", "BipedalWalker-v3", ("BipedalWalker-v*",), (32, 2048, 64), gamma=0.999, lam=0.95,
           clip_ratio=0.18, total_steps=5_000_000),
     tuned("halfcheetah", "HalfCheetah-v3", ("HalfCheetah-v*",), (1, 512, 64), lr=2.0633e-5, passes=20, gamma=0.98,
