@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
@@ -72,7 +70,8 @@ CLASSIC = Preset(
 )
 CONTINUOUS = Preset(
     "continuous",
-    "vwxyzjn/cleanrl, cleanrl/ppo_continuous_action.py at 016ca33, its defaults: 32 minibatches of 64 = 2048 steps, 488 times",
+    "vwxyzjn/cleanrl, cleanrl/ppo_continuous_action.py at 016ca33, its defaults: 32 minibatches of 64 = 2048 steps, "
+    "488 times",
     {
         "network": "mlp",
         "num_envs": 1,
@@ -155,6 +154,7 @@ FAMILY = Family(
     make="envs.classic:ClassicVec",
     draw="envs.classic:draw",
     presets=PRESETS,
+    defaults={"chunk_size": 1024},  # vectors: what a call costs does not depend on how many they are
     options=(
         MAX_EPISODE_STEPS,
         Option(name="env_kwargs", default={}, kind=dict, confirmed=True,
@@ -180,7 +180,7 @@ class ClassicVec(VecEnv):
             spaces.observation_space(env_id, self._source),
             spaces.action_space(env_id, self._actions),
         )
-        self.env_id, self.options = env_id, options
+        self.env_id, self.options, self._played_as = env_id, options, spaces.player(self._actions)
         self.spec_dict = {
             "env_id": env_id,
             "options": {name: value for name, value in options.items() if name != "wrapper" or value is not None},
@@ -195,8 +195,10 @@ class ClassicVec(VecEnv):
     def _begin(self, i: int, episode: int) -> None:
         self.episodes.begin(i, episode)
         self._played[i] = []
-        with self._blame(i):
+        try:
             self._obs[i] = self._first_observation(i, episode_seed(self.seed, self.first_index + i, episode))
+        except (Exception, SystemExit) as error:
+            raise self._broken(i, error) from error
 
     def _first_observation(self, i: int, seed: int) -> np.ndarray:
         result = self.envs[i].reset(seed=seed)
@@ -208,25 +210,23 @@ class ClassicVec(VecEnv):
                 raise foreign.BrokenEnvironment(f"{name} is {str(theirs)[:150]}, was {str(mine)[:150]}")
         return foreign.observed(self._source, result[0])
 
-    @contextmanager
-    def _blame(self, i: int) -> Iterator[None]:
-        """Say of whatever goes wrong which environment did it, and in which step."""
-        try:
-            yield
-        except (Exception, SystemExit) as error:
-            where = f"{self.env_id}: environment {self.first_index + i}, step {self.episodes.ep_len[i]} of episode "
-            what = str(error) if isinstance(error, foreign.BrokenEnvironment) else f"{type(error).__name__}: {error}"
-            raise foreign.BrokenEnvironment(f"{where}{self.episodes.number[i]}: {what}") from error
+    def _broken(self, i: int, error: BaseException) -> foreign.BrokenEnvironment:
+        """Say of whatever went wrong which environment did it, and in which step."""
+        where = f"{self.env_id}: environment {self.first_index + i}, step {self.episodes.ep_len[i]} of episode "
+        what = str(error) if isinstance(error, foreign.BrokenEnvironment) else f"{type(error).__name__}: {error}"
+        return foreign.BrokenEnvironment(f"{where}{self.episodes.number[i]}: {what}")
 
     def _observe(self) -> np.ndarray:
         return self._obs
 
     def _act(self, i: int, action: Any) -> tuple[float, bool, bool]:
         """Step environment i with an action as the agent gives it; return reward, terminated, truncated."""
-        with self._blame(i):
-            result = self.envs[i].step(spaces.act(self._actions, action))
+        try:
+            result = self.envs[i].step(self._played_as(action))
             obs, reward, terminated, truncated = foreign.outcome(result)
             self._obs[i] = foreign.observed(self._source, obs)
+        except (Exception, SystemExit) as error:
+            raise self._broken(i, error) from error
         self._played[i].append(action)
         return reward, terminated, truncated
 

@@ -6,6 +6,7 @@ Whatever they do wrong is a BrokenEnvironment that says which environment it was
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import gymnasium
@@ -148,10 +149,12 @@ def outcome(result: Any) -> tuple[Any, float, bool, bool]:
         shown = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
         raise BrokenEnvironment(f"step returned {shown}, expected (obs, reward, terminated, truncated, info)")
     obs, reward, terminated, truncated, _ = result
-    number = np.asarray(reward)
-    if number.size != 1 or number.dtype.kind not in "fiub" or not np.isfinite(number).all():
-        raise BrokenEnvironment(f"reward {str(reward)[:100]!r}, expected one finite number")
+    if type(reward) is not float or not math.isfinite(reward):  # most are floats, which need no array
+        number = np.asarray(reward)
+        if number.size != 1 or number.dtype.kind not in "fiub" or not np.isfinite(number).all():
+            raise BrokenEnvironment(f"reward {str(reward)[:100]!r}, expected one finite number")
+        reward = float(number.reshape(()))
     for name, flag in (("terminated", terminated), ("truncated", truncated)):
         if not (isinstance(flag, bool | np.bool_) or (isinstance(flag, int | np.integer) and flag in (0, 1))):
             raise BrokenEnvironment(f"{name} {str(flag)[:100]!r}, expected true or false")
-    return obs, float(number.reshape(())), bool(terminated), bool(truncated)
+    return obs, reward, bool(terminated), bool(truncated)

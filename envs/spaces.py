@@ -8,6 +8,7 @@ another. Actions: those of Discrete, MultiDiscrete and MultiBinary count from 0;
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -74,8 +75,11 @@ def _vector(space: Space, obs: Any) -> np.ndarray:
     if isinstance(space, Tuple):
         return np.concatenate([_vector(part, one) for part, one in zip(space.spaces, obs, strict=True)])
     if isinstance(space, Box):
-        with np.errstate(over="ignore"):  # a bound of float64 may be infinite in float32
-            numbers = np.asarray(obs).astype(np.float32).reshape(-1)
+        numbers = np.asarray(obs)
+        if numbers.dtype != np.float32:
+            with np.errstate(over="ignore"):  # a bound of float64 may be infinite in float32
+                numbers = numbers.astype(np.float32)
+        numbers = numbers.reshape(-1)
         return numbers / np.float32(255) if space.dtype == np.uint8 else numbers
     return np.asarray(gymnasium.spaces.flatten(space, obs), np.float32)
 
@@ -106,16 +110,18 @@ def _bounded(space: Box) -> np.ndarray:
         return np.isfinite(space.high.astype(np.float32) - space.low.astype(np.float32)).reshape(-1)
 
 
-def act(space: Space, action: Any) -> Any:
-    """Return the agent's action as one in `space`: an int, or an array of its shape and dtype."""
+def player(space: Space) -> Callable[[Any], Any]:
+    """Return what turns the agent's action into one in `space`: an int, or an array of its shape and dtype."""
     if isinstance(space, Discrete):
-        return int(space.start) + int(action)
+        first = int(space.start)
+        return lambda action: first + int(action)
     if isinstance(space, MultiDiscrete):
-        return (np.asarray(action).reshape(space.shape) + space.start).astype(space.dtype)
+        return lambda action: (np.asarray(action).reshape(space.shape) + space.start).astype(space.dtype)
     if isinstance(space, MultiBinary):
-        return np.asarray(action).reshape(space.shape).astype(space.dtype)
+        return lambda action: np.asarray(action).reshape(space.shape).astype(space.dtype)
     assert isinstance(space, Box)
     low, high = space.low.astype(np.float64).reshape(-1), space.high.astype(np.float64).reshape(-1)
-    bounded = _bounded(space)
-    centre, half = np.where(bounded, (low + high) / 2, 0.0), np.where(bounded, (high - low) / 2, 1.0)
-    return np.clip(centre + half * action, low, high).reshape(space.shape).astype(space.dtype)
+    bounded, shape, dtype = _bounded(space), space.shape, space.dtype
+    with np.errstate(over="ignore", invalid="ignore"):  # what has no bounds is not scaled
+        centre, half = np.where(bounded, (low + high) / 2, 0.0), np.where(bounded, (high - low) / 2, 1.0)
+    return lambda action: np.minimum(np.maximum(centre + half * action, low), high).reshape(shape).astype(dtype)

@@ -67,7 +67,7 @@ def test_images_stay_images_with_their_channels_first():
 )
 def test_actions_become_those_of_the_environment(space, action, given):
     """Counted from the space's start, shaped, -1 and 1 the bounds of a Box that has both, and clipped."""
-    mine, played = spaces.action_space("X-v0", space), spaces.act(space, np.array(action))
+    mine, played = spaces.action_space("X-v0", space), spaces.player(space)(np.array(action))
     assert np.allclose(played, given) and space.contains(played)
     assert mine.contains(mine.sample()) and np.shape(action) == mine.shape
 
