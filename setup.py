@@ -91,6 +91,7 @@ setup(
         # Only its library is used: `pip install --no-deps` of the same spares gym3 and the old versions that it pins.
         "procgen": ["procgen-mirror==0.10.7"],
         # Gymnasium knows which versions of its simulators fit, and what draws their pictures.
+        "classic": ["gymnasium[classic-control]"],
         "box2d": ["gymnasium[box2d]"],
         "mujoco": ["gymnasium[mujoco]"],
         "tensorboard": ["tensorboard"],

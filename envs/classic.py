@@ -7,6 +7,7 @@ with the episode's derived seed, plays them again and checks that the same obser
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from typing import Any
 
@@ -21,6 +22,8 @@ from envs.vector import VecEnv, check_arrays, pack
 from utils.seeding import episode_seed
 
 STATE_VERSION = 1
+# With what simulators draw where there is no display: pygame without a window, MuJoCo through EGL.
+WITHOUT_DISPLAY = {"SDL_VIDEODRIVER": "dummy", "MUJOCO_GL": "egl"}
 # Packages that register games of a family here under its ids, with other rewards: what it does not know is unknown.
 NOT_THESE = ("gym_super_mario_bros", "gymnasium_mariobros")
 
@@ -317,13 +320,15 @@ def draw(env_id: str, seed: int, options: dict[str, Any]) -> ClassicVec:
     Raises:
         ValueError: it cannot.
     """
+    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        for name, value in WITHOUT_DISPLAY.items():
+            os.environ.setdefault(name, value)
+    vec = ClassicVec(env_id, 1, seed, 0, options | {"env_kwargs": options["env_kwargs"] | {"render_mode": "rgb_array"}})
+    vec.reset()
     try:
-        vec = ClassicVec(
-            env_id, 1, seed, 0, options | {"env_kwargs": options["env_kwargs"] | {"render_mode": "rgb_array"}}
-        )
-        vec.reset()
         picture = vec.render()[0]
-    except gymnasium.error.Error as error:
+    except Exception as error:  # simulators' and graphics libraries' errors share no base class
+        vec.close()
         raise ValueError(f"env: {env_id} cannot be drawn: {error}") from None
     if not isinstance(picture, np.ndarray) or picture.ndim != 3:
         raise ValueError(f"env: {env_id} has no pictures")

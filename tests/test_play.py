@@ -18,7 +18,7 @@ from ppo.evaluate import evaluate
 from ppo.networks import ActorCritic
 from ppo.policy import save_policy
 from scripts import play
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run
 from utils import video
 
 imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
@@ -228,3 +228,53 @@ def test_a_window_takes_real_keys(tmp_path):
     pressed = bytes.fromhex(json.loads(record.read_text())["episodes"][0])
     assert pressed.count(BUTTONS["right"] | BUTTONS["B"]) > 10
     assert play.main(["--replay", str(record), "--gif", str(tmp_path / "x.gif")]) == 0
+
+
+UNDRAWN = """
+import gymnasium
+
+
+class Undrawn(gymnasium.Env):
+    metadata = {"render_modes": ["rgb_array"]}
+    observation_space = gymnasium.spaces.Box(0, 1, (1,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, seed=None, options=None):
+        return self.observation_space.low, {}
+
+    def step(self, act):
+        return self.observation_space.low, 0.0, True, False, {}
+
+    def render(self):
+        raise RuntimeError("no OpenGL here")
+
+
+gymnasium.register("Undrawn-v0", Undrawn)
+"""
+
+
+def test_what_a_simulator_cannot_draw_is_one_line(tmp_path, monkeypatch, capsys):
+    """Whatever it raises: a graphics library that is missing is no traceback."""
+    (tmp_path / "undrawn.py").write_text(UNDRAWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    out = tmp_path / "x.gif"
+    assert play.main(["--random", "--env", "undrawn:Undrawn-v0", "--gif", str(out)]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "scripts.play: error: env: undrawn:Undrawn-v0 cannot be drawn: no OpenGL here"
+    ]
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("env", "needs"), [("CartPole-v1", "pygame"), ("LunarLander-v3", "Box2D"), ("HalfCheetah-v5", "mujoco")]
+)
+def test_gymnasiums_environments_are_drawn_without_a_display(env, needs, tmp_path):
+    """In a process of its own, as the graphics library is chosen once: a picture per step, and no complaint."""
+    pytest.importorskip(needs, reason="needs the extra classic, box2d or mujoco")
+    out = tmp_path / "x.gif"
+    args = ["-m", "scripts.play", "--random", "--env", env, "--max-episode-steps", "5", "--gif", str(out)]
+    done = run(args, env={"DISPLAY": "", "WAYLAND_DISPLAY": ""})
+    assert done.code == 0 and done.out.endswith(f"{out}: 5 frames\n") and "error" not in done.err, done.err
