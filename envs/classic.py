@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import gymnasium
@@ -164,12 +165,15 @@ FAMILY = Family(
                help="keyword arguments of the environment, as JSON"),
         Option(name="wrapper", default=None, optional=True, confirmed=True,
                help="MODULE:FUNCTION that is given each environment and returns what is used in its place"),
+        Option(name="threads", default=1, kind=int, at_least=1, at_most=256, affects="nothing",
+               help="threads of a rank that step its environments: for those that wait, or compute outside of Python"),
     ),
 )  # fmt: skip
 
 
 class ClassicVec(VecEnv):
-    """N Gymnasium environments, stepped one after the other; `envs/spaces.py` says what the agent sees and does."""
+    """N Gymnasium environments, stepped one after the other or by threads, each of which has one of them at a time;
+    `envs/spaces.py` says what the agent sees and does."""
 
     def __init__(self, env_id: str, num_envs: int, seed: int, first_index: int, options: dict[str, Any]) -> None:
         how = (dict(options["env_kwargs"]), options["max_episode_steps"], options["wrapper"])
@@ -194,6 +198,8 @@ class ClassicVec(VecEnv):
         shape, dtype = self.single_observation_space.shape, self.single_observation_space.dtype
         self._obs = np.zeros((num_envs, *shape), dtype)  # type: ignore[misc]
         self._played: list[list[Any]] = [[] for _ in range(num_envs)]
+        threads = min(options["threads"], num_envs)
+        self._threads = ThreadPoolExecutor(threads, "classic") if threads > 1 else None
 
     def _begin(self, i: int, episode: int) -> None:
         self.episodes.begin(i, episode)
@@ -238,8 +244,9 @@ class ClassicVec(VecEnv):
         actions = self._checked(actions)
         env_reward = np.zeros(self.num_envs, np.float64)
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
-        for i in range(self.num_envs):
-            env_reward[i], terminated[i], truncated[i] = self._act(i, actions[i])
+        mapped = map if self._threads is None else self._threads.map
+        for i, outcome in enumerate(mapped(self._act, range(self.num_envs), actions)):
+            env_reward[i], terminated[i], truncated[i] = outcome
         rewards = env_reward.astype(np.float32)
         self.episodes.add(env_reward, rewards)
         truncated &= ~terminated
@@ -306,6 +313,8 @@ class ClassicVec(VecEnv):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the environments; one that cannot be closed is no reason to lose a run."""
+        if self._threads is not None:
+            self._threads.shutdown()
         for i, env in enumerate(self.envs):
             try:
                 env.close()

@@ -1,5 +1,7 @@
 """Environments that break their promises, each in one way: `--env tests.hostile:NaN-v0`, `tests.hostile:ROW[...]`."""
 
+import threading
+
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
@@ -109,6 +111,16 @@ class Unclosable(Fair):
         raise OSError("stuck")
 
 
+class Meeting(Fair):
+    """Each step waits until another environment is in its step too."""
+
+    both = threading.Barrier(2, timeout=20)
+
+    def step(self, action):
+        self.both.wait()
+        return super().step(action)
+
+
 class Spaceless(Fair):
     """Says that its observations are a number."""
 
@@ -160,5 +172,5 @@ def nothing(env):
 
 for name, (wrong, _, _) in ROWS.items():
     gymnasium.register(f"{name}-v0", type(name, (Fair,), wrong), disable_env_checker=True)
-for made in (Fair, Changing, Unclosable, Spaceless, Unbuildable, Old):
+for made in (Fair, Changing, Unclosable, Meeting, Spaceless, Unbuildable, Old):
     gymnasium.register(f"{made.__name__}-v0", made, disable_env_checker=True)

@@ -35,6 +35,23 @@ def test_a_broken_promise_is_named(name):
     assert said.startswith(f"tests.hostile:{name}-v0: environment 4, step {number} of episode 0: ") and words in said
 
 
+def test_threads_step_environments_at_the_same_time_and_change_nothing():
+    """Two that wait for each other get on; what others give, their states and their blame stay the same."""
+    pair = envs.make_vec("tests.hostile:Meeting-v0", 2, 0, threads=2)
+    pair.reset()
+    assert pair.step(np.zeros(2, np.int64))[1].tolist() == [1.0, 1.0]
+    pair.close()
+    checks.check_vec_env(lambda **place: envs.make_vec("CartPole-v1", **place, threads=3), steps=40)
+    traces = []
+    for threads in (1, 3):
+        env = envs.make_vec("CartPole-v1", 4, 7, threads=threads)
+        env.reset(seed=7)
+        traces.append(checks.play(env, 60))
+    checks.compare(*traces, "with threads")
+    with pytest.raises(BrokenEnvironment, match="environment 4, step 3 of episode 0: SystemExit: bye"):
+        played("StepExits", threads=2)
+
+
 def test_spaces_that_change():
     """The second episode has other actions."""
     with pytest.raises(BrokenEnvironment, match=r"environment 4, step 0 of episode 1: action_space is Discrete\(3\)"):
