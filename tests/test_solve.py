@@ -47,12 +47,12 @@ def test_it_explores_trains_proves_and_goes_on(tmp_path, capfd, monkeypatch):
 def test_several_stages_at_a_time(tmp_path, capfd):
     """Each in a process of its own, which is refused or fails by itself."""
     stages = [STAGE, "SuperMarioBros-3-4-v0"]
-    for stage in stages:  # a folder in the place of the ways: the processes end at once
-        (tmp_path / solve.name_of(stage) / f"{solve.name_of(stage)}_s0_ways").mkdir(parents=True)
+    for stage in stages:  # an empty folder in the place of the taught policy: the processes end at once
+        (tmp_path / solve.name_of(stage) / f"{solve.name_of(stage)}_s0_taught").mkdir(parents=True)
     assert solve.main([*stages, "--jobs", "2", "--budget", "64", "--data-dir", str(tmp_path), *TINY]) == 2
     said = capfd.readouterr().out
     assert all(f"{stage}: failed with code 2" in said for stage in stages)
-    assert "start_curriculum" in (tmp_path / f"{solve.name_of(STAGE)}_s0.log").read_text()
+    assert "no policy found at" in (tmp_path / f"{solve.name_of(STAGE)}_s0.log").read_text()
 
 
 @pytest.mark.parametrize(
