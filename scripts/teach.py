@@ -23,6 +23,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from envs.mario import demonstrations
+from envs.mario.demonstrations import Demonstration
+from envs.mario.explore import explore
 from envs.mario.native_vector import NativeMarioVec
 from envs.mario.planner import Planner
 from ppo import actions, arguments
@@ -36,6 +39,7 @@ from utils.seeding import Purpose, generator
 
 PROG = "scripts.teach"
 LABELS = 40_000
+MAX_STEPS = 500_000  # decisions of an exploration
 FLAGS = "--sticky 0.25 --start-frames 30 --start-mode random --actions simple --num-envs 8 --minibatch-size 256".split()
 OWN = "--env --resume --overwrite --print-config --presets --cpu --policy --shared --algo".split()
 OWN += ["--start-states", "--start-curriculum"]
@@ -88,6 +92,16 @@ def teach(env_id: str, out: Path, labels: int, flags: list[str]) -> int:
     return 0
 
 
+def known_way(env_id: str) -> Demonstration:
+    """Return the shipped way through a stage, or else one that is explored. Raises ValueError where none is found."""
+    shipped = demonstrations.SHIPPED / demonstrations.file_name(env_id)
+    if shipped.exists():
+        return demonstrations.read(shipped)
+    found = explore(env_id, 0, MAX_STEPS)
+    print(f"{env_id}: no way is shipped: explored {found.steps:,} decisions for one", flush=True)
+    return demonstrations.of_exploration(env_id, found)
+
+
 class Lesson:
     """Teacher, pupil, and what was said so far.
 
@@ -106,7 +120,8 @@ class Lesson:
             raise ValueError("env: expected a stage of Mario over the native emulator")
         self.training, self.env, self.labels = training, env, labels
         self.buttons = env.buttons
-        self.teachers = [Planner(training.cfg.env, self.buttons, env.skip) for _ in range(env.num_envs)]
+        way = known_way(training.cfg.env)
+        self.teachers = [Planner(training.cfg.env, self.buttons, env.skip, way) for _ in range(env.num_envs)]
         self.draws = generator(training.cfg.seed, 0, Purpose.ACTION, 0)
         rows = labels + env.num_envs
         self.obs = np.zeros((rows, *training.obs.shape[1:]), np.uint8)

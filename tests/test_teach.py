@@ -65,6 +65,14 @@ def test_manoeuvres_that_cannot_be_pressed_are_left_out():
         Planner(STAGE, [0, 1])
 
 
+def test_a_way_is_explored_where_none_is_shipped(tmp_path, monkeypatch, capfd):
+    """Then the planner measures ground along that one: the Lost Levels ship none."""
+    monkeypatch.setattr(teach.demonstrations, "SHIPPED", tmp_path)
+    way = teach.known_way("SuperMarioBros-1-4-v0")
+    assert "no way is shipped" in capfd.readouterr().out
+    assert Planner(way.env, SIMPLE, way=way).length > 2000
+
+
 def test_a_network_learns_what_the_planner_does(tmp_path, capfd, monkeypatch):
     """Agreement grows, the policy loads, says what it is, and a run starts from it."""
     monkeypatch.setattr(teach, "ROUND", 512)
