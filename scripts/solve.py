@@ -28,7 +28,7 @@ from envs.mario.demonstrations import Moment
 from envs.mario.explore import explore
 from envs.mario.native_vector import write_states
 from ppo import arguments
-from ppo.config import PPOConfig
+from ppo.config import PPOConfig, all_settings
 from ppo.evaluate import find_policy
 from ppo.policy import load_policy
 from scripts import export, scoreboard, teach
@@ -47,6 +47,9 @@ OWN = (
 DISTURBED = "--sticky 0.25 --start-frames 30 --start-mode random"
 UPDATE = "--pi-lr 3e-4 --train-pi-iters 4 --train-v-iters 4 --ent-coef 0.005"
 SETTINGS = f"{DISTURBED} --actions simple {UPDATE} --eval-every 16 --save-every 8".split()
+
+
+SEEN = ("network", "init", "actions", "reward", "stack", "skip", "crop_hud", "seed")  # what teaching needs of a run's
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -119,7 +122,9 @@ def check(args: argparse.Namespace, flags: list[str]) -> None:
     if taken is not None:
         raise ValueError(f"{taken}: is chosen by {PROG} itself")
     for env_id in args.stages:
-        settings(args, env_id, flags)
+        cfg = settings(args, env_id, flags)[1]
+        if cfg.init_from is None and (cfg.shared or cfg.policy != "feedforward"):
+            raise ValueError("policy, shared: a planner teaches other networks only: give --init-from")
     if args.data_dir.exists() and not args.data_dir.is_dir():
         raise ValueError(f"data_dir: {args.data_dir} is no folder")
 
@@ -166,9 +171,8 @@ def taught(args: argparse.Namespace, env_id: str, cfg: PPOConfig) -> Path:
     """Return a policy that has learned from the planner, after teaching it where there is none yet."""
     out = cfg.run_dir.with_name(cfg.run_dir.name + "_taught")
     if not out.exists():
-        wanted = cfg.env_options["actions"]
-        flags = ["--actions", wanted if isinstance(wanted, str) else json.dumps(wanted)]
-        flags += ["--network", cfg.network, "--seed", str(args.seed)]
+        given = {setting.name: setting for setting in all_settings(env_id)}
+        flags = [word for name in SEEN for word in given[name].word(cfg.to_dict()[name])]
         teach.teach(env_id, out, args.labels, flags)
     return out
 

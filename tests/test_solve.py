@@ -11,14 +11,27 @@ from tests.test_evaluate import table_of
 STAGE = "SuperMarioBros-1-4-v0"
 TINY = (
     "--num-envs 2 --steps-per-epoch 32 --minibatch-size 16 --eval-every 1 --eval-episodes 2 --train-pi-iters 1 "
-    "--train-v-iters 1 --max-episode-steps 8"
+    "--train-v-iters 1 --max-episode-steps 8 --stack 2"
 ).split()
 
 
 def test_it_explores_trains_proves_and_goes_on(tmp_path, capfd, monkeypatch):
     """Ways, run, policy, card, figures and curve; again: nothing is done twice; a larger budget continues the run."""
     monkeypatch.setattr(solve, "emulators", lambda: ["native"])
-    command = [STAGE, "--ways", "1", "--labels", "64", "--episodes", "2", "--data-dir", str(tmp_path), *TINY]
+    command = [
+        STAGE,
+        "--ways",
+        "1",
+        "--labels",
+        "64",
+        "--stack",
+        "2",
+        "--episodes",
+        "2",
+        "--data-dir",
+        str(tmp_path),
+        *TINY,
+    ]
     assert solve.main([*command, "--budget", "64"]) == 1  # 8 decisions reach no axe
     said = capfd.readouterr().out
     assert (
@@ -67,6 +80,8 @@ def test_several_stages_at_a_time(tmp_path, capfd):
         ([STAGE, "--goal", "1.5"], ["goal", "1.5"]),
         ([STAGE, "--gama", "0.9"], ["gama", "gamma"]),
         ([STAGE, "--gamma", "9"], ["gamma", "9"]),
+        ([STAGE, "--shared"], ["shared", "--init-from"]),
+        ([STAGE, "--policy", "lstm", "--chunk-steps", "8"], ["policy", "--init-from"]),
         ([STAGE, "--stop-at", "Epoch>=3"], ["--stop-at", "scripts.solve"]),
     ],
 )
