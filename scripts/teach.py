@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -85,7 +86,8 @@ def teach(env_id: str, out: Path, labels: int, flags: list[str]) -> int:
             Lesson(training, labels).run()
             info = {"env": env_id, "spec": training.env.spec_dict, "obs_shape": list(training.obs.shape[1:])}
             info |= described(cfg) | actions.describe(training.ac.dist) | {"labels": labels}
-            save_policy(out, training.ac, info | {"command": f"python -m {PROG} {env_id} --labels {labels}"})
+            words = ["python", "-m", PROG, env_id, "--labels", str(labels), *flags]
+            save_policy(out, training.ac, info | {"command": shlex.join(words)})
         finally:
             training.close()
     print(f"{out}: taught; go on with ppo.run --init-from {out}", flush=True)

@@ -77,12 +77,13 @@ def test_a_network_learns_what_the_planner_does(tmp_path, capfd, monkeypatch):
     """Agreement grows, the policy loads, says what it is, and a run starts from it."""
     monkeypatch.setattr(teach, "ROUND", 512)
     out = tmp_path / "taught"
-    assert teach.main([STAGE, "--out", str(out), "--labels", "1536"]) == 0
+    assert teach.main([STAGE, "--out", str(out), "--labels", "1536", "--seed", "2"]) == 0
     lines = [line for line in capfd.readouterr().out.splitlines() if "agrees" in line]
     agrees = [int(line.split("agrees ")[1].split("%")[0]) for line in lines]
     assert len(agrees) == 3 and agrees[-1] > agrees[0] + 10, lines
     policy = load_policy(out)
     assert policy.info["env"] == STAGE and policy.has_value and policy.info["labels"] == 1536
+    assert policy.info["command"] == f"python -m scripts.teach {STAGE} --labels 1536 --seed 2"  # other flags too
     given = dict(env=STAGE, actions="simple", init_from=str(out), data_dir=str(tmp_path), num_envs=2)
     small = dict(steps_per_epoch=32, minibatch_size=16, train_pi_iters=1, train_v_iters=1, epochs=1)
     train(build(**given, **small, exp_name="after"))
