@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TINY = "--num-envs 4 --steps-per-epoch 256 --minibatch-size 64 --epochs 3 --save-every 1 --keep 2"
 RUNS = {
     "echo": f"--env Echo-v0 --no-norm-rew {TINY}",
-    "cartpole": "--env CartPole-v1 --no-norm-rew --epochs 3 --save-every 1 --keep 2",
-    "cartpole-kl": "--env CartPole-v1 --no-norm-rew --epochs 3 --save-every 1 --keep 2 --target-kl 0.0005"
-    " --adv-norm minibatch --train-v-iters 6",
+    "cartpole": "--env CartPole-v1 --no-norm-rew --chunk-size 128 --epochs 3 --save-every 1 --keep 2",
+    "cartpole-kl": "--env CartPole-v1 --no-norm-rew --chunk-size 128 --epochs 3 --save-every 1 --keep 2"
+    " --target-kl 0.0005 --adv-norm minibatch --train-v-iters 6",
     "mario-float32": f"--precision float32 {TINY} --chunk-size 40",
     "mario-bfloat16": f"--precision bfloat16 {TINY}",
     "mario-pair-bfloat16": f"--precision bfloat16 --network mario --sticky 0.25 --start-mode random {TINY}",
