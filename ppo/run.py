@@ -21,8 +21,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if __name__ == "__main__":  # an early Ctrl-C waits for `main`
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+if __name__ == "__main__":  # an early Ctrl-C or SIGTERM waits for `main`
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
 
 from utils import mpi, system  # noqa: E402
 from utils.command import BAD_INPUT, drop_unwritten, ending, printable  # noqa: E402
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     comm: mpi.Comm | None = None
     signals = StopSignals("keep" if mpi.launched_size() > 1 else "end")  # to the end: a late signal changes nothing
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         cfg, options = parse(argv)  # before MPI starts: bad input prints one line, once
         if options.cpu > 1 and mpi.launched_size() == 1:
@@ -129,11 +129,11 @@ def relaunch(ranks: int, argv: list[str]) -> None:
 
 
 def until_main() -> list[str]:
-    """Return words before a command that keep a Ctrl-C from it until it asks, also while Python itself starts.
+    """Return words before a command that keep Ctrl-C and SIGTERM from it until it asks, also while Python starts.
 
-    No words where `env` cannot do that (coreutils 8.31 can): a Ctrl-C in that instant ends in a traceback then.
+    No words where `env` cannot do that (coreutils 8.31 can): one in that instant ends this rank alone then.
     """
-    words = ["env", "--block-signal=INT"]
+    words = ["env", "--block-signal=INT,TERM"]
     try:
         return words if subprocess.run([*words, "true"], capture_output=True).returncode == 0 else []
     except OSError:
