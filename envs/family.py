@@ -24,13 +24,11 @@ class Option(Setting):
         portable: whether a policy's file may set it. Files come from strangers: nothing that names code or a path.
         confirmed: what an evaluation must know, but does not believe a file about: the user says it again.
         training_only: evaluations leave it at its default.
-        settable: whether a run can set it, by a flag and a key of config.json; otherwise only `make_vec` can.
     """
 
     portable: bool = False
     confirmed: bool = False
     training_only: bool = False
-    settable: bool = True
 
 
 # Most families have it: a time limit of the agent's steps.
@@ -122,11 +120,6 @@ class Family:
         name = env_id.rpartition(":")[2]
         made_for = [p for p in self.presets if any(fnmatch.fnmatchcase(name, pattern) for pattern in p.only)]
         return (*made_for, *(preset for preset in self.presets if not preset.only))
-
-    @property
-    def settable(self) -> tuple[Option, ...]:
-        """The options that a run can set."""
-        return tuple(option for option in self.options if option.settable)
 
     def disturbed(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return a run's options as its evaluations have them: nowhere less disturbed than `evaluation` says.

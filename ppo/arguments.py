@@ -90,9 +90,9 @@ def build_parser(default: PPOConfig) -> Parser:
             group = parser.add_argument_group(titles[setting.name])
         setting.add_flag(group, values[setting.name])
     add_starting(parser.add_argument_group("starting"))
-    if family.settable:
+    if family.options:
         group = parser.add_argument_group(f"environments of the family {family.name}")
-        for option in family.settable:
+        for option in family.options:
             option.add_flag(group, values[option.name])
     return parser
 
@@ -156,7 +156,7 @@ def _untrusted(name: str, value: Any) -> str:
 
 def _unused(name: str, value: Any) -> bool:
     """Return whether this is some family's option at its default."""
-    options: list[Setting] = [option for family in envs.families() for option in family.settable]
+    options: list[Setting] = [option for family in envs.families() for option in family.options]
     return any(option.name == name and option.default == value for option in options)
 
 

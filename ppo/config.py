@@ -338,7 +338,7 @@ def settings() -> tuple[Setting, ...]:
 
 def all_settings(env: str) -> tuple[Setting, ...]:
     """Return the algorithm's settings and the options of the environment's family."""
-    return (*settings(), *envs.find_family(env).settable)
+    return (*settings(), *envs.find_family(env).options)
 
 
 def progress_columns(env: str) -> list[str]:
@@ -376,7 +376,7 @@ def build(**given: Any) -> PPOConfig:
     chosen = {key: value for key, value in offered[name].settings.items() if key in known}
     flat = override(override(family.defaults, chosen), given) | {"env": env, "preset": name}
     own = {setting.name for setting in settings()}
-    options = {option.name: flat.get(option.name, option.default) for option in family.settable}
+    options = {option.name: flat.get(option.name, option.default) for option in family.options}
     return PPOConfig(**{key: flat[key] for key in flat if key in own}, env_options=options)
 
 
@@ -390,7 +390,7 @@ def override(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
 def unknown(name: str, env: str) -> str:
     """Return one line about a name that is no setting here: whose it is, or what was perhaps meant."""
     for family in envs.families():
-        if name in {option.name for option in family.settable}:
+        if name in {option.name for option in family.options}:
             return f"{name.replace('_', '-')} is an option of {family.name}'s environments, not of {env}"
     close = difflib.get_close_matches(name, [setting.name for setting in all_settings(env)], n=2)
     hint = f", did you mean {' or '.join(close)}?".replace("_", "-") if close else ""

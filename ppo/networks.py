@@ -306,7 +306,9 @@ class ActorCritic(nn.Module, Evaluator):
         if isinstance(network, str) and network not in NETWORKS:
             raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {network!r}")
         if isinstance(network, str) and (len(obs_shape) == 3) != (network != "mlp"):
-            raise ValueError(f"network {network!r} does not take observations of shape {tuple(obs_shape)}")
+            other = "one for pictures" if network == "mlp" else "mlp"
+            shape = tuple(obs_shape)
+            raise ValueError(f"network {network!r} does not take observations of shape {shape}, expected {other}")
         if norm_obs and len(obs_shape) == 3:
             raise ValueError(f"norm-obs: observations of shape {tuple(obs_shape)} are images, which are scaled anyway")
         self.norm = Normalise(obs_shape) if norm_obs else None

@@ -52,6 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--max-episode-steps", type=int)
     text = "of a RandomStages id, other stages than the policy's: a test set; each is counted apart"
     parser.add_argument("--stages", metavar="1-1,1-2", help=text)
+    text = "Mario: bytes of the console's memory, by name, which --csv shall hold at each episode's end"
+    parser.add_argument("--ram-info", metavar="NAME,...", help=text)
     text = "Procgen: on which levels; of two, the gap between them too"
     parser.add_argument("--levels", nargs="+", choices=("train", "test", "all"), metavar="train|test|all", help=text)
     parser.add_argument("--seed", type=int, default=0)
@@ -83,8 +85,8 @@ def show(args: Any, comm: mpi.Comm) -> None:
             command.check_writable(name, getattr(args, name))
     names = "env emulator start_frames start_mode sticky max_episode_steps env_kwargs wrapper".split()
     wanted = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    if args.stages is not None:
-        wanted["stages"] = args.stages.split(",")
+    lists = {name: getattr(args, name) for name in ("stages", "ram_info")}
+    wanted |= {name: text.split(",") for name, text in lists.items() if text is not None}
     policy = load_players(folder, args.network, args.env)
     env_id, _ = environment(policy, **wanted)
     wanted = evaluation_defaults(env_id, wanted) | wanted

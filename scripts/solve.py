@@ -49,7 +49,7 @@ UPDATE = "--pi-lr 3e-4 --train-pi-iters 4 --train-v-iters 4 --ent-coef 0.005"
 SETTINGS = f"{DISTURBED} --actions simple {UPDATE} --eval-every 16 --save-every 8".split()
 
 
-SEEN = ("network", "init", "actions", "reward", "stack", "skip", "crop_hud", "seed")  # what teaching needs of a run's
+SEEN = ("network", "init", "actions", "reward", "stack", "skip", "crop_hud", "ram_obs", "seed")  # what teaching needs
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -123,8 +123,8 @@ def check(args: argparse.Namespace, flags: list[str]) -> None:
         raise ValueError(f"{taken}: is chosen by {PROG} itself")
     for env_id in args.stages:
         cfg = settings(args, env_id, flags)[1]
-        if cfg.init_from is None and (cfg.shared or cfg.policy != "feedforward"):
-            raise ValueError("policy, shared: a planner teaches other networks only: give --init-from")
+        if cfg.init_from is None and (cfg.shared or cfg.norm_obs or cfg.policy != "feedforward"):
+            raise ValueError("policy, shared, norm_obs: a planner teaches other networks only: give --init-from")
     if args.data_dir.exists() and not args.data_dir.is_dir():
         raise ValueError(f"data_dir: {args.data_dir} is no folder")
 

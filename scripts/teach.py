@@ -43,7 +43,7 @@ LABELS = 40_000
 MAX_STEPS = 500_000  # decisions of an exploration
 FLAGS = "--sticky 0.25 --start-frames 30 --start-mode random --actions simple --num-envs 8 --minibatch-size 256".split()
 OWN = "--env --resume --overwrite --print-config --presets --cpu --policy --shared --algo".split()
-OWN += ["--start-states", "--start-curriculum"]
+OWN += ["--start-states", "--start-curriculum", "--norm-obs"]
 ROUND = 2048  # moments between two rounds of training
 TURN = 12  # decisions for which teacher or pupil plays before they may change
 PASSES = 5  # over all moments, for every one that is new
@@ -126,7 +126,7 @@ class Lesson:
         self.teachers = [Planner(training.cfg.env, self.buttons, env.skip, way) for _ in range(env.num_envs)]
         self.draws = generator(training.cfg.seed, 0, Purpose.ACTION, 0)
         rows = labels + env.num_envs
-        self.obs = np.zeros((rows, *training.obs.shape[1:]), np.uint8)
+        self.obs = np.zeros((rows, *training.obs.shape[1:]), training.obs.dtype)
         self.advice, self.trusted = np.zeros(rows, np.int64), np.zeros(rows, np.float32)
         self.ret = np.zeros(rows, np.float32)
         self.size, self.teacher_share, self.seen = 0, 1.0, training.obs

@@ -9,7 +9,7 @@ import importlib
 from typing import Any
 
 from envs.family import MAX_EPISODE_STEPS, Family, Option, Preset
-from envs.mario import actions, rules, stages
+from envs.mario import actions, ram, rules, stages
 from envs.mario.backends import EMULATORS, versions
 from envs.mario.preprocess import PREPROCESS_VERSION
 from envs.vector import VecEnv
@@ -35,13 +35,16 @@ def check(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
     """
     game = stages.parse(env_id)
     assert game is not None
-    checked = {**options, "emulator": options["emulator"] or "native", "ram_info": list(options["ram_info"])}
+    checked = {**options, "emulator": options["emulator"] or "native", "ram_info": list(options["ram_info"] or ())}
     if isinstance(checked["actions"], str):
         checked["actions"] = actions.parse(checked["actions"])
     actions.resolve(checked["actions"])
     rules.find_reward(checked["reward"])
     for name in checked["ram_info"]:
         rules.ram_address(name)
+    if checked["ram_obs"] is not None:
+        checked["ram_obs"] = list(checked["ram_obs"])
+        ram.Values(checked["ram_obs"])
     if checked["stages"] is not None:
         if not game.random:
             raise ValueError(
@@ -107,8 +110,11 @@ OPTIONS = (
     # A stranger's file must not name code to import: the reward is not portable.
     Option(name="reward", default="env", training_only=True,
            help="what PPO is shown: env, score, score-rules or MODULE:FUNCTION (envs/mario/rules.py)"),
-    Option(name="ram_info", default=(), kind=list, settable=False,
-           help="names of RAM addresses whose bytes the infos shall hold"),
+    Option(name="ram_obs", default=None, kind=list, optional=True, portable=True,
+           help="values of the console's memory in the picture's place, for --network mlp: mario,enemies,blocks, names "
+           "of bytes (envs/mario/ram.py)"),
+    Option(name="ram_info", default=None, kind=list, optional=True, training_only=True, affects="detail",
+           help="names of bytes of the console's memory, which episodes.csv shall hold at each episode's end"),
     Option(name="stages", default=None, kind=list, optional=True, portable=True,
            help="of a RandomStages id, the stages to draw from, such as 1-1,1-2; none: all"),
     Option(name="emulator", default=None, optional=True, help="native or nes-py; default: the fastest there is"),

@@ -12,11 +12,12 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, Space
 
 from envs.mario import backends, rules, stages
 from envs.mario.actions import button_byte, resolve
 from envs.mario.preprocess import PREPROCESS_VERSION, SIZE, Preprocess
+from envs.mario.ram import Values
 from envs.vector import Episodes, VecEnv
 from utils.seeding import Purpose, generator
 
@@ -54,11 +55,12 @@ def draw_start(shared: Setup, draws: np.random.Generator) -> bytes:
 
 
 class MarioVecBase(VecEnv):
-    """What N Mario environments share, in Python and in C++. Observations (N, stack, 84, 84) uint8; actions are
-    numbers of the action set.
+    """What N Mario environments share, in Python and in C++. Observations (N, stack, 84, 84) uint8, or those of the
+    option `ram_obs`, (N, K) float32; actions are numbers of the action set.
 
     infos hold, for every name of the option `ram_info`, an array (N,) uint8 of the console's memory as the returned
-    observation shows it (after an episode's end: of the new episode).
+    observation shows it (after an episode's end: of the new episode); the episodes' records hold it, after "ram_", as
+    it was at their end.
     """
 
     episode_fields: tuple[str, ...] = (
@@ -69,12 +71,17 @@ class MarioVecBase(VecEnv):
     def __init__(self, env_id: str, num_envs: int, seed: int, first_index: int, options: dict[str, Any]) -> None:
         combinations = resolve(options["actions"])
         shape = (options["stack"], SIZE, SIZE)
-        super().__init__(num_envs, seed, first_index, Box(0, 255, shape, np.uint8), Discrete(len(combinations)))
+        self._values = None if options["ram_obs"] is None else Values(options["ram_obs"])
+        space: Space = Box(0, 255, shape, np.uint8)
+        if self._values is not None:
+            space = Box(-np.inf, np.inf, (self._values.size,), np.float32)
+        super().__init__(num_envs, seed, first_index, space, Discrete(len(combinations)))
         self.options = options
         self.spec_dict = _describe(env_id, options, combinations)
         self._limit = options["max_episode_steps"] or np.iinfo(np.int64).max
         self._ram_info = {name: rules.ram_address(name) for name in options["ram_info"]}
-        self._obs = np.zeros((num_envs, *shape), np.uint8)
+        self.episode_fields = (*self.episode_fields, *(f"ram_{name}" for name in self._ram_info))
+        self._obs = np.zeros((num_envs, *shape), np.uint8)  # pictures
         self._shared = _shared(env_id, options, combinations)
         self.chance_within_episodes = self._shared.sticky > 0
 
@@ -99,7 +106,9 @@ class MarioVecBase(VecEnv):
         """Return the console memory of environment i, (2048,) uint8."""
 
     def _observe(self) -> np.ndarray:
-        return self._obs
+        if self._values is None:
+            return self._obs
+        return self._values(np.stack([self._ram(i) for i in range(self.num_envs)]))
 
     def start_bytes(self, i: int) -> bytes:
         """Return the console's memory and the observation: starts that look alike may go on differently."""
@@ -136,14 +145,16 @@ class MarioVecBase(VecEnv):
         infos: dict[str, Any] = {"env_reward": env_reward, "episodes": []}
         ended = terminated | truncated
         if np.count_nonzero(ended):
-            infos["final_obs"], infos["_final_obs"] = np.zeros_like(self._obs), ended
+            seen = self._observe()
+            infos["final_obs"], infos["_final_obs"] = np.zeros_like(seen), ended
             for i in np.flatnonzero(ended).tolist():
-                infos["final_obs"][i] = self._obs[i]
+                infos["final_obs"][i] = seen[i]
                 row = self.episodes.row(i, bool(terminated[i]))
                 cause = CAUSES[causes[i]] or ("goal" if reached[i] else "step_limit")
-                infos["episodes"].append({**row, **self._row(i, cause)})
+                memory = {f"ram_{name}": int(self._ram(i)[address]) for name, address in self._ram_info.items()}
+                infos["episodes"].append({**row, **self._row(i, cause), **memory})
                 self._begin(i, int(self.episodes.number[i]) + 1)
-        return self._obs, rewards, terminated, truncated, {**infos, **self._memory()}
+        return self._observe(), rewards, terminated, truncated, {**infos, **self._memory()}
 
     def _memory(self) -> dict[str, np.ndarray]:
         """Return the arrays of the option `ram_info`."""
@@ -188,7 +199,7 @@ def _describe(env_id: str, options: dict[str, Any], combinations: list[list[str]
     """Return the JSON-able description of what produces the numbers."""
     game = stages.parse(env_id)
     assert game is not None
-    unused = {name for name in ("start_curriculum",) if options[name] is None}  # older states do not know them
+    unused = {name for name in ("start_curriculum", "ram_obs") if options[name] is None}  # older states lack them
     return {
         "env_id": env_id,
         "options": {name: value for name, value in options.items() if name not in unused},

@@ -230,7 +230,7 @@ class NativeMarioVec(MarioVecBase):
             self._start(i, starts[i] if starts else Start(self._targets[i]), frames or b"")
             if self._curriculum is not None:
                 self._set_goal(i, self._curriculum, from_start=True)
-        return self._obs, {**result[1], **self._memory()}
+        return self._observe(), {**result[1], **self._memory()}
 
     def _begin(self, i: int, episode: int) -> None:
         index, shared = self.first_index + i, self._shared
@@ -380,7 +380,7 @@ class NativeMarioVec(MarioVecBase):
                 draws = generator(self.seed, self.first_index + i, Purpose.STICKY, header["episode"])
                 draws.random(header["report"]["frames"])
                 self._sticky[i] = draws
-        return self._obs
+        return self._observe()
 
     def render(self) -> tuple[np.ndarray, ...]:
         """Return the last drawn screen of every console as (240, 256, 3) uint8 RGB, the caller's own copies."""

@@ -205,7 +205,7 @@ class MarioVec(MarioVecBase):
         for i, (header, arrays) in enumerate(self._open(self._kind(), STATE_VERSION, states)):
             self.envs[i].load(self.seed, header["episode"], header, arrays, self.alive)
             self.episodes.load(i, header)
-        return self._obs
+        return self._observe()
 
     def _check_state(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         check_arrays(arrays, pressed=(np.uint8, (None,)), stack=(np.uint8, self._obs.shape[1:]))

@@ -9,7 +9,7 @@ the memory is `bytes`, whose elements are Python ints.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from utils.imports import load_function
@@ -86,20 +86,22 @@ RAM: dict[str, int] = {
 }
 
 
-def ram_address(name: str) -> int:
+def ram_address(name: str, option: str = "ram_info", others: Iterable[str] = ()) -> int:
     """Return the address of a name of the table, or of "0x" and four hexadecimal digits.
 
     Raises:
-        ValueError: neither.
+        ValueError: neither; it names the option, and what else that takes.
     """
-    if name in RAM:
-        return RAM[name]
+    text = name if isinstance(name, str) else ""  # a file may hold anything
+    if text in RAM:
+        return RAM[text]
     try:
-        address = int(name, 16) if isinstance(name, str) and name.lower().startswith("0x") else -1
+        address = int(text, 16) if text.lower().startswith("0x") else -1
     except ValueError:
         address = -1
     if not 0 <= address < 0x800:
-        raise ValueError(f"ram_info: {name!r}, expected an address 0x0000..0x07ff or one of {', '.join(sorted(RAM))}")
+        known = ", ".join([*others, *sorted(RAM)])
+        raise ValueError(f"{option}: {name!r:.100}, expected an address 0x0000..0x07ff or one of {known}")
     return address
 
 
