@@ -119,6 +119,7 @@ class PPOConfig:
         300.0, "seconds without progress after which the run is ended; 0: never", at_least=0, affects="nothing"
     )
     video_every: int = _field(0, "epochs between videos of the policy; 0: never", at_least=0, affects="nothing")
+    json_lines: bool = _field(False, "write the rows of progress.txt to progress.jsonl too", affects="nothing")
     tensorboard: bool = _field(False, "write TensorBoard events too (pip install tensorboard)", affects="nothing")
 
     wandb: str = _field(

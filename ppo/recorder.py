@@ -165,7 +165,7 @@ class Recorder:
         self.folder.write_json("system.json", system.describe(self.comm.library))
         (self.path / "exit.json").unlink(missing_ok=True)
         logger.cut_back(self.path, saved[1]["log"] if saved else dict.fromkeys(logger.FILES, 0))
-        self.logger = logger.EpochLogger(self.path, training.env.episode_fields, self._sinks())
+        self.logger = logger.EpochLogger(self.path, training.env.episode_fields, self._sinks(), self.cfg.json_lines)
         if saved is not None and self._epoch_of_last_policy() < training.epoch:  # killed between checkpoint and policy
             self._save_policy("last", training)
 

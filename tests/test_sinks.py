@@ -1,8 +1,10 @@
-"""The rows of progress.txt in TensorBoard and Weights & Biases: in groups, with the settings; optional."""
+"""The rows of progress.txt elsewhere: JSON lines; TensorBoard and Weights & Biases, in groups, with the settings."""
 
 import ast
 import importlib.machinery
 import importlib.util
+import json
+import math
 import sys
 import types
 
@@ -14,6 +16,7 @@ from ppo.run import train
 from tests.same_logs import rows
 from tests.test_structure import FILES, imports
 from utils import columns, sinks
+from utils.logger import EpochLogger
 
 
 def module(name, **content):
@@ -92,3 +95,71 @@ def test_both_are_optional(tmp_path):
         assert not used or path.name == "sinks.py", path
     top = ast.parse((FILES[0].parent.parent / "utils" / "sinks.py").read_text()).body
     assert not any("wandb" in ast.dump(node) for node in top if isinstance(node, ast.Import | ast.ImportFrom))
+
+
+def lines(folder):
+    """The rows of progress.jsonl; a constant that JSON does not have is refused."""
+    text = (folder / "progress.jsonl").read_text()
+    assert text.endswith("\n")
+    return [json.loads(line, parse_constant=lambda word: pytest.fail(word)) for line in text.splitlines()]
+
+
+def agree(folder):
+    """Whether progress.jsonl says what progress.txt does, cell by cell; what is not finite is null."""
+    heading, *table = [line.split("\t") for line in (folder / "progress.txt").read_text().splitlines()]
+    found = lines(folder)
+    said = [[None if cell in ("", "inf") else json.loads(cell) for cell in row] for row in table]
+    return [list(row.values()) for row in found] == said and all(list(row) == heading for row in found)
+
+
+def test_json_lines_are_the_rows_and_are_resumed(tmp_path):
+    """Same columns, null for an empty cell; cut and resumed as the others are; made whole where asked for later."""
+    settings = {"env": "Echo-v0", "eval_every": 2, "eval_episodes": 2, "data_dir": str(tmp_path), "save_every": 2}
+    folder = train(config.build(**settings, epochs=2, json_lines=True))
+    first = lines(folder)
+    assert agree(folder) and first[0]["EvalEpRet"] is None and isinstance(first[1]["EvalEpRet"], float)
+    assert [row["Epoch"] for row in first] == [0, 1] and type(first[0]["TotalEnvInteracts"]) is int
+    with (folder / "progress.jsonl").open("a") as file:
+        file.write('{"Epoch": 2, "Ti')  # a torn line, and rows later than the checkpoint
+    train(config.build(**settings, epochs=4), resume=True)  # it is there, so it goes on
+    assert agree(folder) and lines(folder)[:2] == first and len(lines(folder)) == 4
+    (folder / "progress.jsonl").unlink()
+    train(config.build(**settings, epochs=5), resume=True)
+    assert not (folder / "progress.jsonl").exists()
+    train(config.build(**settings, epochs=6, json_lines=True), resume=True)
+    assert agree(folder) and len(lines(folder)) == 6
+
+
+def test_json_has_no_infinity_and_waits_for_room(tmp_path, monkeypatch):
+    """NaN and infinities are null; after a full disk no line is torn or lost."""
+    logger = EpochLogger(tmp_path, (), json_lines=True)
+    for name, value in (("Epoch", 0), ("KL", math.inf), ("Time", math.nan), ("Done", True), ("EpRet", 0.1)):
+        logger.log(name, value)
+    logger.dump()
+    assert lines(tmp_path) == [{"Epoch": 0, "KL": None, "Time": None, "Done": 1, "EpRet": 0.1}]
+
+    def full(*args):
+        raise OSError("No space")
+
+    row = dict.fromkeys(("Epoch", "KL", "Time", "Done", "EpRet"), 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.logger.os.fsync", full)
+        logger._row = dict(row)
+        with pytest.raises(OSError, match="No space"):
+            logger.dump()
+        assert len(lines(tmp_path)) == 1
+    logger._row = row
+    logger.dump()
+    logger.close()
+    assert lines(tmp_path)[1:] == [row, row] and agree(tmp_path)
+
+
+def test_a_link_in_the_place_of_json_lines_is_refused(tmp_path):
+    """As one in the place of any other file of a run: nothing is written through it."""
+    settings = {"env": "Echo-v0", "data_dir": str(tmp_path), "json_lines": True}
+    folder = train(config.build(**settings, epochs=1))
+    (folder / "progress.jsonl").unlink()
+    (folder / "progress.jsonl").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"progress.jsonl"):
+        train(config.build(**settings, epochs=2), resume=True)
+    assert not (tmp_path / "elsewhere").exists()

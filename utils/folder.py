@@ -28,6 +28,7 @@ FILES = (
     "episodes.csv",
     "progress.txt.bak",
     "episodes.csv.bak",
+    "progress.jsonl",
     "exit.json",
 )
 

@@ -1,7 +1,8 @@
 """EpochLogger: one row per epoch in `progress.txt`, one line per episode in `episodes.csv`.
 
-`progress.txt` is tab separated with Spinning Up's column names, so that its readers and ours both work. Only rank 0
-has a logger; numbers of all ranks are joined before they come here.
+`progress.txt` is tab separated with Spinning Up's column names, so that its readers and ours both work. On request
+`progress.jsonl` holds the same rows as JSON, one to a line. Only rank 0 has a logger; numbers of all ranks are joined
+before they come here.
 """
 
 from __future__ import annotations
@@ -9,20 +10,22 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 import math
 import os
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from utils.command import printable
-from utils.files import open_file
+from utils.files import open_file, write_atomically
 from utils.folder import Refused
 from utils.sinks import Sink
 
 FILES = ("progress.txt", "episodes.csv")
+LINES = "progress.jsonl"
 HEADING_BYTES = 1 << 20  # of a first line at most
 
 
@@ -73,14 +76,22 @@ class Appended:
 class EpochLogger:
     """Collects the numbers of an epoch and writes them when it ends."""
 
-    def __init__(self, folder: Path, episode_fields: tuple[str, ...], sinks: Sequence[Sink] = ()) -> None:
+    def __init__(
+        self, folder: Path, episode_fields: tuple[str, ...], sinks: Sequence[Sink] = (), json_lines: bool = False
+    ) -> None:
         """Open the files in `folder`, adding to those that are there; `sinks` are given each row too.
 
+        With `json_lines`, or where the file is there already, progress.jsonl is made anew from the rows so far.
+
         Raises:
-            OSError: a file is a link or a pipe.
+            OSError: a file is a link or a pipe, or a disk is full.
         """
         self._progress, self._episodes = Appended(folder / "progress.txt"), Appended(folder / "episodes.csv")
         self._episode_fields = ("epoch", "steps", *episode_fields)
+        self._files = [self._progress, self._episodes]
+        if json_lines or (folder / LINES).exists():
+            write_atomically(folder / LINES, "".join(map(json_line, self.rows())).encode())
+            self._files.append(Appended(folder / LINES))
         self._continued = not self._progress.empty
         self._columns = self._progress.first_line().split("\t") if self._continued else None
         self._row: dict[str, Any] = {}
@@ -93,7 +104,7 @@ class EpochLogger:
         self._row[name] = value
 
     def log_episodes(self, epoch: int, steps: int, episodes: list[dict[str, Any]]) -> None:
-        """Add one line per finished episode to episodes.csv."""
+        """Add one line for each finished episode to episodes.csv."""
         text = io.StringIO()
         out = csv.writer(text, lineterminator="\n")
         for episode in episodes:
@@ -101,7 +112,7 @@ class EpochLogger:
         self._episodes.add(text.getvalue())
 
     def dump(self) -> dict[str, Any]:
-        """Write the row, put both files on disk, and return the row.
+        """Write the row, put the files on disk, and return the row.
 
         A file that is continued keeps its columns: what it has no column for stays away, as where an older version
         began it, and what there is no value for stays empty.
@@ -119,7 +130,10 @@ class EpochLogger:
             row = {name: row.get(name) for name in self._columns}
         if list(row) != self._columns:
             raise ValueError(f"columns of a row must stay the same: {sorted(set(row) ^ set(self._columns))} differ")
-        self._progress.add("\t".join(_cell(value) for value in row.values()) + "\n")
+        cells = {name: _cell(value) for name, value in row.items()}
+        self._progress.add("\t".join(cells.values()) + "\n")
+        for lines in self._files[2:]:
+            lines.add(json_line(cells))
         for sink in self.sinks:
             sink.row(row)
         self.flush()
@@ -127,8 +141,8 @@ class EpochLogger:
 
     def flush(self) -> None:
         """Write the rows that wait for room, if any do. Raises OSError."""
-        self._progress.flush()
-        self._episodes.flush()
+        for file in self._files:
+            file.flush()
 
     def rows(self) -> list[dict[str, str]]:
         """Return the rows of progress.txt so far, as they stand in the file."""
@@ -143,10 +157,25 @@ class EpochLogger:
         """Write what waits, if there is room by now, and close the files."""
         with contextlib.suppress(OSError):
             self.flush()
-        for file in (self._progress, self._episodes):
+        for file in self._files:
             file.close()
         for sink in self.sinks:
             sink.close()
+
+
+def json_line(cells: Mapping[str, str]) -> str:
+    """Return a row's cells as a line of JSON: numbers, and null for an empty cell or a number that is not finite."""
+    return json.dumps({name: _number(cell) for name, cell in cells.items()}, allow_nan=False) + "\n"
+
+
+def _number(cell: str) -> int | float | str | None:
+    for kind in (int, float):
+        try:
+            number = kind(cell)
+        except ValueError:
+            continue
+        return number if math.isfinite(number) else None
+    return cell or None
 
 
 def check_heading(folder: Path, known: Container[str]) -> None:
