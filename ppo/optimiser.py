@@ -21,8 +21,8 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names
 class Adam:
     """The optimiser of one network: Kingma and Ba 2015, "Adam", arXiv:1412.6980, algorithm 1, as torch computes it.
 
-    A minibatch is `zero_gradient`, backward passes, `sum_gradients`, `step`, `publish`. The networks of one minibatch
-    are exchanged in one call: `first.sum_gradients(second)`.
+    A minibatch is `zero_gradient`, backward passes, `sum_gradients`, `step`, `publish`. What the ranks exchange goes
+    through static methods, which take the optimisers of all networks: one exchange serves them all.
     """
 
     def __init__(self, net: nn.Module, comm: Comm, lr: float, eps: float) -> None:
@@ -57,20 +57,22 @@ class Adam:
         """Begin a minibatch."""
         self._adam.zero_grad(set_to_none=False)
 
-    def sum_gradients(self, *others: Adam) -> list[float]:
-        """Sum this gradient and the others' over the ranks.
+    @staticmethod
+    def sum_gradients(optimisers: Sequence[Adam]) -> list[float]:
+        """Sum each network's gradient over the ranks.
 
         Returns:
-            for each of them the square of the norm of this rank's part: summed over the ranks, that of the whole.
+            for each network the square of the norm of this rank's part: summed over the ranks, that of the whole.
         """
         squares = []
-        for optimiser in (self, *others):
+        for optimiser in optimisers:
+            comm = optimiser._comm
             gradients = [p.grad for p in optimiser._parameters if p.grad is not None]
             flat = torch.cat([gradient.flatten() for gradient in gradients])
-            flat = torch.from_numpy(self._comm.sum(flat.cpu().numpy())).to(flat.device)
+            flat = torch.from_numpy(comm.sum(flat.cpu().numpy())).to(flat.device)
             for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(part.view(gradient.shape))
-            squares.append(float(flat[self._comm.part(len(flat))].norm()) ** 2)
+            squares.append(float(flat[comm.part(len(flat))].norm()) ** 2)
         return squares
 
     def step(self, norm: float, max_norm: float | None) -> None:
@@ -85,13 +87,16 @@ class Adam:
         self._adam.param_groups[0]["lr"] = self.lr
         self._adam.step()
 
-    def publish(self, *others: Adam) -> None:
+    @staticmethod
+    def publish(optimisers: Sequence[Adam]) -> None:
         """Make the new weights known to all ranks: here each has taken the same step."""
 
-    def gather_weights(self, *others: Adam) -> None:
+    @staticmethod
+    def gather_weights(optimisers: Sequence[Adam]) -> None:
         """Gather all weights on every rank after an update: here each has them."""
 
-    def gather_moments(self, *others: Adam) -> None:
+    @staticmethod
+    def gather_moments(optimisers: Sequence[Adam]) -> None:
         """Gather all moments on every rank for a checkpoint: here each has them."""
 
     def refresh(self) -> None:

@@ -110,8 +110,8 @@ def auxiliary_phase(training: Training, phase: PPOBuffer) -> dict[str, float]:
             found.append(sum_over_ranks(training, training.auxiliary, sums))
             take_steps(training, training.auxiliary, found[-1])
         passes.append({name: math.fsum(stats[name] for stats in found) / len(found) for name in AUXILIARY})
-    first, *others = (learner.optimiser for learner in training.auxiliary)
-    first.gather_weights(*others)
+    optimisers = [learner.optimiser for learner in training.auxiliary]
+    optimisers[0].gather_weights(optimisers)
     return passes[0] | {"CloneKL": passes[-1]["CloneKL"]}
 
 

@@ -194,9 +194,9 @@ def update(training: Training, data: dict[str, np.ndarray]) -> dict[str, float]:
             for name, value in stats.items():
                 in_pass.setdefault(name, []).append(value)
         passes.append({name: math.fsum(values) / len(values) for name, values in in_pass.items()})
-    first, *others = (learner.optimiser for learner in training.learners)
-    first.gather_weights(*others)
-    return summarise(passes, training.learners[0].steps) | {"LearningRate": first.lr}
+    optimisers = [learner.optimiser for learner in training.learners]
+    optimisers[0].gather_weights(optimisers)
+    return summarise(passes, training.learners[0].steps) | {"LearningRate": optimisers[0].lr}
 
 
 def begin_epoch(training: Training) -> Coefficients:
@@ -312,8 +312,8 @@ def sum_over_ranks(training: Training, active: list[Learner], sums: Tensors) -> 
     Raises:
         NotFinite: a loss or gradient is NaN or infinite; on all ranks alike, before an optimiser moves.
     """
-    first, *others = (learner.optimiser for learner in active)
-    squares = first.sum_gradients(*others)
+    optimisers = [learner.optimiser for learner in active]
+    squares = optimisers[0].sum_gradients(optimisers)
     numbers = training.comm.sum(np.array([*torch.stack(list(sums.values())).tolist(), *squares])).tolist()
     norms = [f"GradNorm{learner.name}" for learner in active]
     joined = dict(zip((*sums, *norms), numbers, strict=True))
@@ -336,7 +336,7 @@ def take_steps(training: Training, active: list[Learner], joined: dict[str, floa
             learner.steps += 1
             moved.append(learner.optimiser)
     if moved:
-        moved[0].publish(*moved[1:])
+        moved[0].publish(moved)
 
 
 def summarise(passes: list[dict[str, float]], steps: int) -> dict[str, float]:

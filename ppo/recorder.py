@@ -352,8 +352,8 @@ class Recorder:
         if not self.comm.broadcast(self._is_due(training, now)):
             return
         problem = None
-        first, *others = (learner.optimiser for learner in training.all_learners)
-        first.gather_moments(*others)
+        optimisers = [learner.optimiser for learner in training.all_learners]
+        optimisers[0].gather_moments(optimisers)
         shares = self.comm.gather((training.env_states, training.memory))
         if shares is not None and self.logger is not None:
             tensors = resume.run_tensors(training, [state for states, _ in shares for state in states])

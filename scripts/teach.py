@@ -235,7 +235,7 @@ class Lesson:
             joined = sum_over_ranks(training, learners, sums)
             take_steps(training, learners, joined)
             losses.append(joined[f"Loss{learners[0].name}"])
-        learners[0].optimiser.gather_weights(*(learner.optimiser for learner in learners[1:]))
+        learners[0].optimiser.gather_weights([learner.optimiser for learner in learners])
         training.nets.refresh()
         return float(np.mean(losses))
 

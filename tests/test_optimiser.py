@@ -39,10 +39,10 @@ def test_steps_are_those_of_torch(max_norm, kind):
     for seed in range(3):
         optimiser.zero_gradient()
         loss(ours, seed).backward()
-        norm = optimiser.sum_gradients()[0] ** 0.5
+        norm = optimiser.sum_gradients([optimiser])[0] ** 0.5
         optimiser.step(norm, max_norm)
-        optimiser.publish()
-        optimiser.gather_weights()
+        optimiser.publish([optimiser])
+        optimiser.gather_weights([optimiser])
         adam.zero_grad()
         loss(theirs, seed).backward()
         expected = nn.utils.clip_grad_norm_(theirs.parameters(), max_norm or float("inf"))

@@ -201,7 +201,7 @@ def test_twins_step_as_two_optimisers_of_torch(wing):
         gradient = torch.randn_like(expected)
         weights.grad.copy_(gradient)
         expected.grad = gradient
-        ours[i].sum_gradients()
+        ours[i].sum_gradients([ours[i]])
         ours[i].step(1.0, None)
         theirs[i].step()
         torch.testing.assert_close(weights, expected, rtol=1e-5, atol=1e-6)

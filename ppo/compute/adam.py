@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -117,14 +118,15 @@ class ShardedAdam:
         if self._copies is not None:
             self._copies.expect_gradients()
 
-    def sum_gradients(self, *others: ShardedAdam) -> list[float]:
-        """Sum this gradient and the others' over the ranks, each rank its part; return the squares of its norms."""
-        optimisers = (self, *others)
+    @staticmethod
+    def sum_gradients(optimisers: Sequence[ShardedAdam]) -> list[float]:
+        """Sum each network's gradient over the ranks, each rank its part; return the squares of the parts' norms."""
+        comm = optimisers[0]._comm
         for optimiser in optimisers:
             if optimiser._copies is not None:
                 optimiser._copies.zero_missing()
-        if self._comm.world_size > 1:
-            self._comm.reduce_scatter(*(optimiser.gradient.to_host() for optimiser in optimisers))
+        if comm.world_size > 1:
+            comm.reduce_scatter(*(optimiser.gradient.to_host() for optimiser in optimisers))
             for optimiser in optimisers:
                 optimiser.gradient.from_host()
         return [float(optimiser.gradient.mine.norm()) ** 2 for optimiser in optimisers]
@@ -165,32 +167,29 @@ class ShardedAdam:
         )
         self._my_copies.copy_(self.weights.mine[: len(self._my_copies)])
 
-    def publish(self, *others: ShardedAdam) -> None:
+    @staticmethod
+    def publish(optimisers: Sequence[ShardedAdam]) -> None:
         """Make the new weights known to all ranks; those that have copies in shared memory are not sent."""
-        if self._comm.world_size > 1:
-            optimisers = (self, *others)
-            self._gather(*others, begins=[optimiser.first_to_send for optimiser in optimisers])
+        if optimisers[0]._comm.world_size > 1:
+            gather(optimisers, [optimiser.first_to_send for optimiser in optimisers])
             for optimiser in optimisers:
                 if not optimiser.first_to_send:
                     optimiser.refresh()
 
-    def gather_weights(self, *others: ShardedAdam) -> None:
+    @staticmethod
+    def gather_weights(optimisers: Sequence[ShardedAdam]) -> None:
         """Gather all weights on every rank after an update."""
-        if self._comm.world_size > 1:
-            self._gather(*others, begins=[0] * (1 + len(others)))
+        if optimisers[0]._comm.world_size > 1:
+            gather(optimisers, [0] * len(optimisers))
 
-    def _gather(self, *others: ShardedAdam, begins: list[int]) -> None:
-        optimisers = (self, *others)
-        self._comm.all_gather(*(optimiser.weights.to_host() for optimiser in optimisers), begins=begins)
-        for optimiser in optimisers:
-            optimiser.weights.from_host()
-
-    def gather_moments(self, *others: ShardedAdam) -> None:
+    @staticmethod
+    def gather_moments(optimisers: Sequence[ShardedAdam]) -> None:
         """Gather all moments on every rank for a checkpoint."""
-        for moment in (moment for optimiser in (self, *others) for moment in optimiser.moments.values()):
-            host = moment.cpu()
-            self._comm.all_gather(host.numpy())
-            moment.copy_(host)
+        for optimiser in optimisers:
+            for moment in optimiser.moments.values():
+                host = moment.cpu()
+                optimiser._comm.all_gather(host.numpy())
+                moment.copy_(host)
 
     def refresh(self) -> None:
         """Write all copies anew."""
@@ -230,3 +229,10 @@ class ShardedAdam:
                 views.append(numbers.view(p.shape))
             offset += p.numel()
         return views
+
+
+def gather(optimisers: Sequence[ShardedAdam], begins: list[int]) -> None:
+    """Send each network's weights from a beginning on, a number for each, to every rank."""
+    optimisers[0]._comm.all_gather(*(optimiser.weights.to_host() for optimiser in optimisers), begins=begins)
+    for optimiser in optimisers:
+        optimiser.weights.from_host()

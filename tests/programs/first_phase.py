@@ -26,8 +26,8 @@ def main(words) -> None:
     with threads(comm):
         training = build_training(cfg, comm)
         ppg.ppg(training, lambda training, now: None, lambda training, row, episodes: bool(rows.append(row)))
-        first, *others = (learner.optimiser for learner in [*training.learners, *training.auxiliary])
-        first.gather_moments(*others)
+        optimisers = [learner.optimiser for learner in training.all_learners]
+        optimisers[0].gather_moments(optimisers)
     if comm.rank == 0:
         numbers = {f"{i}/{k}": float(v) for i, row in enumerate(rows) for k, v in row.items() if not k.startswith(DROP)}
         for learner in (*training.learners, *training.auxiliary):

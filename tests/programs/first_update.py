@@ -36,7 +36,7 @@ def main(words) -> None:
 
 def first_update(cfg, comm, out, apart=False) -> None:
     training = build_training(cfg, comm)
-    first, *others = optimisers = [learner.optimiser for learner in training.learners]
+    optimisers = [learner.optimiser for learner in training.learners]
     if apart:
         for array in (array for optimiser in optimisers for array in (optimiser.weights, optimiser.gradient)):
             array._host = array.flat.clone()
@@ -46,8 +46,8 @@ def first_update(cfg, comm, out, apart=False) -> None:
     (rows, *_), adv = ppo.minibatches(training, batch["adv"], 0)
     now = ppo.Coefficients(cfg.clip_ratio, cfg.ent_coef, cfg.v_clip)
     ppo.accumulate_gradients(training, training.learners, batch | {"adv": adv}, rows, now)
-    first.sum_gradients(*others)
-    if hasattr(first, "gradient"):  # each rank has its part
+    optimisers[0].sum_gradients(optimisers)
+    if hasattr(optimisers[0], "gradient"):  # each rank has its part
         gradients = [optimiser.gradient.to_host() for optimiser in optimisers]
         comm.all_gather(*gradients)
         first_gradient = np.concatenate(gradients)
