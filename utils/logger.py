@@ -146,8 +146,9 @@ class EpochLogger:
 
     def rows(self) -> list[dict[str, str]]:
         """Return the rows of progress.txt so far, as they stand in the file."""
-        heading, *lines = self._progress.text().split("\n")
-        return [dict(zip(heading.split("\t"), line.split("\t"), strict=False)) for line in lines if line]
+        lines = self._progress.text().split("\n")
+        names = lines[0].split("\t")
+        return [dict(zip(names, line.split("\t"), strict=False)) for line in lines[1:] if line]
 
     def positions(self) -> dict[str, int]:
         """Return how many bytes of each file belong to the epochs written so far; a checkpoint keeps them."""

@@ -98,8 +98,8 @@ class GifFile:
         """Write the file."""
         if self._pictures:
             temp = self.path.with_name(f".tmp-{os.getpid()}-{self.path.name}")
-            first, *rest = self._pictures
-            first.save(temp, "GIF", save_all=True, append_images=rest, duration=self._duration, loop=0)
+            settings = {"append_images": self._pictures[1:], "duration": self._duration, "loop": 0}
+            self._pictures[0].save(temp, "GIF", save_all=True, **settings)
             temp.replace(self.path)
 
 

@@ -107,8 +107,7 @@ class Convolutions(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Return the gradients of x and of the parameters in bfloat16."""
-        count = len(ctx.steps)
-        x, *saved = ctx.saved_tensors
+        x, saved, count = ctx.saved_tensors[0], ctx.saved_tensors[1:], len(ctx.steps)
         call = Call(x, ctx.steps, ctx.relu, saved[: 2 * count], saved[2 * count :])
         grad_x, gradients = call.backward(grad, ctx.needs_input_grad[0])
         return grad_x, None, None, *(gradient.to(torch.bfloat16) for gradient in gradients)
