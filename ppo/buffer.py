@@ -63,7 +63,7 @@ class PPOBuffer:
         """Copy obs (N, *O) into this step's row and return that row: the environment may now reuse its array."""
         if self.ptr >= self.max_size:
             raise ValueError(f"buffer is full: it holds {self.max_size} steps")
-        if self._images is None or obs.shape[1] == 1:
+        if self._images is None or obs.shape[1] == 1:  # with one channel the two layouts are the same
             self.obs[self.ptr] = obs
         elif (channels_last := obs.transpose(0, 2, 3, 1)).flags.c_contiguous:
             self._images[self.ptr] = channels_last

@@ -2,7 +2,7 @@
 
 A value is looked for on the command line, then in a file of settings, then in the preset, then in the default here.
 What belongs to an environment stands in `env_options`, as its family declares it (`envs/family.py`); `build` and
-`to_dict` are flat over both. Every size is global: it counts over all ranks. Knows nothing of torch and of no game.
+`to_dict` are flat over both. Every size is global: it counts over all ranks. Knows neither torch nor any game.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def gae(rew: np.ndarray, val: np.ndarray, last_val: float, gamma: float, lam: fl
 
 
 def rewards_to_go(rew: np.ndarray, last_val: float, gamma: float) -> np.ndarray:
-    """Return the discounted sum of the rewards from each step on, with V after the last one: (T,) float64."""
+    """Return sum_l gamma^l r_{t+l} + gamma^{T-t} last_val of each step: (T,) float64, for the arguments of `gae`."""
     return discount_cumsum(np.append(rew, last_val), gamma)[:-1]
 
 
@@ -137,7 +137,7 @@ class Distribution(ABC):
         """Return the most probable actions (M, ...)."""
 
     def to_env(self, act: torch.Tensor) -> torch.Tensor:
-        """Return what the environment is given for actions (N, ...): here they themselves."""
+        """Return what the environment is given for actions (N, ...): here the actions themselves."""
         return act
 
 
@@ -161,7 +161,7 @@ class Categorical(Distribution):
         return categorical_kl(params_old, params)
 
     def mode(self, params: torch.Tensor) -> torch.Tensor:
-        """The largest logit's, (M,) int64."""
+        """The action of the largest logit, (M,) int64."""
         return params.argmax(dim=-1)
 
 
@@ -203,7 +203,7 @@ class MultiCategorical(Distribution):
 class Gaussian(Distribution):
     """A numbers, each from a normal distribution (a Box space); the parameters are A means and A log std.
 
-    What is sampled is what log-probabilities are of: an environment that clips an action to its bounds does so
+    Log-probabilities are those of the numbers as sampled: an environment that clips an action to its bounds does so
     afterwards. The normal numbers are made from uniform ones by the inverse of their cumulative distribution.
     """
 
@@ -262,8 +262,8 @@ class SquashedGaussian(Gaussian):
     def log_prob_and_entropy(self, params: torch.Tensor, act: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The entropy is that of the normal numbers + E[sum_a log(1 - tanh^2 x_a)].
 
-        The expectation is a weighted sum over 16 points, by Gauss and Hermite's rule: no random numbers, and exact
-        gradients.
+        The expectation is a weighted sum over 16 points, by Gauss-Hermite quadrature: no random numbers are needed, and
+        gradients are exact.
         """
         logp, entropy = super().log_prob_and_entropy(params, act)
         mean, log_std = params.unsqueeze(-1).chunk(2, dim=1)  # (M, A, 1)

@@ -151,7 +151,7 @@ class Normalise(nn.Module):
     std: torch.Tensor
 
     def __init__(self, obs_shape: tuple[int, ...]) -> None:
-        """Begin with what changes nothing. Args: obs_shape: *O."""
+        """Start with mean 0 and standard deviation 1. Args: obs_shape: *O."""
         super().__init__()
         self.register_buffer("mean", torch.zeros(obs_shape))
         self.register_buffer("std", torch.ones(obs_shape))
@@ -202,10 +202,10 @@ def initialise(net: nn.Sequential, init: str, last_gain: float, generator: torch
 
 
 class Evaluator:
-    """What collecting and training ask of networks. These remember nothing: only the present observation counts.
+    """What collecting and training ask of networks. Those here remember nothing: only the present observation counts.
 
     Attributes:
-        chunk_steps: consecutive steps of an environment that are trained on together.
+        chunk_steps: consecutive steps of an environment that stay in one piece in training.
         dtype: what all layers but the last compute in.
     """
 
@@ -229,7 +229,7 @@ class Evaluator:
         raise NotImplementedError
 
     def refresh(self) -> None:
-        """Take notice of changed weights: nothing is kept of them here."""
+        """Bring up to date what was made from the weights: nothing here."""
 
     @torch.no_grad()
     def step(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -243,7 +243,7 @@ class Evaluator:
         return self.value(self.prepare(obs))
 
     def forget(self, ended: np.ndarray) -> None:
-        """Hear in which environments an episode ended with the last step: (N,) bool."""
+        """Forget the episodes that ended with the last step, `ended` (N,) bool: nothing is remembered here."""
 
     def get_state(self) -> np.ndarray:
         """Return what is remembered of the running episodes: (N, S) float32, with S = 0 here."""
@@ -257,7 +257,7 @@ class Evaluator:
         return self.prepare(obs)
 
     def state_after(self, recalled: Any) -> torch.Tensor:
-        """Return what is remembered after a step that `recall` returned and whose logits were asked for: (N, S)."""
+        """Return what is remembered after a step that `recall` returned, once its logits were computed: (N, S)."""
         return torch.zeros(0)
 
 
@@ -405,9 +405,9 @@ class SharedActorCritic(ActorCritic):
         return self.bodies[0](super().prepare(obs, rows))
 
     def pi_features(self, prepared: torch.Tensor) -> torch.Tensor:
-        """Return them."""
+        """Return the features as they are: `prepare` has evaluated the body."""
         return prepared
 
     def v_features(self, prepared: torch.Tensor) -> torch.Tensor:
-        """Return them."""
+        """Return the features as they are: `prepare` has evaluated the body."""
         return prepared

@@ -39,10 +39,10 @@ def ppg(
 ) -> None:
     """Train from `training.epoch` on until the last epoch, or until the end of the phase in which `log` ends the run.
 
-    Saved is the end of every phase, and nothing within one: what it keeps, gigabytes of images, would have to be saved
-    too. A run that is stopped within a phase continues from the last one's end.
+    Only the end of a phase is saved: within one, the observations that it keeps, gigabytes of images, would have to be
+    saved too. A run that is stopped within a phase continues from the end of the last one.
 
-    Args, Raises: as `ppo.ppo.ppo`; Refused, where the run does not begin with a phase.
+    Args, Raises: as `ppo.ppo.ppo`; and Refused where `training.epoch` does not begin a phase.
     """
     cfg, timer = training.cfg, training.timer
     if training.epoch % cfg.phase_epochs:
@@ -101,18 +101,19 @@ def auxiliary_phase(training: Training, phase: PPOBuffer) -> dict[str, float]:
     unused = Coefficients(0.0, 0.0, 0.0)  # of PPO's losses
     for learner, trained in zip(training.auxiliary, training.learners, strict=True):
         learner.optimiser.lr = trained.optimiser.lr
-    passes: list[dict[str, float]] = []
+    means: list[dict[str, float]] = []  # of each pass
     for i in range(training.cfg.train_aux_iters):
-        found: list[dict[str, float]] = []
+        in_pass: list[dict[str, float]] = []  # statistics of each minibatch
         for rows in minibatches(training, i):
             training.watchdog.touch(f"auxiliary phase, epoch {training.epoch}, pass {i}")
             sums = accumulate_gradients(training, training.auxiliary, batch, rows, unused)
-            found.append(sum_over_ranks(training, training.auxiliary, sums))
-            take_steps(training, training.auxiliary, found[-1])
-        passes.append({name: math.fsum(stats[name] for stats in found) / len(found) for name in AUXILIARY})
+            stats = sum_over_ranks(training, training.auxiliary, sums)
+            take_steps(training, training.auxiliary, stats)
+            in_pass.append(stats)
+        means.append({name: math.fsum(stats[name] for stats in in_pass) / len(in_pass) for name in AUXILIARY})
     optimisers = [learner.optimiser for learner in training.auxiliary]
     optimisers[0].gather_weights(optimisers)
-    return passes[0] | {"CloneKL": passes[-1]["CloneKL"]}
+    return means[0] | {"CloneKL": means[-1]["CloneKL"]}
 
 
 @torch.no_grad()

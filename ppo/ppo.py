@@ -48,8 +48,8 @@ def ppo(
     Args:
         training: as built or as restored from a checkpoint.
         save: called by all ranks after every epoch; the flag says that a checkpoint must be written now.
-        log: called by all ranks with the epoch's row and finished episodes (both empty but on rank 0); returns, on
-            all ranks alike, whether the run ends here.
+        log: called by all ranks with the epoch's row and finished episodes (both empty except on rank 0);
+            returns, on all ranks alike, whether the run ends here.
 
     Raises:
         Interrupted: a signal asked for the end.
@@ -111,7 +111,7 @@ def collect(training: Training, save: Callable[[Training, bool], None] = lambda 
             training.nets.forget(ended)
         episodes += [(t, episode) for episode in infos["episodes"]]
     buf.finish(values_of(training, training.obs))
-    if env.learns:
+    if env.learns:  # where the next episodes start
         env.learn_from(training.comm.broadcast(joined(training, episodes)))
     training.snapshot()
     return episodes
@@ -179,7 +179,7 @@ def update(training: Training, data: dict[str, np.ndarray]) -> dict[str, float]:
     """Train the networks on one epoch's data and return what is logged about it."""
     batch = {name: to_device(training, array).flatten(0, 1) for name, array in data.items()}  # (T * N, ...)
     coef = begin_epoch(training)
-    passes: list[dict[str, float]] = []
+    means: list[dict[str, float]] = []  # of each pass
     for i in range(max(learner.passes for learner in training.learners)):
         in_pass: dict[str, list[float]] = {}  # statistics of each minibatch
         batches, adv = minibatches(training, batch["adv"], i)
@@ -193,10 +193,10 @@ def update(training: Training, data: dict[str, np.ndarray]) -> dict[str, float]:
             take_steps(training, active, stats)
             for name, value in stats.items():
                 in_pass.setdefault(name, []).append(value)
-        passes.append({name: math.fsum(values) / len(values) for name, values in in_pass.items()})
+        means.append({name: math.fsum(values) / len(values) for name, values in in_pass.items()})
     optimisers = [learner.optimiser for learner in training.learners]
     optimisers[0].gather_weights(optimisers)
-    return summarise(passes, training.learners[0].steps) | {"LearningRate": optimisers[0].lr}
+    return summarise(means, training.learners[0].steps) | {"LearningRate": optimisers[0].lr}
 
 
 def begin_epoch(training: Training) -> Coefficients:
@@ -339,11 +339,11 @@ def take_steps(training: Training, active: list[Learner], joined: dict[str, floa
         moved[0].publish(moved)
 
 
-def summarise(passes: list[dict[str, float]], steps: int) -> dict[str, float]:
-    """Return the epoch's statistics: losses of the first pass, their change up to the last one, KL of the last one."""
+def summarise(means: list[dict[str, float]], steps: int) -> dict[str, float]:
+    """Return the epoch's statistics from each pass's means: losses of the first, their change to the last, its KL."""
 
     def of(i: int, name: str) -> float:
-        values = [means[name] for means in passes if name in means]
+        values = [in_pass[name] for in_pass in means if name in in_pass]
         return values[i] if values else math.nan
 
     return {

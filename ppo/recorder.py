@@ -61,7 +61,7 @@ class Recorder:
         self._failures: Counter[str] = Counter()  # writes in a row that failed, of each kind
         self._acting: Snapshot | None = None  # the policy that collects, where its episodes are its score
         self._unsaved_best: Snapshot | None = None  # until the next checkpoint, or until there is room
-        self._recent_lengths: list[int] = []  # of the episodes in run.recent
+        self._recent_lengths: list[int] = []  # of the episodes in training.recent
         self._saved_at = self._began = time.monotonic()
         self._seconds_before, self._row_seconds = 0.0, 0.0  # `Time` when this process began, and of the last row
         self.saved_epoch = 0  # of the last checkpoint

@@ -271,5 +271,5 @@ class RecurrentNets(Recurrent):
         self._t = 0
 
     def refresh(self) -> None:
-        """Take notice of changed weights."""
+        """Bring up to date what was made from the weights."""
         self._base.refresh()

@@ -113,7 +113,7 @@ class ShardedAdam:
         return int(self._step)
 
     def zero_gradient(self) -> None:
-        """Begin a minibatch: for weights with copies, the first gradients that arrive replace the old ones."""
+        """Begin a minibatch: for weights with copies, the first new gradients replace the old ones."""
         self.gradient.flat[len(self.copies) :].zero_()
         if self._copies is not None:
             self._copies.expect_gradients()
