@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.backends import BackendFilter, backend_registry
 from matplotlib.figure import Figure
 
-from utils.analysis import arguments, figures, learning_curves
+from utils.analysis import arguments, experiments, figures, learning_curves
 from utils.command import printable
 from utils.command import run as run_command
 
@@ -43,8 +43,7 @@ def _main(args: argparse.Namespace) -> None:
         arguments.print_notes([*notes, *(note for group in groups for note in group.notes()), *remarks])
         if args.out:
             figures.save(figure, args.out)
-            count = sum(len(group.runs) for group in groups)
-            print(f"{printable(args.out, 1000)}: {count} runs in {len(groups)} experiments")
+            print(f"{printable(args.out, 1000)}: {experiments.counted(groups)}")
         else:
             _show(figure)
 

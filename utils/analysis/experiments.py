@@ -44,6 +44,12 @@ class Group:
         return notes
 
 
+def counted(groups: Sequence[Group]) -> str:
+    """Return how many there are, in words: "3 runs in 1 experiment"."""
+    runs = sum(len(group.runs) for group in groups)
+    return f"{runs} run{'s' * (runs != 1)} in {len(groups)} experiment{'s' * (len(groups) != 1)}"
+
+
 # ---------------------------------------------------------------------------------------------- settings
 
 

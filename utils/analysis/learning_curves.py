@@ -84,13 +84,13 @@ def _panel(axes: Axes, groups: Sequence[Group], y: str, options: Options) -> tup
             one = len(members) > 1 or not options.each_seed
             shown[f"{label} (n={len(drawn)}{_open(drawn)})" if one else label] = line
     axes.margins(x=0.01)
-    notes += _frame(axes, extent, y)
+    notes += _frame(axes, extent, y_column.title)
     figures.set_axis(axes, "x", x_column)
     figures.set_axis(axes, "y", y_column)
     return shown, notes
 
 
-def _frame(axes: Axes, extent: Sequence[float], y: str) -> list[str]:
+def _frame(axes: Axes, extent: Sequence[float], what: str) -> list[str]:
     """Keep the y axis near the values of the seeds: a band of three seeds may be many times wider. Say what it cuts."""
     if not extent or np.ptp(extent) == 0:
         return []
@@ -98,7 +98,7 @@ def _frame(axes: Axes, extent: Sequence[float], y: str) -> list[str]:
     room = 0.15 * np.ptp(extent)
     axes.set_ylim(max(low, min(extent) - room), min(high, max(extent) + room))
     cut = low < min(extent) - 1.5 * room or high > max(extent) + 1.5 * room
-    return [f"{y}: bands are cut at the frame where they go far beyond every seed"] if cut else []
+    return [f"{what}: bands are cut at the frame where they go far beyond every seed"] if cut else []
 
 
 def _curves(groups: Sequence[Group], options: Options) -> list[tuple[str, list[Group]]]:

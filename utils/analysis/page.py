@@ -25,7 +25,7 @@ from utils.analysis import (
     runs,
     videos,
 )
-from utils.analysis.experiments import Group
+from utils.analysis.experiments import Group, counted
 from utils.analysis.files import read_object
 from utils.analysis.markup import picture, table, text
 from utils.analysis.runs import LoggedRun
@@ -240,5 +240,4 @@ def page(
         ("system", "System and versions", machines),
         ("notes", "Notes on the data", "".join(f"<p class='warn'>{text(note)}</p>" for note in remarks)),
     ]
-    count = sum(len(group.runs) for group in groups)
-    return markup.document(title, f"{count} runs in {len(groups)} experiments", sections)
+    return markup.document(title, counted(groups), sections)
