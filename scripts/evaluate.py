@@ -30,9 +30,11 @@ LABELS = {"ep_ret": "return", "ep_len": "length", "x_max": "furthest x", "stages
 
 def main(argv: list[str] | None = None) -> int:
     """Evaluate and print a table; exit code 2 for bad input."""
-    parser = command.Parser(prog="scripts.evaluate", description="Play episodes with a policy and count what happens.")
+    parser = command.Parser(
+        prog="python -m scripts.evaluate", description="Play episodes with a policy and count what happens."
+    )
     parser.add_argument("policy", help="run folder, policy folder, or id of an environment with a shipped policy")
-    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--episodes", type=int, default=100, help="default: 100")
     parser.add_argument(
         "--deterministic", action="store_true", help="the most probable action instead of a sampled one"
     )
@@ -48,16 +50,16 @@ def main(argv: list[str] | None = None) -> int:
         help="up to this many frames of start-mode before each episode; Mario: 30, 0 for none",
     )
     parser.add_argument("--start-mode", choices=("noop", "random"), help="Mario: random")
-    parser.add_argument("--sticky", type=float)
-    parser.add_argument("--max-episode-steps", type=int)
+    parser.add_argument("--sticky", type=float, help="probability per frame that buttons stay pressed; Mario and Atari")
+    parser.add_argument("--max-episode-steps", type=int, help="cut episodes after this many steps")
     text = "of a RandomStages id, other stages than the policy's: a test set; each is counted apart"
     parser.add_argument("--stages", metavar="1-1,1-2", help=text)
     text = "Mario: bytes of the console's memory, by name, which --csv shall hold at each episode's end"
     parser.add_argument("--ram-info", metavar="NAME,...", help=text)
     text = "Procgen: on which levels; of two, the gap between them too"
     parser.add_argument("--levels", nargs="+", choices=("train", "test", "all"), metavar="train|test|all", help=text)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num-envs", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0, help="of starts and actions; default: 0")
+    parser.add_argument("--num-envs", type=int, default=16, help="environments stepped at a time; default: 16")
     parser.add_argument("--jobs", type=int, default=system.cores(), help="processes; default: one per core")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the summary here")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write one line per episode here")

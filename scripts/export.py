@@ -22,7 +22,9 @@ NEAR = 0.01  # difference between two actions that are numbers, of half their ra
 
 def main(argv: list[str] | None = None) -> int:
     """Export a policy and check it; exit code 2 for bad input."""
-    parser = command.Parser(prog="scripts.export", description="Make a small policy folder: the actor without critic.")
+    parser = command.Parser(
+        prog="python -m scripts.export", description="Make a small policy folder: the actor without critic."
+    )
     parser.add_argument("policy", help="run folder, policy folder, or id of an environment with a shipped policy")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder to write")
     parser.add_argument("--checkpoint", default="best", metavar="best|last|K", help="of a run; K: after K steps")

@@ -47,7 +47,9 @@ KEY_HELP = "arrows or WASD move, X or J jumps, Z or K runs and fires, Enter star
 
 def main(argv: list[str] | None = None) -> int:
     """Play and show; exit code 2 for bad input."""
-    parser = command.Parser(prog="scripts.play", description="Watch a policy or play yourself.", epilog=KEY_HELP)
+    parser = command.Parser(
+        prog="python -m scripts.play", description="Watch a policy or play yourself.", epilog=KEY_HELP
+    )
     parser.add_argument("policy", nargs="?", help="run folder, policy folder, or id with a shipped policy")
     who = parser.add_argument_group("who plays, if not a policy")
     who.add_argument("--random", action="store_true", help="random actions")
@@ -74,10 +76,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     where.add_argument("--emulator", help="Mario: native or nes-py")
     where.add_argument("--actions", choices=("right_only", "simple", "complex"), help="with --random")
-    where.add_argument("--start-frames", type=int)
-    where.add_argument("--start-mode", choices=("noop", "random"))
-    where.add_argument("--sticky", type=float)
-    where.add_argument("--max-episode-steps", type=int)
+    text = "as in scripts.evaluate"
+    where.add_argument("--start-frames", type=int, help=text)
+    where.add_argument("--start-mode", choices=("noop", "random"), help=text)
+    where.add_argument("--sticky", type=float, help=text)
+    where.add_argument("--max-episode-steps", type=int, help=text)
     how = parser.add_argument_group("how it is shown; without any of these in a window")
     how.add_argument("--video", type=Path, metavar="FILE", help="write FILE.mp4 or FILE.webm")
     how.add_argument("--gif", type=Path, metavar="FILE", help="write a GIF")

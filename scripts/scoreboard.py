@@ -36,7 +36,7 @@ EMULATORS = {"nes-py": "unmodified nes-py", "native": "the native core"}
 
 def main(argv: list[str] | None = None) -> int:
     """Evaluate, write, print the table; exit code 2 for bad input."""
-    parser = command.Parser(prog="scripts.scoreboard", description="Re-evaluate the shipped policies.")
+    parser = command.Parser(prog="python -m scripts.scoreboard", description="Re-evaluate the shipped policies.")
     parser.add_argument("stages", nargs="*", metavar="ID", help="only these environment ids")
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)

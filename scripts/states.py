@@ -35,7 +35,8 @@ MAX_STEPS = 2_000_000
 def main(argv: list[str] | None = None) -> int:
     """Explore or play, and write what was found; exit code 2 for bad input."""
     parser = command.Parser(
-        prog="scripts.states", description="Find ways through stages, and keep states along a stage to practise there."
+        prog="python -m scripts.states",
+        description="Find ways through stages, and keep states along a stage to practise there.",
     )
     parser.add_argument("policy", nargs="?", help="run or policy folder, or id with a shipped policy; default: random")
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="file of states; folder with --all")

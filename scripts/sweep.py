@@ -220,7 +220,7 @@ def overview(jobs: Sequence[Job], now: float) -> list[str]:
     known = {job.label: progress(job) for job in jobs}
     states = [job.state for job in jobs]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states)))
-    lines = [f"{len(jobs)} runs: {counts}{_time_left(jobs, known, now)}{_best(jobs, known)}"]
+    lines = [f"{len(jobs)} run{'s' * (len(jobs) != 1)}: {counts}{_time_left(jobs, known, now)}{_best(jobs, known)}"]
     for job in jobs:
         if job.state == "running":
             p = known[job.label]

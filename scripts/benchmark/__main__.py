@@ -15,7 +15,9 @@ def main(argv: list[str] | None = None) -> int:
     from scripts.benchmark import sections
 
     names = ", ".join(sections.SECTIONS)
-    parser = command.Parser(prog="scripts.benchmark", description=f"Sections: {names}; all of them if none is named.")
+    parser = command.Parser(
+        prog="python -m scripts.benchmark", description=f"Sections: {names}; all of them if none is named."
+    )
     parser.add_argument("sections", nargs="*", metavar="SECTION", help="what to measure")
     parser.add_argument(
         "--networks", nargs="+", default=list(sections.NETWORKS), metavar="NET", help="pairs of networks"
