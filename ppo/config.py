@@ -238,7 +238,7 @@ class PPOConfig:
         return family.disturbed({name: value for name, value in self.env_options.items() if name not in left_out})
 
     def command(self, ranks: int = 1) -> str:
-        """Return the command line that starts this run: every setting that is not the preset's own, but for places."""
+        """Return the command line that starts this run: the settings that are not the preset's own, without folders."""
         own = build(env=self.env, preset=self.preset).to_dict()
         words = ["python -m ppo.run", "--env", self.env, *(["--cpu", str(ranks)] if ranks > 1 else [])]
         if self.preset not in (None, build(env=self.env).preset):
@@ -248,8 +248,7 @@ class PPOConfig:
             value = self.to_dict()[name]
             if name in ("env", "preset", "exp_name", "data_dir") or (value == own[name] and name != "seed"):
                 continue
-            other = dict(zip(LENGTHS, LENGTHS[::-1], strict=True)).get(name)
-            if value is None and other is not None and getattr(self, other) is not None:
+            if name in LENGTHS and value is None and any(getattr(self, length) is not None for length in LENGTHS):
                 continue  # the other length, which is given, replaces the preset's
             words += setting.word(value)
         return " ".join([*words[:1], *map(shlex.quote, words[1:])])
@@ -393,7 +392,9 @@ def unknown(name: str, env: str) -> str:
     for family in envs.families():
         if name in {option.name for option in family.options}:
             return f"{name.replace('_', '-')} is an option of {family.name}'s environments, not of {env}"
-    close = difflib.get_close_matches(name, [setting.name for setting in all_settings(env)], n=2)
+    names = [setting.name for setting in all_settings(env)]
+    close = [known for known in names if known.endswith(f"_{name}")][:2]  # --lr
+    close = close or difflib.get_close_matches(name, names, n=2)
     hint = f", did you mean {' or '.join(close)}?".replace("_", "-") if close else ""
     return f"no setting {name.replace('_', '-')!r}{hint}"
 

@@ -52,7 +52,9 @@ def find_policy(name: str, which: str = "best") -> Path:
     for candidate in candidates:
         if (candidate / "policy.json").is_file():
             return candidate
-    raise BadPolicy(f"no policy found at {name}: expected a run folder, a policy folder or an id in {PRETRAINED}")
+    runs = sorted(path.parents[2] for path in folder.glob("*/policy/*/policy.json"))  # of an experiment's folder
+    such = f", such as {runs[0]}" if runs else ""
+    raise BadPolicy(f"no policy found at {name}: expected a run folder{such}, a policy folder or an id in {PRETRAINED}")
 
 
 def find_players(name: str, which: str = "best") -> tuple[Path, str | None]:
@@ -206,7 +208,9 @@ def shares(episodes: int, seed: int, num_envs: int, parts: int) -> list[tuple[ra
         ValueError: a number out of range.
     """
     if episodes < 1 or num_envs < 1 or seed < 0:
-        raise ValueError(f"episodes and num-envs must be at least 1, seed at least 0: {episodes}, {num_envs}, {seed}")
+        raise ValueError(
+            f"episodes and num-envs must be at least 1, seed at least 0, got {episodes}, {num_envs}, {seed}"
+        )
     num_envs = min(num_envs, episodes)
     groups = -(-num_envs // GROUP)
     parts = max(1, min(parts, groups))

@@ -19,8 +19,11 @@ import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+if __name__ == "__main__" and not __package__:  # `python ppo/run.py`, where `import ppo` finds ppo/ppo.py
+    sys.stderr.write("ppo.run: error: start it as a module, from the project's folder: python -m ppo.run\n")
+    sys.exit(2)
 if __name__ == "__main__":  # an early Ctrl-C or SIGTERM waits for `main`
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
 
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     OnEpoch = Callable[[dict[str, Any]], bool | None]
 
 
-def bad_input(message: str) -> Any:
+def bad_input(message: str) -> NoReturn:
     """Print one line on the first rank and exit with code 2."""
     if mpi.launched_rank() == 0:
         sys.stderr.write(f"ppo.run: error: {printable(message, 1000)}\n")
@@ -85,7 +88,6 @@ def exit_code(comm: mpi.Comm | None, error: BaseException) -> int:
     if isinstance(error, Interrupted):
         return ending(error.signal_number)[1]
     mpi.exit_together(comm, error)  # whatever happened to this rank, the others must not wait for it
-    raise AssertionError
 
 
 def parse(argv: list[str]) -> tuple[PPOConfig, argparse.Namespace]:
@@ -103,14 +105,13 @@ def parse(argv: list[str]) -> tuple[PPOConfig, argparse.Namespace]:
         bad_input("--resume and --overwrite exclude each other")
     if options.print_config or options.presets:
         if mpi.launched_rank() == 0:
-            asked = arguments.compare_presets(cfg.env) if options.presets else json.dumps(cfg.to_dict(), indent=1)
-            print(asked)
+            print(arguments.compare_presets(cfg.env) if options.presets else json.dumps(cfg.to_dict(), indent=1))
         sys.exit(0)
     return cfg, options
 
 
-def relaunch(ranks: int, argv: list[str]) -> None:
-    """Replace this process by `mpirun -np RANKS` of the same command: the mpi_fork of Spinning Up. Does not return."""
+def relaunch(ranks: int, argv: list[str]) -> NoReturn:
+    """Replace this process by `mpirun -np RANKS` of the same command: the mpi_fork of Spinning Up."""
     beside = Path(sys.executable).with_name("mpirun")
     mpirun = str(beside) if beside.exists() else shutil.which("mpirun")
     if mpirun is None:
@@ -148,7 +149,6 @@ def connect() -> mpi.Comm:
         bad_input(str(error))
     except ImportError as error:
         bad_input(f"mpirun needs mpi4py and its MPI library (pip install -e '.[mpi]'): {error}")
-    raise AssertionError
 
 
 def stopped_early(comm: mpi.Comm, signals: StopSignals | None) -> int:
@@ -197,7 +197,7 @@ def train(
     try:
         with warnings.catch_warnings(), threads(comm):
             warnings.simplefilter("ignore")  # libraries' warnings are not for the person who watches a run
-            _train(cfg, comm, (resume, overwrite, allow_mismatch), signals, on_epoch)
+            _train(cfg, comm, resume, overwrite, allow_mismatch, signals, on_epoch)
     except (Refused, Interrupted):  # on all ranks alike
         comm.free_buffers()
         raise
@@ -212,7 +212,9 @@ def train(
 def _train(
     cfg: PPOConfig,
     comm: mpi.Comm,
-    how: tuple[bool, bool, bool],
+    resume: bool,
+    overwrite: bool,
+    allow_mismatch: bool,
     signals: StopSignals | None,
     on_epoch: OnEpoch | None,
 ) -> None:
@@ -223,7 +225,6 @@ def _train(
     from ppo.training import Interrupted
     from utils.watchdog import Watchdog
 
-    resume, overwrite, allow_mismatch = how
     with ExitStack() as stack:
         watchdog = stack.enter_context(Watchdog(comm, cfg.stall_timeout))
         if signals is None and threading.current_thread() is threading.main_thread():
@@ -245,7 +246,6 @@ def _record(training: Training, recorder: Recorder, allow_mismatch: bool, on_epo
     from utils.folder import Refused
 
     procedure = {"ppo": ppo.ppo, "ppg": ppg.ppg}[training.cfg.algo]
-
     reason, code = "error", 1
     try:
         recorder.begin(training, allow_mismatch)
@@ -303,7 +303,7 @@ def describe_start(training: Training) -> str:
     return (
         f"{cfg.env} -> {cfg.run_dir}  (preset {cfg.preset}, seed {cfg.seed})\n"
         f"{ranks}, {cfg.num_envs} environments, {machine}; {networks}; "
-        f"{cfg.num_epochs} epochs of {cfg.steps_per_epoch:,} steps"
+        f"{cfg.num_epochs} epoch{'s' * (cfg.num_epochs != 1)} of {cfg.steps_per_epoch:,} steps"
     )
 
 

@@ -204,6 +204,11 @@ def test_ppo_names_no_game():
     assert not own & {option.name for family in envs.families() for option in family.options}
 
 
+def test_the_end_of_a_name_is_enough_for_a_hint():
+    """Spinning Up's users and others ask for --lr first."""
+    assert config.unknown("lr", "CartPole-v1") == "no setting 'lr', did you mean pi-lr or v-lr?"
+
+
 def test_a_command_takes_back_a_value_that_begins_like_a_flag():
     """A folder called --x, for instance."""
     cfg = build(env="Echo-v0", init_from="--x", network="--resume")

@@ -184,6 +184,8 @@ def test_run_folder_and_missing_policy(echo):
     assert find_policy(str(run)) == run / "policy" / "last"
     with pytest.raises(BadPolicy, match="no policy found"):
         find_policy(str(run / "nowhere"))
+    with pytest.raises(BadPolicy, match=f"expected a run folder, such as {run}, "):
+        find_policy(str(run.parent))  # an experiment's folder
 
 
 class Bomb:

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import numpy as np
 
@@ -355,8 +355,8 @@ def agreed(comm: Comm, action: Callable[[], T], caught: tuple[type[Exception], .
     return cast("T", result)
 
 
-def exit_together(comm: Comm | None, error: BaseException) -> None:
-    """Print this rank's traceback and end all ranks, at once and with a non-zero code. Does not return.
+def exit_together(comm: Comm | None, error: BaseException) -> NoReturn:
+    """Print this rank's traceback and end all ranks, at once and with a non-zero code.
 
     Other threads of this process are not waited for. A rank that fails before MPI starts (comm is None) joins MPI
     for the only purpose of aborting it, since others may already wait there for this one; where it cannot even do
