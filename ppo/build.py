@@ -62,8 +62,21 @@ def build_training(cfg: PPOConfig, comm: mpi.Comm, watchdog: Watchdog | None = N
     heads = ppg.heads(cfg, ac).to(device)
     nets, learners = build_learners(cfg, comm, ac.to(device), dtype, heads)
     timer = Timer(lambda: comm.wait_seconds)
-    parts = (cfg, comm, env, ac, nets, buf, learners, device, watchdog, timer, arithmetic(env.shows_images, dtype))
-    training = Training(*parts, heads=heads, obs=obs)
+    training = Training(
+        cfg=cfg,
+        comm=comm,
+        env=env,
+        ac=ac,
+        nets=nets,
+        buf=buf,
+        learners=learners,
+        device=device,
+        watchdog=watchdog,
+        timer=timer,
+        arithmetic=arithmetic(env.shows_images, dtype),
+        heads=heads,
+        obs=obs,
+    )
     if cfg.algo == "ppg":
         training.auxiliary = ppg.auxiliary_learners(cfg, learners)
     discount = cfg.gamma if cfg.norm_rew else None
