@@ -56,7 +56,7 @@ def read(info: Mapping[str, Any]) -> Architecture:
     """Return what a `policy.json`, perhaps a stranger's, says of its networks; older ones name the network alone.
 
     Raises:
-        ValueError: a value that is none.
+        ValueError: a value that no such network has.
     """
     found = {name: info[name] for name in Architecture._fields if name in info}
     policies = ("feedforward", *MEMORIES)

@@ -1,7 +1,6 @@
 """The command line of `ppo.run`: flags made from the algorithm's settings and the chosen family's options.
 
-Which flags there are depends on the environment, and which defaults on preset and file, so that the words that choose
-them are read first.
+Which flags there are depends on the environment, and their defaults on preset and file, so these three are read first.
 """
 
 from __future__ import annotations
@@ -30,7 +29,13 @@ GROUPS = {
     "machine": "device",
 }
 CODE = re.compile(r"[\w.]+:[\w.-]+")  # MODULE:NAME
-PLACES = ("env", "device", "exp_name", "data_dir", "init_from")  # settings with a colon that name no code, or not here
+PLACES = (
+    "env",
+    "device",
+    "exp_name",
+    "data_dir",
+    "init_from",
+)  # a colon in these names no code, or (env) is looked at before
 STARTING = ("cpu", "resume", "overwrite", "allow_mismatch", "config", "print_config", "presets")
 
 

@@ -25,8 +25,8 @@ def play(env: Any, act: Act, state: torch.Tensor, seed: int, show: Callable[[np.
 
     Args:
         env: as `envs.make_visible` returns it.
-        act: chooses the action; what an episode is remembered by in `state` (1, S) is set to zero where one ends.
-        state: zeros.
+        act: chooses the action, and changes what is remembered of the running episode.
+        state: (1, S) what is remembered, zeros at first; set to zero again where an episode ends.
         seed: of starts and actions.
         show: is given every picture.
     """

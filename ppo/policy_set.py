@@ -1,4 +1,4 @@
-"""Several policies that play one game together: in each part of it acts the policy that was trained there.
+"""Several policies that play one game: each part of it is played by the policy that was trained there.
 
 What the parts are is the environment's own (`VecEnv.part`): for the whole of Super Mario Bros its stages.
 """
@@ -17,7 +17,7 @@ from ppo.policy import BadPolicy, Policy, load_policy
 class PolicySet:
     """Acts as one `Policy` does, with another policy in each part of the environment.
 
-    Where there is none for a part, or the environment has no parts, acts the first one of the set.
+    Where there is none for a part, or the environment has no parts, the first one of the set acts.
 
     Attributes:
         policies: by the id of the environment that each was trained in; at least one.

@@ -132,7 +132,7 @@ def relaunch(ranks: int, argv: list[str]) -> NoReturn:
 def until_main() -> list[str]:
     """Return words before a command that keep Ctrl-C and SIGTERM from it until it asks, also while Python starts.
 
-    No words where `env` cannot do that (coreutils 8.31 can): one in that instant ends this rank alone then.
+    No words where `env` cannot do that (before coreutils 8.31): a signal in that instant then ends this rank alone.
     """
     words = ["env", "--block-signal=INT,TERM"]
     try:

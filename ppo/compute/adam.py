@@ -95,7 +95,8 @@ class ShardedAdam:
 
     def _take_copies(self, copies: Copies | None) -> None:
         """Put the copies into one array, which the ranks of a host share where they can."""
-        self._copies, parameters = copies, copies.parameters if copies is not None else []
+        self._bfloat16_body = copies
+        parameters = copies.parameters if copies is not None else []
         count, device = sum(p.numel() for p in parameters), self.weights.flat.device
         shared = self._comm.host_buffer(count) if count and device.type == "cpu" else None
         self.first_to_send = count if shared is not None else 0  # of the weights, in an update
@@ -115,16 +116,16 @@ class ShardedAdam:
     def zero_gradient(self) -> None:
         """Begin a minibatch: for weights with copies, the first new gradients replace the old ones."""
         self.gradient.flat[len(self.copies) :].zero_()
-        if self._copies is not None:
-            self._copies.expect_gradients()
+        if self._bfloat16_body is not None:
+            self._bfloat16_body.expect_gradients()
 
     @staticmethod
     def sum_gradients(optimisers: Sequence[ShardedAdam]) -> list[float]:
         """Sum each network's gradient over the ranks, each rank its part; return the squares of the parts' norms."""
         comm = optimisers[0]._comm
         for optimiser in optimisers:
-            if optimiser._copies is not None:
-                optimiser._copies.zero_missing()
+            if optimiser._bfloat16_body is not None:
+                optimiser._bfloat16_body.zero_missing()
         if comm.world_size > 1:
             comm.reduce_scatter(*(optimiser.gradient.to_host() for optimiser in optimisers))
             for optimiser in optimisers:
