@@ -4,12 +4,14 @@ import ctypes
 import mmap
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
-from tests.conftest import run
+from tests.conftest import ROOT, run
 from utils import mpi, system
 from utils.command import any_character
 from utils.watchdog import StopSignals, Watchdog
@@ -115,6 +117,30 @@ def test_a_closed_watchdog_ends_nothing(monkeypatch):
         dog._done.set()
         time.sleep(1.2)
     dog.close()
+
+
+ENDINGS = """
+import sys, threading, time
+from utils import mpi
+from utils.watchdog import Watchdog
+threading.Thread(target=time.sleep, args=(60,)).start()
+if sys.argv[1] == "stall":
+    with Watchdog(mpi.Comm(), 1.0):
+        time.sleep(60)
+print("unread")
+mpi.exit_together(mpi.Comm(), RuntimeError())
+"""
+
+
+@pytest.mark.parametrize("how", ["stall", "failure"])
+def test_a_rank_ends_although_nobody_reads_what_it_says(how):
+    """With its outputs closed at their other end, one that stalls is ended, and one that fails ends the job."""
+    read, write = os.pipe()
+    os.close(read)
+    words, env = [sys.executable, "-c", ENDINGS, how], os.environ | {"PYTHONUNBUFFERED": ""}
+    done = subprocess.run(words, stdout=write, stderr=write, cwd=ROOT, env=env, timeout=30, check=False)
+    os.close(write)
+    assert done.returncode == 1
 
 
 def test_signals_are_given_back_once():

@@ -8,6 +8,7 @@ A rank that fails must end the whole job: see `exit_together`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -16,13 +17,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 import numpy as np
 
-from utils.command import printable
+from utils.command import drop_unwritten, printable
 
 T = TypeVar("T")
 
@@ -181,7 +181,7 @@ class MpiComm(Comm):
         self._windows: list[Any] = []
         self._shared: dict[int, list[np.ndarray]] = {}  # by the address of this rank's buffer: the buffers of all ranks
 
-    @contextmanager
+    @contextlib.contextmanager
     def _timed(self, call: str) -> Iterator[None]:
         start, self.waiting = time.monotonic(), True
         self._calls += 1
@@ -364,8 +364,8 @@ def exit_together(comm: Comm | None, error: BaseException) -> NoReturn:
     """
     code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
     lines = "".join(traceback.format_exception(error))
-    sys.stdout.flush()
-    sys.stderr.write(f"\nrank {launched_rank()} failed:\n{lines}")
+    drop_unwritten(sys.stdout)
+    complain(f"\nrank {launched_rank()} failed:\n{lines}")
     let_launcher_forward()
     if comm is None and launched_size() > 1:
         try:
@@ -407,9 +407,15 @@ def _is_old(path: Path, age: float) -> bool:
     return stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid() and time.time() - found.st_mtime > age
 
 
+def complain(text: str) -> None:
+    """Write to standard error; that nobody reads it any more must not keep this rank from ending the job."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
 def let_launcher_forward() -> None:
     """Give the launcher a moment to pass standard error on: what it has not read when a job is aborted is lost."""
-    sys.stderr.flush()
     time.sleep(0.5)
 
 

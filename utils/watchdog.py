@@ -5,17 +5,16 @@ It must be a thread of its own: an emulator stuck in an endless loop never retur
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 from utils import system
-from utils.mpi import Comm, let_launcher_forward
+from utils.mpi import Comm, complain, let_launcher_forward
 
 
 class Watchdog:
@@ -50,7 +49,7 @@ class Watchdog:
         self.phase = phase
         self._moved = time.monotonic()
 
-    @contextmanager
+    @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Let the block take as long as it likes."""
         self._paused = True
@@ -81,8 +80,7 @@ class Watchdog:
                 self._moved += now - looked
             looked = now
             if self._launched and os.getppid() != self._parent and not self._done.is_set():
-                sys.stderr.write(f"rank {self._comm.rank}: the launcher has died; ending\n")
-                sys.stderr.flush()
+                complain(f"rank {self._comm.rank}: the launcher has died; ending\n")
                 os._exit(1)
             still = time.monotonic() - self._moved
             grace = min(10.0, 0.5 * self._stall_timeout) if self._comm.waiting else 0.0
@@ -96,12 +94,12 @@ class Watchdog:
 
     def _report_and_abort(self, still: float) -> None:
         waits = "; it waits for the other ranks, one of which is stuck or stopped" if self._comm.waiting else ""
-        sys.stderr.write(
+        complain(
             f"\nrank {self._comm.rank} has not moved for {still:.0f} s (limit {self._stall_timeout:.0f} s) in phase "
             f"'{self.phase}'{waits}; its threads are here:\n"
         )
-        sys.stderr.flush()
-        faulthandler.dump_traceback(all_threads=True)
+        with contextlib.suppress(OSError, ValueError):  # standard error is no file
+            faulthandler.dump_traceback(all_threads=True)
         let_launcher_forward()
         self._comm.abort(1)
         os._exit(1)
