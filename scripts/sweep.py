@@ -166,12 +166,15 @@ def complete(job: Job) -> bool:
     if files.read_json(job.folder / "exit.json").get("reason") != "finished":
         return False
     config = files.read_json(job.folder / "config.json")
-    named = {name.replace("-", "_"): value for name, value in job.flags.items() if value}
-    return bool(config) and all(_same(config[name], value) for name, value in named.items() if name in config)
+    asked = {name.replace("-", "_"): value or "true" for name, value in job.flags.items()}
+    asked |= {name.removeprefix("no_"): "false" for name in asked if name.startswith("no_")}
+    return bool(config) and all(_same(config[name], value) for name, value in asked.items() if name in config)
 
 
 def _same(recorded: object, asked: str) -> bool:
-    """Return whether a value in config.json is the one on the command line: 0.0001 is 1e-4."""
+    """Return whether a value in config.json is the one on the command line: 0.0001 is 1e-4, and A,B a list."""
+    if isinstance(recorded, list) and asked.split(",") == recorded:
+        return True
     try:
         return float(str(recorded)) == float(asked)
     except ValueError:

@@ -143,6 +143,26 @@ def test_a_finished_run_counts_only_for_the_length_it_had(tmp_path):
     assert len((tmp_path / "l" / "l_s0" / "progress.txt").read_text().splitlines()) == 7
 
 
+@pytest.mark.parametrize(
+    ("flags", "finished"),
+    [
+        ({"anneal-lr": ""}, True),
+        ({"anneal-lr": "false"}, False),
+        ({"no-anneal-lr": ""}, False),
+        ({"norm-rew": ""}, False),
+        ({"no-norm-rew": ""}, True),
+        ({"pi-lr": "1e-4", "stages": "1-1,1-2", "init": "none"}, True),
+        ({"stages": "1-1"}, False),
+    ],
+)
+def test_a_finished_run_counts_only_for_the_settings_it_had(tmp_path, flags, finished):
+    """Switches without a value and lists are settings like any other."""
+    config = {"anneal_lr": True, "norm_rew": False, "pi_lr": 0.0001, "stages": ["1-1", "1-2"], "init": None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "exit.json").write_text(json.dumps({"reason": "finished"}))
+    assert sweep.complete(sweep.Job("s", "0", tmp_path, flags)) == finished
+
+
 def test_ctrl_c_reaches_each_run_once_and_the_sweep_waits_and_later_resumes(tmp_path):
     code = f"import sys; from scripts import sweep; sys.exit(sweep.main(sys.argv[1:], {FAKE!r}, lambda words: None))"
     argv = [
