@@ -202,9 +202,7 @@ def write_ways(args: argparse.Namespace, env_id: str, path: Path) -> None:
     if not ways:
         raise ValueError(f"{env_id}: no way to the flag in {args.ways} explorations of {MAX_STEPS:,} decisions")
     kept: list[Moment] = [moment for way in ways for moment in demonstrations.moments(way, EVERY)]
-    temp = path.with_name(f".tmp-{path.name}")
-    write_states(temp, [moment.state for moment in kept])
-    temp.replace(path)
+    write_states(path, [moment.state for moment in kept])
     print(f"{env_id}: {len(kept)} states along {len(ways)} ways", flush=True)
 
 

@@ -25,6 +25,7 @@ from envs.mario.native_vector import read_states, write_states
 from ppo.evaluate import environment, find_policy
 from ppo.policy import Policy, load_policy
 from utils import command
+from utils.files import write_atomically
 from utils.folder import read_json
 from utils.seeding import evaluation_uniforms
 
@@ -110,9 +111,7 @@ def explore_all(args: argparse.Namespace) -> None:
         row = table["stages"].get(f"{world}-{stage}")
         if row is None or (not row["way"] and row["decisions"] < args.max_steps):
             row = table["stages"][f"{world}-{stage}"] = explore_one(args, env_id)
-            temp = path.with_name(f".tmp-{TABLE}")
-            temp.write_text(json.dumps(table, indent=1) + "\n")
-            temp.replace(path)
+            write_atomically(path, (json.dumps(table, indent=1) + "\n").encode())
         way = f"{row['way']:>15,}  {row['frames']:>12,}" if row["way"] else "   none"
         print(f"{world}-{stage}     {row['decisions']:>11,}  {row['cpu_seconds']:>11.1f}  {way}", flush=True)
     rows = table["stages"].values()

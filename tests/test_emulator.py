@@ -382,6 +382,22 @@ def test_episodes_can_start_from_a_state(tmp_path):
         envs.make_vec("SuperMarioBros-1-1-v0", 1, 0, start_states=str(tmp_path / "starts"))
 
 
+def test_a_full_disk_leaves_the_states_that_were_there(tmp_path):
+    """As `scripts.states --append` may meet it: an OSError, the old file whole, and nothing beside it."""
+    env = envs.make_vec("SuperMarioBros-1-1-v0", 2, 0)
+    env.reset()
+    states, path = env.get_state(), tmp_path / "states"
+    write_states(path, states)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, limits[1]))
+    try:
+        with pytest.raises(OSError, match="large"):
+            write_states(path, states * 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert read_states(path) == states and list(tmp_path.iterdir()) == [path]
+
+
 def test_an_episode_from_a_state_sees_what_was_seen_before_it(tmp_path):
     """It begins with the saved frame stack, four different frames in mid-jump; with another crop, with equal ones."""
     options = {"start_states": str(tmp_path / "starts"), "start_share": 1.0}

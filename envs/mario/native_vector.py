@@ -23,7 +23,7 @@ from envs.mario.emulator import HEIGHT, RAM_SIZE, WIDTH, Cartridge
 from envs.mario.native_game import target_numbers
 from envs.mario.preprocess import HUD_ROWS
 from envs.vector import check_arrays, check_count, check_number, pack, unpack
-from utils.files import read_file
+from utils.files import read_file, write_atomically
 from utils.seeding import Purpose, generator
 
 STATE_VERSION = 1
@@ -50,17 +50,18 @@ class Start(NamedTuple):
 
 
 def write_states(path: str | Path, states: Sequence[bytes]) -> None:
-    """Write states, as `get_state` returns them, to a file for the option `start_states`.
+    """Write states, as `get_state` returns them, to a file for the option `start_states`; it appears when complete.
 
     Raises:
         ValueError: none given, or one that the native vector did not write.
+        OSError: disk full, ...; a file that was there is as before.
     """
     if not states:
         raise ValueError("states: none given, expected at least one")
     for state in states:
         unpack(KIND, STATE_VERSION, state)
     sizes = b"".join(len(state).to_bytes(8, "little") for state in states)
-    Path(path).write_bytes(FILE_MAGIC + len(states).to_bytes(8, "little") + sizes + b"".join(states))
+    write_atomically(Path(path), FILE_MAGIC + len(states).to_bytes(8, "little") + sizes + b"".join(states))
 
 
 def read_states(path: str | Path, option: str = "start_states") -> list[bytes]:
@@ -113,31 +114,28 @@ class NativeMarioVec(MarioVecBase):
         self._starts: dict[tuple[Any, ...], int] = {}  # stage and moment -> number in native code
         rams = [self._core.vector_ram(self._address, i) for i in range(num_envs)]
         self._rams = [self._handle.view(address, RAM_SIZE) for address in rams]
-        self._pool = self._read_pool("start_states")
+        self._pool = [self._start_of(state) for state in self._read("start_states")]
         self._curriculum: Curriculum | None = None
         if options["start_curriculum"] is not None:
             self._read_curriculum()
 
-    def _read_pool(self, option: str) -> list[Start] | None:
-        """Return the start that every state in the option's file is, if there is a file."""
+    def _read(self, option: str) -> list[bytes]:
+        """Return the states in the option's file, none where there is no file."""
         path = self.options[option]
         if path is None:
-            return None
+            return []
         states = read_states(path, option)
         self.spec_dict[f"{option}_sha256"] = hashlib.sha256(b"".join(states)).hexdigest()
-        return [self._start_of(state) for state in states]
+        return states
 
     def _read_curriculum(self) -> None:
         """Arrange the states of the curriculum's file along their ways, by looking at each."""
-        self._pool = self._read_pool("start_curriculum")
-        assert self._pool is not None
         self._memory_views = [memoryview(ram) for ram in self._rams]  # type: ignore[arg-type]
         moments = []
-        for state, start in zip(
-            read_states(self.options["start_curriculum"], "start_curriculum"), self._pool, strict=True
-        ):
+        for state in self._read("start_curriculum"):
             decision = check_count(unpack(KIND, STATE_VERSION, state, self._most())[0], "ep_len")
-            self._start(0, start, b"")
+            self._pool.append(self._start_of(state))
+            self._start(0, self._pool[-1], b"")
             moments.append((decision, position(self._memory_views[0])))
         self._curriculum = Curriculum(moments)
         self.learns = True
@@ -237,9 +235,8 @@ class NativeMarioVec(MarioVecBase):
         draws = generator(self.seed, index, Purpose.START, episode)
         moment = self._curriculum.draw(draws) if self._curriculum is not None else None
         if moment is not None:
-            assert self._pool is not None
             self._start(i, self._pool[moment], b"")
-        elif self._pool is not None and self._curriculum is None and draws.random() < self.options["start_share"]:
+        elif self._pool and self._curriculum is None and draws.random() < self.options["start_share"]:
             self._start(i, self._pool[draws.integers(len(self._pool))], b"")
         else:
             self._start(i, Start(draw_target(shared, self.seed, index, episode)), draw_start(shared, draws))
