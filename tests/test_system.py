@@ -3,6 +3,7 @@
 import ctypes
 import mmap
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -93,6 +94,19 @@ assert mapped() - before < 1 << 20 and sizes[2] <= sizes[0] + (1 << 20) and size
 assert comm.sum(np.array([1.0]))[0] == comm.world_size
 print("freed")
 """
+
+
+def test_the_commit_is_that_of_the_checkout_which_holds_the_code(tmp_path, monkeypatch):
+    """Installed into an environment below another project's checkout, it is not that project's."""
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", system.commit())
+    here = tmp_path / ".venv" / "site-packages" / "utils" / "system.py"
+    write(here, "")
+    write(tmp_path / "theirs.py", "")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@y.z"]
+    for words in (["init", "-q"], ["add", "theirs.py"], ["commit", "-q", "-m", "theirs"]):
+        subprocess.run([*git, *words], check=True)
+    monkeypatch.setattr(system, "__file__", str(here))
+    assert system.commit() == "unknown"
 
 
 @pytest.mark.mpi

@@ -20,7 +20,6 @@ PACKAGES = (
     "opencv-python safetensors"
 ).split()
 
-
 PROC = Path("/proc")  # Linux; other systems have none
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -123,9 +122,13 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Return the checkout's commit, with "+changes" where files differ from it, or "unknown" outside a checkout."""
+    """Return the checkout's commit, with "+changes" where files differ from it, or "unknown" outside a checkout.
+
+    A package that is installed below another project's checkout is none of its files.
+    """
     root = Path(__file__).resolve().parent.parent
     try:
+        _git(root, "ls-files", "--error-unmatch", "utils/system.py")
         head = _git(root, "rev-parse", "HEAD")
         return head + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
