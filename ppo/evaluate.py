@@ -82,8 +82,8 @@ def load_players(folder: Path, network: str | None = None, env_id: str | None = 
 
 def find_checkpoint(run: Path, which: str) -> Path:
     """Return the run's checkpoint after `which` steps. Raises BadPolicy, which names those that there are."""
-    steps = {int(path.name[5:]): path for path in run.glob("checkpoints/step_*") if path.name[5:].isdigit()}
-    if not which.isdigit() or int(which) not in steps:
+    steps = {int(path.name[5:]): path for path in run.glob("checkpoints/step_*") if path.name[5:].isdecimal()}
+    if not which.isdecimal() or int(which) not in steps:
         there = ", ".join(map(str, sorted(steps))) or "none"
         raise BadPolicy(f"checkpoint: {which!r}, expected best, last or the steps of one in {run}/checkpoints: {there}")
     return steps[int(which)]

@@ -121,7 +121,7 @@ def grid(flags: dict[str, list[str]]) -> list[Job]:
     flags = dict(flags)
     seeds = flags.pop("seed", None) or ["0"]
     for seed in seeds:
-        if not seed.isdigit():
+        if not seed.isdecimal():
             raise ValueError(f"--seed takes whole numbers >= 0, got {seed!r}")
     base = _base_name(flags)
     data = Path(flags.get("data-dir", ["data"])[0])

@@ -144,6 +144,13 @@ def test_prefixes_folders_select_and_exclude_choose_runs(tmp_path):
         runs.find(str(tmp_path / "gamma"))
 
 
+def test_folders_are_sorted_by_their_numbers(tmp_path):
+    """s2 before s10, whatever other letters and digits a path has."""
+    for seed in (10, 2):
+        write_run(tmp_path / "m1\u00b22", "alpha", seed, epochs=2)
+    assert [path.name for path in runs.find(str(tmp_path))] == ["alpha_s2", "alpha_s10"]
+
+
 def test_runs_with_other_settings_are_shown_apart_and_said(tmp_path):
     write_run(tmp_path, "a", 0)
     write_run(tmp_path, "a", 1, spec={"reward": "score"})

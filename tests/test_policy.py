@@ -106,7 +106,8 @@ def test_a_checkpoint_of_a_run_is_a_policy(echo, tmp_path):
     checkpoint.save_checkpoint(run / "checkpoints", 640, tensors, {}, 2)
     policy = load_policy(find_policy(str(run), "640"))
     assert all(torch.equal(p, ac.state_dict()[name]) for name, p in policy.ac.state_dict().items())
-    for which in ("641", "x", "-1"):
+    (run / "checkpoints" / "step_\u00b2").mkdir()  # a digit that is no decimal one
+    for which in ("641", "x", "-1", "\u00b2"):
         with pytest.raises(BadPolicy, match="expected best, last or the steps of one in .*: 640"):
             find_policy(str(run), which)
 

@@ -125,7 +125,7 @@ def find(argument: str, data_dir: str = "data") -> list[Path]:
 
 def _natural(path: Path) -> list[tuple[int, str]]:
     """Return a key that sorts exp_s2 before exp_s10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", str(path))]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", str(path))]
 
 
 def _walk(folder: Path) -> Iterator[Path]:
