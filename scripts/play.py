@@ -122,6 +122,8 @@ def check_follow(args: argparse.Namespace) -> None:
     """Fill in how many episodes are played, and see that --follow has a run and comes to an end where a file does."""
     if args.follow and args.policy is None:
         raise ValueError("follow: only with a run folder")
+    if args.follow and args.checkpoint not in (None, "best", "last"):
+        raise ValueError(f"follow: checkpoint {args.checkpoint!r}, expected best or last")
     if args.follow and args.episodes is None and (args.video or args.gif):
         raise ValueError("follow: has no end: with --video or --gif give --episodes too")
     if args.episodes is None:

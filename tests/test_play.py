@@ -161,6 +161,7 @@ def test_a_recording_is_replayed_exactly(tmp_path, capsys):
         (["--random", "--env", "SuperMarioBros-9-9-v0", "--gif", "x.gif"], "unknown id"),
         (["--human", "--env", "CartPole-v1"], "cannot be played with a keyboard"),
         (["--human", "--env", "SuperMarioBrosRandomStages-v0"], "draws its stages"),
+        (["run", "--follow", "--checkpoint", "614400", "--gif", "x.gif", "--episodes", "1"], "expected best or last"),
         (["--replay", "nowhere.json"], "no such file"),
         (["nowhere", "--gif", "x.gif"], "no policy found"),
     ],
