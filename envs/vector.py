@@ -338,6 +338,19 @@ class VecEnv(VectorEnv, ABC):
         """Return what the last `learn_from` adds to progress.txt: the family's columns `learned`."""
         return {}
 
+    def watch(self, show: Callable[[np.ndarray], None]) -> Callable[[], None]:
+        """Let `show` have every picture (H, W, 3) uint8 RGB of environment 0; return what is called after each step.
+
+        Here it is drawn once per step. An emulator passes on each frame that it plays, not only those that the agent
+        sees.
+        """
+
+        def draw() -> None:
+            pictures: Any = self.render()
+            show(pictures[0])
+
+        return draw
+
     def begin_after(self, states: list[bytes]) -> np.ndarray:
         """Begin in each environment the episode after the one in its state, which another environment may have written.
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 import envs
-from envs.watch import show_frames
 from ppo.policy import Policy
 from utils.seeding import evaluation_uniforms
 from utils.video import VideoFile, even
@@ -30,7 +29,7 @@ def play(env: Any, act: Act, state: torch.Tensor, seed: int, show: Callable[[np.
         seed: of starts and actions.
         show: is given every picture.
     """
-    drawn = show_frames(env, show)
+    drawn = env.watch(show)
     env.seed = seed
     obs, _ = env.reset(seed=seed)
     for uniform in evaluation_uniforms(seed, [0], math.prod(env.single_action_space.shape)):

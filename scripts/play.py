@@ -21,7 +21,9 @@ import torch
 from tqdm import tqdm
 
 import envs
-from envs.mario import demonstrations
+from envs.mario import demonstrations, stages
+from envs.mario.actions import button_byte
+from envs.mario.backends import Consoles, rgb
 from envs.mario.python_vector import FPS
 from ppo import film
 from ppo.evaluate import environment, find_players, load_players
@@ -330,7 +332,7 @@ def by_demonstrations(args: argparse.Namespace) -> None:
 
     def watch(console: Any) -> None:
         if next(count) % args.every == 0:
-            show.show(np.ascontiguousarray(console.screen[:, :, 2::-1]))
+            show.show(rgb(console.screen))
 
     try:
         for way in ways:
@@ -392,9 +394,6 @@ def build_console(env_id: str, emulator: str) -> Any:
     """Return a console with the game in it. Raises ValueError for what is not one game of Mario."""
     if envs.find_family(env_id).name != "mario":
         raise ValueError(f"env: {env_id} cannot be played with a keyboard, Mario can")
-    from envs.mario import stages
-    from envs.mario.backends import Consoles
-
     envs.check_options(env_id, emulator=emulator)
     game = stages.parse(env_id)
     if game is None or game.random:
@@ -407,7 +406,7 @@ def play_console(console: Any, buttons: Callable[[], int | None], pressed: bytea
     console.reset()
     ret, done = 0.0, False
     if show.window is not None:
-        show.show(np.ascontiguousarray(console.screen[:, :, 2::-1]))
+        show.show(rgb(console.screen))
     while not done:
         byte = buttons()
         if byte is None:
@@ -415,15 +414,13 @@ def play_console(console: Any, buttons: Callable[[], int | None], pressed: bytea
         reward, done = console.step(byte)
         pressed.append(byte)
         ret += reward
-        show.show(np.ascontiguousarray(console.screen[:, :, 2::-1]))
+        show.show(rgb(console.screen))
     if show.window is not None or not any(isinstance(sink, video.Terminal) for sink in show.sinks):
         print(f"return {ret:.0f}, {len(pressed)} frames")
 
 
 def held(show: Screen) -> int:
     """Return the controller byte of the keys that are down; opposite directions cancel, as on a real pad."""
-    from envs.mario.actions import button_byte
-
     assert show.window is not None
     names = set(show.window.held(KEYS))
     for pair in ({"left", "right"}, {"up", "down"}):

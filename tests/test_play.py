@@ -269,6 +269,18 @@ def test_what_a_simulator_cannot_draw_is_one_line(tmp_path, monkeypatch, capsys)
     assert not out.exists()
 
 
+def test_an_environment_may_have_a_watch_of_its_own(tmp_path, monkeypatch):
+    """What a user's wrapper calls so is no emulator's: it is drawn once per step."""
+    wrapper = "def wrapped(env):\n    return type('Kept', (gymnasium.Wrapper,), {'watch': 1})(env)\n"
+    drawn = UNDRAWN.replace('raise RuntimeError("no OpenGL here")', "return numpy.zeros((8, 8, 3), numpy.uint8)")
+    (tmp_path / "drawn.py").write_text("import numpy\n" + drawn.replace("Undrawn", "Drawn") + wrapper)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    out = tmp_path / "x.gif"
+    flags = ["--env", "drawn:Drawn-v0", "--wrapper", "drawn:wrapped", "--episodes", "3", "--gif", str(out)]
+    assert play.main(["--random", *flags]) == 0
+    assert out.exists()
+
+
 @pytest.mark.parametrize(
     ("env", "needs"), [("CartPole-v1", "pygame"), ("LunarLander-v3", "Box2D"), ("HalfCheetah-v5", "mujoco")]
 )

@@ -83,9 +83,7 @@ class AtariEnv:
         """Args: index: its global number. stack: (S, 84, 84) uint8, the row of the observations that it writes."""
         self.rules, self.index, self.stack = rules, index, stack
         self.final = np.zeros_like(stack)  # the observation with which a life or a game ended
-        self.watch: Callable[[np.ndarray], None] | None = (
-            None  # called with the screen (H, W, 3) after every frame of a game
-        )
+        self.watch: Callable[[np.ndarray], None] | None = None  # called with the screen after every frame of a game
         self._load(seed)
 
     def _load(self, seed: int) -> None:

@@ -7,6 +7,7 @@ of the game, with the score of all its lives.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -29,8 +30,8 @@ class AtariVec(VecEnv):
 
     def __init__(self, env_id: str, num_envs: int, seed: int, first_index: int, options: dict[str, Any]) -> None:
         self._obs = np.zeros((num_envs, options["stack"], SIZE, SIZE), np.uint8)
-        said = rules(env_id, options)
-        self.envs = [AtariEnv(said, first_index + i, seed, self._obs[i]) for i in range(num_envs)]
+        game = rules(env_id, options)
+        self.envs = [AtariEnv(game, first_index + i, seed, self._obs[i]) for i in range(num_envs)]
         actions = self.envs[0].actions
         super().__init__(
             num_envs, seed, first_index, Box(0, 255, self._obs.shape[1:], np.uint8), Discrete(len(actions))
@@ -44,7 +45,7 @@ class AtariVec(VecEnv):
             "preprocess_version": PREPROCESS_VERSION,
             "buttons": [[action.name] for action in actions],
             "emulator": "ale",
-            "rom_md5": hashlib.md5(rom_path(said.rom).read_bytes()).hexdigest(),
+            "rom_md5": hashlib.md5(rom_path(game.rom).read_bytes()).hexdigest(),
             "versions": {"ale-py": ale_py.__version__},
         }
         threads = min(options["threads"], num_envs)
@@ -103,6 +104,11 @@ class AtariVec(VecEnv):
     def render(self) -> tuple[np.ndarray, ...]:
         """Return the screen of every game as (H, W, 3) uint8 RGB."""
         return tuple(env.picture() for env in self.envs)
+
+    def watch(self, show: Callable[[np.ndarray], None]) -> Callable[[], None]:
+        """Let `show` have every frame of the first game; see `VecEnv.watch`."""
+        self.envs[0].watch = show
+        return lambda: None
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the threads."""

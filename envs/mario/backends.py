@@ -1,4 +1,4 @@
-"""Who plays the frames: the emulators by name, what each of them offers, and the pile that consoles are lent from."""
+"""Who plays the frames: the emulators by name, what each of them offers, and a pool of consoles."""
 
 from __future__ import annotations
 
@@ -52,8 +52,13 @@ class Backend(Protocol):
         """Free the console."""
 
 
+def rgb(screen: np.ndarray) -> np.ndarray:
+    """Return a back end's screen as (240, 256, 3) uint8 RGB, a copy."""
+    return np.ascontiguousarray(screen[:, :, 2::-1])
+
+
 class Consoles:
-    """Back ends that are lent to environments, one pile for each stage, so that random stages build few of them."""
+    """Back ends that environments take and give back, by stage, so that random stages build few of them."""
 
     def __init__(self, emulator: str, game: stages.Game) -> None:
         module, name = EMULATORS[emulator]

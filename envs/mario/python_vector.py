@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from envs.mario import rules
-from envs.mario.backends import Backend, Consoles
+from envs.mario.backends import Backend, Consoles, rgb
 from envs.mario.base import CAUSES, MAX_FRAMES, MarioVecBase, Setup, draw_start, draw_target
 from envs.vector import check_arrays, check_count, pack
 from utils.seeding import Purpose, generator
@@ -221,7 +221,12 @@ class MarioVec(MarioVecBase):
 
     def render(self) -> tuple[np.ndarray, ...]:
         """Return the screen of every console as (240, 256, 3) uint8 RGB, the caller's own copies."""
-        return tuple(np.ascontiguousarray(env.backend.screen[:, :, 2::-1]) for env in self.envs)
+        return tuple(rgb(env.backend.screen) for env in self.envs)
+
+    def watch(self, show: Callable[[np.ndarray], None]) -> Callable[[], None]:
+        """Let `show` have every frame of the first game; see `VecEnv.watch`."""
+        self.envs[0].watch = lambda screen: show(rgb(screen))
+        return lambda: None
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the threads and free the consoles."""
