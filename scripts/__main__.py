@@ -10,6 +10,7 @@ COMMANDS = {
     "train": ("ppo.run", "train"),
     "play": ("scripts.play", "watch a policy, or play"),
     "evaluate": ("scripts.evaluate", "play episodes and count what happens"),
+    "export": ("scripts.export", "make a policy that can be sent to others"),
     "plot": ("utils.plot", "draw learning curves"),
     "compare": ("utils.compare", "compare experiments"),
     "report": ("utils.report", "make a page about runs"),
