@@ -109,6 +109,19 @@ def test_the_commit_is_that_of_the_checkout_which_holds_the_code(tmp_path, monke
     assert system.commit() == "unknown"
 
 
+def test_memory_of_files_whose_names_are_no_text_is_no_obstacle(tmp_path):
+    """A process may have mapped any file: what a dead job left is removed all the same."""
+    named = os.path.join(os.fsencode(tmp_path), b"\xff")
+    with open(named, "wb+") as file:
+        file.write(b"x" * mmap.PAGESIZE)
+        file.flush()
+        with mmap.mmap(file.fileno(), 0):
+            left = tmp_path / "mpich_shm_left"
+            left.touch()
+            os.utime(left, (1, 1))
+            assert mpi.remove_leftovers(tmp_path) == [left] and not left.exists()
+
+
 @pytest.mark.mpi
 def test_shared_buffers_are_freed():
     """Three times as many buffers take no more memory than once, and MPI works on."""

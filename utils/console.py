@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from utils import columns
+from utils import columns, system
 from utils.columns import RECENT, STEPS, Column
 from utils.command import printable
 
@@ -243,11 +243,10 @@ def _launcher() -> int | None:
     """Return the process of mpirun that started this one, the outermost of several."""
     found, pid = None, os.getppid()
     while pid > 1:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            before, _, after = file.read().rpartition(")")
-        if before.partition("(")[2] in LAUNCHERS:
+        name, parent = system.process(pid)
+        if name in LAUNCHERS:
             found = pid
-        pid = int(after.split()[1])
+        pid = parent
     return found
 
 

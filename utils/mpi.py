@@ -22,6 +22,7 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import numpy as np
 
+from utils import system
 from utils.command import drop_unwritten, printable
 
 T = TypeVar("T")
@@ -371,9 +372,8 @@ def exit_together(comm: Comm | None, error: BaseException) -> NoReturn:
         try:
             comm = MpiComm()
         except Exception:  # no MPI library on this rank: the launcher is all that is left to tell the others
-            parent = _parent_of(os.getppid())
-            if parent is not None:
-                os.kill(parent, signal.SIGTERM)
+            with contextlib.suppress(OSError):  # a system without /proc does not say who that is
+                os.kill(system.process(os.getppid())[1], signal.SIGTERM)
             os._exit(code or 1)
     (comm or Comm()).abort(code or 1)
     os._exit(code or 1)
@@ -390,10 +390,10 @@ def remove_leftovers(folder: Path = Path(SHARED_MEMORY), age: float = 600.0) -> 
         return []
     for maps in Path("/proc").glob("[0-9]*/maps"):
         try:
-            text = maps.read_text()
+            text = maps.read_bytes()  # a path may be no text
         except OSError:  # somebody else's process, or one that has just ended
             continue
-        old = {path for path in old if str(path) not in text}
+        old = {path for path in old if os.fsencode(path) not in text}
     for path in old:
         path.unlink(missing_ok=True)
     return sorted(old)
@@ -417,11 +417,3 @@ def complain(text: str) -> None:
 def let_launcher_forward() -> None:
     """Give the launcher a moment to pass standard error on: what it has not read when a job is aborted is lost."""
     time.sleep(0.5)
-
-
-def _parent_of(pid: int) -> int | None:
-    """Return the process that started another; None where the system has no /proc to say."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-    except OSError:
-        return None

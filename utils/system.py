@@ -104,6 +104,12 @@ def keep_freed_memory() -> None:
     mallopt(trim_threshold, 1 << 30)
 
 
+def process(pid: int) -> tuple[str, int]:
+    """Return the name of a process, and the process that started it. Raises OSError where the system does not say."""
+    before, _, after = (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")
+    return before.partition("(")[2], int(after.split()[1])
+
+
 def end_with_parent(signal_number: int) -> None:
     """Have the kernel send this process the signal when the process that started it ends, where it is Linux."""
     with contextlib.suppress(AttributeError):
