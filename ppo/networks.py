@@ -123,6 +123,13 @@ def mlp(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
     return nn.Sequential(*flatten, *layers), 64
 
 
+def wide_mlp(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
+    """Layers of 256 and 128 ReLU units for vectors of some hundred numbers; (M, D1, D2) -> (M, D1 * D2) first."""
+    flatten = [] if len(obs_shape) == 1 else [nn.Flatten()]
+    layers = nn.Linear(int(np.prod(obs_shape)), 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU()
+    return nn.Sequential(*flatten, *layers), 128
+
+
 NETWORKS: dict[str, Body] = {
     "mario": mario_cnn,
     "nature": nature_cnn,
@@ -130,7 +137,9 @@ NETWORKS: dict[str, Body] = {
     "impala": impala_cnn,
     "impoola": impoola_cnn,
     "mlp": mlp,
+    "mlp_wide": wide_mlp,
 }
+FOR_VECTORS = ("mlp", "mlp_wide")  # the others take pictures
 
 
 def find(name: str) -> Body:
@@ -305,8 +314,8 @@ class ActorCritic(nn.Module, Evaluator):
         super().__init__()
         if isinstance(network, str) and network not in NETWORKS:
             raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {network!r}")
-        if isinstance(network, str) and (len(obs_shape) == 3) != (network != "mlp"):
-            other = "one for pictures" if network == "mlp" else "mlp"
+        if isinstance(network, str) and (len(obs_shape) == 3) == (network in FOR_VECTORS):
+            other = "one for pictures" if network in FOR_VECTORS else "mlp or mlp_wide"
             shape = tuple(obs_shape)
             raise ValueError(f"network {network!r} does not take observations of shape {shape}, expected {other}")
         if norm_obs and len(obs_shape) == 3:

@@ -1,14 +1,13 @@
 """Clear a stage from nothing: `python -m scripts.solve SuperMarioBros-3-2-v0`.
 
-Five parts, each of which is left out where its result is there already, so that the same command goes on where it
-stopped:
+Parts, each of which is left out where its result is there already, so that the same command goes on where it stopped:
     ways     with --ways: explored from disturbed starts, and the shipped demonstration: states along them
-    teach    a network that has seen what a planner does (`scripts.teach`), unless --init-from names another one
-    train    PPO from there, disturbed, until an evaluation of 100 episodes reaches the goal or the budget is spent;
-             with ways, its episodes start where the policy fails on them
+    train    PPO on what is near Mario (`--preset near`), disturbed, until an evaluation of 100 episodes reaches the
+             goal or the budget is spent; with ways, its episodes start where the policy fails on them
     prove    100 episodes each after random buttons, after waiting and with sticky buttons; over unmodified nes-py too
     show     policy, card, video and curve in DATA_DIR/solve_ID/solve_ID_sSEED_policy
-Every further flag is one of `ppo.run`, such as --init-from SuperMarioBros-1-1-v0 or --cpu 8.
+With --pixels a network that sees pictures then learns from that policy (`scripts.teach`), and is proved and shown
+likewise, in solve_ID_sSEED_pixels. Every further flag is one of `ppo.run`, such as --init-from or --cpu 8.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from envs.mario.demonstrations import Moment
 from envs.mario.explore import explore
 from envs.mario.native_vector import write_states
 from ppo import arguments
-from ppo.config import PPOConfig, all_settings
+from ppo.config import PPOConfig
 from ppo.evaluate import find_policy
 from ppo.policy import load_policy
 from scripts import export, scoreboard, teach
@@ -41,15 +40,9 @@ EVERY = 4  # decisions from one state of a way to the next
 MAX_STEPS = 500_000  # decisions of one exploration
 OWN = (
     "--env --exp-name --data-dir --seed --start-curriculum --stop-at --total-steps --epochs --resume --overwrite "
-    "--start-states --print-config --presets"
+    "--start-states --print-config --presets --preset"
 ).split()
-# What training is disturbed by, and other settings that --FLAGs replace: long ways need a small entropy bonus.
-DISTURBED = "--sticky 0.25 --start-frames 30 --start-mode random"
-UPDATE = "--pi-lr 3e-4 --train-pi-iters 4 --train-v-iters 4 --ent-coef 0.005"
-SETTINGS = f"{DISTURBED} --actions simple {UPDATE} --eval-every 16 --save-every 8".split()
-
-
-SEEN = ("network", "init", "actions", "reward", "stack", "skip", "crop_hud", "ram_obs", "seed")  # what teaching needs
+SETTINGS = "--preset near --eval-every 8 --save-every 4".split()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,10 +56,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("stages", nargs="+", metavar="ID", help="such as SuperMarioBros-3-2-v0")
     parser.add_argument("--jobs", type=int, default=1, help="stages at a time (default 1); each prints into a log")
-    text = "decisions of a stage's training (default 1,000,000)"
-    parser.add_argument("--budget", type=int, default=1_000_000, metavar="N", help=text)
-    text = f"moments that a planner teaches before (default {teach.LABELS:,})"
-    parser.add_argument("--labels", type=int, default=teach.LABELS, metavar="N", help=text)
+    text = "decisions of a stage's training (default 2,000,000)"
+    parser.add_argument("--budget", type=int, default=2_000_000, metavar="N", help=text)
+    text = "then teach a network that sees pictures, at N moments"
+    parser.add_argument("--pixels", type=int, default=0, metavar="N", help=text)
     parser.add_argument("--goal", type=float, default=0.9, help="clear rate at which training ends (default 0.9)")
     parser.add_argument(
         "--ways", type=int, default=0, help="explored ways beside the shipped one (default 0: none at all)"
@@ -85,7 +78,7 @@ def solve_all(args: argparse.Namespace, flags: list[str]) -> int:
         return max([solve(args, env_id, flags) for env_id in args.stages])
     waiting, worst = list(args.stages), 0
     running: dict[str, subprocess.Popen[bytes]] = {}
-    names = ("budget", "labels", "goal", "ways", "episodes", "seed", "data_dir")
+    names = ("budget", "pixels", "goal", "ways", "episodes", "seed", "data_dir")
     words = [word for name in names for word in ("--" + name.replace("_", "-"), str(getattr(args, name)))]
     args.data_dir.mkdir(parents=True, exist_ok=True)
     while waiting or running:
@@ -113,7 +106,7 @@ def check(args: argparse.Namespace, flags: list[str]) -> None:
             raise ValueError(f"env: {env_id!r}, expected one stage of Mario such as SuperMarioBros-1-1-v0")
     if len(set(args.stages)) < len(args.stages):
         raise ValueError("env: a stage is given twice, expected each once")
-    for name, least in {"jobs": 1, "budget": 1, "labels": 1, "ways": 0, "episodes": 1}.items():
+    for name, least in {"jobs": 1, "budget": 1, "pixels": 0, "ways": 0, "episodes": 1}.items():
         if getattr(args, name) < least:
             raise ValueError(f"{name}: {getattr(args, name)}, expected at least {least}")
     if not 0 < args.goal <= 1 or args.seed < 0:
@@ -122,9 +115,7 @@ def check(args: argparse.Namespace, flags: list[str]) -> None:
     if taken is not None:
         raise ValueError(f"{taken}: is chosen by {PROG} itself")
     for env_id in args.stages:
-        cfg = settings(args, env_id, flags)[1]
-        if cfg.init_from is None and (cfg.shared or cfg.norm_obs or cfg.policy != "feedforward"):
-            raise ValueError("policy, shared, norm_obs: a planner teaches other networks only: give --init-from")
+        settings(args, env_id, flags)
     if args.data_dir.exists() and not args.data_dir.is_dir():
         raise ValueError(f"data_dir: {args.data_dir} is no folder")
 
@@ -150,8 +141,6 @@ def solve(args: argparse.Namespace, env_id: str, flags: list[str]) -> int:
         ways.parent.mkdir(parents=True, exist_ok=True)
         write_ways(args, env_id, ways)
     if not trained(folder, args):
-        if cfg.init_from is None:
-            words += ["--init-from", str(taught(args, env_id, cfg))]
         if args.ways:
             words += ["--start-curriculum", str(ways)]
         began = [sys.executable, "-m", "ppo.run", *words, "--resume"]
@@ -160,21 +149,13 @@ def solve(args: argparse.Namespace, env_id: str, flags: list[str]) -> int:
             raise ValueError(f"{env_id}: training was refused, see the line above")
         if code:
             raise SystemExit(FAILED if code == 1 else code)
-    policy = folder.with_name(folder.name + "_policy")
-    figure = scoreboard.shown_line(prove(args, folder, policy), "Random buttons")
-    assert figure is not None
-    print(f"{env_id}: {figure['cleared']} of {figure['episodes']} cleared after random buttons; {policy}", flush=True)
-    return 0 if figure["clear_rate"] >= args.goal else 1
-
-
-def taught(args: argparse.Namespace, env_id: str, cfg: PPOConfig) -> Path:
-    """Return a policy that has learned from the planner, after teaching it where there is none yet."""
-    out = cfg.run_dir.with_name(cfg.run_dir.name + "_taught")
-    if not out.exists():
-        given = {setting.name: setting for setting in all_settings(env_id)}
-        flags = [word for name in SEEN for word in given[name].word(cfg.to_dict()[name])]
-        teach.teach(env_id, out, args.labels, flags)
-    return out
+    figure = proved(args, folder, find_policy(str(folder)), "policy")
+    if args.pixels:
+        taught = folder.with_name(f"{folder.name}_taught_{args.pixels}")
+        if not taught.exists():
+            teach.teach(env_id, taught, args.pixels, ["--seed", str(args.seed)], str(find_policy(str(folder))))
+        figure = min(figure, proved(args, folder, taught, "pixels"))
+    return 0 if figure >= args.goal else 1
 
 
 def trained(folder: Path, args: argparse.Namespace) -> bool:
@@ -209,16 +190,26 @@ def write_ways(args: argparse.Namespace, env_id: str, path: Path) -> None:
 # What is left behind --------------------------------------------------------------------------------------------------
 
 
-def prove(args: argparse.Namespace, run: Path, out: Path) -> dict[str, Any]:
-    """Evaluate the best policy and write it with card, video and curve, unless that was done; return the figures."""
-    path, best = out / "evaluation.json", find_policy(str(run))
-    asked = {"source_sha256": load_policy(best).info["sha256"], "seed": args.seed, "asked": args.episodes}
-    before = proved(out, asked)
+def proved(args: argparse.Namespace, run: Path, policy: Path, name: str) -> float:
+    """Prove a policy of a run, show it in the run's folder of that name, and return its clear rate."""
+    out = run.with_name(f"{run.name}_{name}")
+    figure = scoreboard.shown_line(prove(args, run, policy, out), "Random buttons")
+    assert figure is not None
+    said = f"{figure['cleared']} of {figure['episodes']} cleared after random buttons"
+    print(f"{load_policy(policy).info['env']}: {said}; {out}", flush=True)
+    return float(figure["clear_rate"])
+
+
+def prove(args: argparse.Namespace, run: Path, policy: Path, out: Path) -> dict[str, Any]:
+    """Evaluate a policy and write it with card, video and curve, unless that was done; return the figures."""
+    path = out / "evaluation.json"
+    asked = {"source_sha256": load_policy(policy).info["sha256"], "seed": args.seed, "asked": args.episodes}
+    before = known(out, asked)
     if before is not None:
         return before
     if out.exists():
         shutil.rmtree(out)
-    if export.main([str(best), "--out", str(out), "--half"]):
+    if export.main([str(policy), "--out", str(out), "--half"]):
         raise ValueError(f"{out} cannot be written, see the line above")
     found: dict[str, Any] = {}
     for emulator in emulators():
@@ -237,7 +228,7 @@ def prove(args: argparse.Namespace, run: Path, out: Path) -> dict[str, Any]:
     return found
 
 
-def proved(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+def known(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     """Return what an earlier call found, None where it was asked for something else. Raises ValueError."""
     before = scoreboard.read(out) or {}
     same = all(before.get(name) == value for name, value in asked.items())

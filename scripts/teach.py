@@ -29,10 +29,12 @@ from envs.mario.demonstrations import Demonstration
 from envs.mario.explore import explore
 from envs.mario.native_vector import NativeMarioVec
 from envs.mario.planner import Planner
+from envs.mario.ram import Values
 from ppo import actions, arguments
 from ppo.architecture import described
 from ppo.build import build_training, threads
-from ppo.policy import save_policy
+from ppo.evaluate import find_policy
+from ppo.policy import load_policy, save_policy
 from ppo.ppo import accumulate_gradients, sum_over_ranks, take_steps
 from ppo.training import Coefficients, Learner, Tensors, Training
 from utils import command, mpi
@@ -66,11 +68,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the policy's folder")
     text = f"moments to teach (default {LABELS:,}); a thousand take 28 MB"
     parser.add_argument("--labels", type=int, default=LABELS, metavar="N", help=text)
+    text = "a policy that teaches, such as one that sees the memory; default: the planner"
+    parser.add_argument("--teacher", metavar="POLICY", help=text)
     args, flags = parser.parse_known_args(argv)
-    return command.run(PROG, lambda: teach(args.stage, args.out, args.labels, flags))
+    return command.run(PROG, lambda: teach(args.stage, args.out, args.labels, flags, args.teacher))
 
 
-def teach(env_id: str, out: Path, labels: int, flags: list[str]) -> int:
+def teach(env_id: str, out: Path, labels: int, flags: list[str], teacher: str | None = None) -> int:
     """Teach a network and write it as a policy. Raises ValueError for bad input, before anything is written."""
     if labels < 1:
         raise ValueError(f"labels: {labels}, expected at least 1")
@@ -83,10 +87,11 @@ def teach(env_id: str, out: Path, labels: int, flags: list[str]) -> int:
     with threads(comm := mpi.Comm()):
         training = build_training(cfg, comm)
         try:
-            Lesson(training, labels).run()
+            Lesson(training, labels, teacher).run()
             info = {"env": env_id, "spec": training.env.spec_dict, "obs_shape": list(training.obs.shape[1:])}
             info |= described(cfg) | actions.describe(training.ac.dist) | {"labels": labels}
-            words = ["python", "-m", PROG, env_id, "--labels", str(labels), *flags]
+            named = [] if teacher is None else ["--teacher", teacher]
+            words = ["python", "-m", PROG, env_id, "--labels", str(labels), *named, *flags]
             save_policy(out, training.ac, info | {"command": shlex.join(words)})
         finally:
             training.close()
@@ -109,25 +114,23 @@ class Lesson:
 
     Attributes:
         obs: (L, *O) what was seen, of which the first `size` are there.
-        advice: (L,) int64, number of the action that the teacher would have taken.
-        trusted: (L,) float32, 0 where the teacher saw no way on, else 1.
+        advice: (L, A) float32, with what probability the teacher would have taken each action; all 0 where it saw no
+            way on.
         ret: (L,) float32, discounted rewards that followed.
         teacher_share: probability that a turn is the teacher's.
     """
 
-    def __init__(self, training: Training, labels: int) -> None:
-        """Make teachers, one for each environment. Raises ValueError where none can be had."""
+    def __init__(self, training: Training, labels: int, policy: str | None = None) -> None:
+        """Find the teacher: a policy, or else a planner. Raises ValueError where none can be had."""
         env = training.env
         if not isinstance(env, NativeMarioVec):
             raise ValueError("env: expected a stage of Mario over the native emulator")
         self.training, self.env, self.labels = training, env, labels
-        self.buttons = env.buttons
-        way = known_way(training.cfg.env)
-        self.teachers = [Planner(training.cfg.env, self.buttons, env.skip, way) for _ in range(env.num_envs)]
+        self.teacher = Planners(training.cfg.env, env) if policy is None else Expert(policy, env)
         self.draws = generator(training.cfg.seed, 0, Purpose.ACTION, 0)
         rows = labels + env.num_envs
         self.obs = np.zeros((rows, *training.obs.shape[1:]), training.obs.dtype)
-        self.advice, self.trusted = np.zeros(rows, np.int64), np.zeros(rows, np.float32)
+        self.advice = np.zeros((rows, len(env.buttons)), np.float32)
         self.ret = np.zeros(rows, np.float32)
         self.size, self.teacher_share, self.seen = 0, 1.0, training.obs
         pi, v = training.learners
@@ -138,8 +141,6 @@ class Lesson:
     def run(self) -> None:
         """Play and train in turn until enough was said; then train the critic too."""
         self.training.nets.refresh()
-        for i, teacher in enumerate(self.teachers):
-            teacher.begin(self.env.start_buttons(i))
         while self.size < self.labels:
             first = self.size
             fars, cleared, agreed = self.play(min(ROUND, self.labels - first))
@@ -176,10 +177,9 @@ class Lesson:
             self.training.watchdog.touch("teaching")
             obs = self.seen
             chosen = self.pupil(obs)
-            said = np.array([self.buttons.index(teacher.advise()) for teacher in self.teachers])
+            advice, said = self.teacher.advise(obs, self.draws)
             rows = slice(self.size, self.size + n)
-            self.obs[rows], self.advice[rows] = obs, said
-            self.trusted[rows] = [not teacher.hopeless for teacher in self.teachers]
+            self.obs[rows], self.advice[rows] = obs, advice
             self.size += n
             agreed += int(np.count_nonzero(chosen == said))
             self.seen, rew, terminated, truncated, infos = env.step(np.where(teaches, said, chosen))
@@ -187,12 +187,7 @@ class Lesson:
             rewards.append(rew)
             ends.append(ended)
             cleared += sum(record["flag"] for record in infos["episodes"])
-            for i, teacher in enumerate(self.teachers):
-                if ended[i]:
-                    fars.append(teacher.far / teacher.length)
-                    teacher.begin(env.start_buttons(i))
-                else:
-                    teacher.follow(env.pressed_frames(i))
+            fars += self.teacher.follow(ended)
         self.ret[first : self.size] = self.returns(np.array(rewards), np.array(ends))
         return fars, cleared, agreed / (self.size - first)
 
@@ -219,8 +214,7 @@ class Lesson:
         training, size = self.training, self.training.cfg.minibatch_size
         names: dict[str, np.ndarray] = {
             "obs": self.obs,
-            "act": self.advice,
-            "trusted": self.trusted,
+            "advice": self.advice,
             "ret": self.ret,
             "val": self.ret,
         }
@@ -240,12 +234,65 @@ class Lesson:
         return float(np.mean(losses))
 
 
+class Planners:
+    """A planner for each environment as the teacher."""
+
+    def __init__(self, env_id: str, env: NativeMarioVec) -> None:
+        """Begin episodes where the environments do. Raises ValueError where a stage cannot be planned."""
+        way = known_way(env_id)
+        self.env, self.planners = env, [Planner(env_id, env.buttons, env.skip, way) for _ in range(env.num_envs)]
+        for i, planner in enumerate(self.planners):
+            planner.begin(env.start_buttons(i))
+
+    def advise(self, obs: np.ndarray, draws: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return the probability of each action, (N, A), and actions (N,); see `Lesson.advice`."""
+        said = np.array([self.env.buttons.index(planner.advise()) for planner in self.planners])
+        advice = np.eye(len(self.env.buttons), dtype=np.float32)[said]
+        return advice * [[not planner.hopeless] for planner in self.planners], said
+
+    def follow(self, ended: np.ndarray) -> list[float]:
+        """Hear of a step that was played; return how far along the way the episodes came that ended."""
+        fars = []
+        for i, planner in enumerate(self.planners):
+            if ended[i]:
+                fars.append(planner.far / planner.length)
+                planner.begin(self.env.start_buttons(i))
+            else:
+                planner.follow(self.env.pressed_frames(i))
+        return fars
+
+
+class Expert:
+    """A policy as the teacher, which may see the console's memory where the pupil sees pictures."""
+
+    def __init__(self, name: str, env: NativeMarioVec) -> None:
+        """Load it. Raises ValueError unless it can play here."""
+        self.env, self.policy = env, load_policy(find_policy(name))
+        spec = self.policy.info["spec"]
+        self.numbers = env.action_numbers(spec)
+        names = spec["options"].get("ram_obs")
+        self.values = None if names is None else Values(names)
+        if self.policy.ac.memories:
+            raise ValueError(f"teacher: {name} remembers, expected a feed-forward policy")
+
+    def advise(self, obs: np.ndarray, draws: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return the probability of each action, (N, A), and actions (N,) that are drawn from it."""
+        shown, _ = self.policy.look(obs if self.values is None else self.values(self.env.memories()))
+        advice = np.zeros((len(obs), len(self.env.buttons)), np.float32)
+        advice[:, self.numbers] = shown
+        return advice, (advice.cumsum(axis=1) < draws.random((len(obs), 1))).sum(axis=1).clip(max=advice.shape[1] - 1)
+
+    def follow(self, ended: np.ndarray) -> list[float]:
+        """Return 1 for each episode that ended: it can teach wherever the pupil leads."""
+        return [1.0] * int(np.count_nonzero(ended))
+
+
 def imitation_loss(
     training: Training, obs: torch.Tensor, part: Tensors, coef: Coefficients
 ) -> tuple[torch.Tensor, Tensors]:
     """Return the cross-entropy of what the teacher said, a mean over the minibatch, and the same as a statistic."""
-    logp, _ = training.ac.dist.log_prob_and_entropy(training.nets.logits(obs), part["act"])
-    loss = -(logp * part["trusted"]).sum() / training.cfg.minibatch_size
+    logp = torch.log_softmax(training.nets.logits(obs), dim=-1)
+    loss = -(logp * part["advice"]).sum() / training.cfg.minibatch_size
     return loss, {"LossPi": loss.detach()}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import envs
 from envs import checks
-from envs.mario import ram
+from envs.mario import near, ram
 from envs.mario.native_vector import NativeMarioVec
 from envs.mario.python_vector import MarioVec
 from envs.mario.rules import RAM
@@ -17,13 +17,13 @@ from ppo import arguments
 from ppo.config import build
 from ppo.policy import load_policy
 from ppo.run import train
-from scripts import evaluate, play, solve, states, teach
+from scripts import evaluate, play, states, teach
 from tests.conftest import run
 from tests.same_logs import differences
 
 STAGE = "SuperMarioBros-1-1-v0"
-NAMES = ["mario", "enemies", "blocks", "player_x_speed", "0x000f"]
-SIZE = 11 + 25 + 13 * 12 + 2
+NAMES = ["near", "player_x_speed", "0x000f"]
+SIZE = near.SIZE + 2
 TINY = {"env": STAGE, "network": "mlp", "ram_obs": NAMES, "num_envs": 2, "steps_per_epoch": 32, "minibatch_size": 16,
         "train_pi_iters": 1, "train_v_iters": 1, "max_episode_steps": 12, "save_every": 1}  # fmt: skip
 
@@ -46,42 +46,70 @@ def test_bytes_are_shares_and_speeds_have_a_sign():
     assert found == [1.0, -0.25, np.float32(224 / 255)]
 
 
+def parts(ram):
+    """What `near` shows of one memory: map (14, 16), things (6, 20), shots (9, 5), Mario (34,)."""
+    shown = near.near(ram.astype(np.int64))[0]
+    assert shown.shape == (near.SIZE,) and np.abs(shown).max() <= 3
+    ends = np.cumsum([near.ROWS * near.COLUMNS, near.THINGS * 20, near.SHOTS * 5])
+    around, things, shots, mario = np.split(shown, ends)
+    return around.reshape(near.ROWS, near.COLUMNS), things.reshape(-1, 20), shots.reshape(-1, 5), mario
+
+
+STANDING = {"player_y_page": 1, "player_y": 176, "player_state": 8}
+
+
 def test_mario_by_hand():
-    """Page 2, x 8: 520 pixels, in the middle of a block; y 64 on the screen; running left at 24, rising at 5."""
-    bytes_of = {"player_page": 2, "player_x": 8, "player_y_page": 1, "player_y": 64, "player_power": 1}
-    found = values("mario", **bytes_of, player_x_speed=-24, player_y_speed=-5, player_facing=2, player_float_state=1)
-    assert found == [np.float32(520 / 4096), 0.5, 0.25, -0.5, -1.0, 0, 0, 0, 0.5, 0, 0]
-    above = values("mario", player_y=240, player_facing=1, star_timer=3, swimming=1)  # the screen before the first
-    assert above[2:] == [-0.0625, 0, 0, 1, 0, 1, 0, 1, 1]
+    """Page 2, x 8: in the middle of a block; y 64 on the screen; running left at 24, rising at 5."""
+    place = {"player_page": 2, "player_x": 8, "player_y_page": 1, "player_y": 64}
+    *_, mario = parts(memory(**place, player_x_speed=-24, player_y_speed=-5, player_float_state=1, player_power=1))
+    assert mario[:5].tolist() == [0.5, 0.0, 0.5, np.float32(-1.2), -1.25]
+    assert mario[7:11].tolist() == [0, 1, 0, 0] and mario[13] == 0.5 and mario[26] == 0.25
+    *_, above = parts(memory(player_y=240, player_facing=1, swimming=1))  # the screen before the first
+    assert above[2] == -0.125 and above[25] == 1 and above[11] == 1
 
 
-def test_enemies_by_hand():
-    """One 64 pixels ahead over the border of a page and 16 above, going left; who is not there is all zeros."""
-    place = {"player_page": 1, "player_x": 224, "player_y_page": 1, "player_y": 176}
-    enemy = {"enemy_active_1": 1, "enemy_page_1": 2, "enemy_x_1": 32, "enemy_y_1": 160, "enemy_id_1": 6}
-    found = values("enemies", **place, **enemy, enemy_x_speed_1=-12, enemy_x_0=9, enemy_id_0=7)
-    assert found[5:10] == [1, 0.25, -0.0625, -0.25, 6 / 64] and found[:5] + found[10:] == [0] * 20
+def test_the_map_by_hand():
+    """Mario at x = 240 is in column 15, the last of page 0: column 16 is in the other half of the memory."""
+    ram = memory(player_x=240, **STANDING)
+    ram[0, 0x500 + 11 * 16 + 15] = 0x54  # under him
+    ram[0, 0x500 + 13 * 16 + 10 * 16 + 0] = 0x51  # ahead, one row higher
+    ram[0, 0x500 + 13 * 16 + 10 * 16 + 1] = 0xC2  # a coin is no obstacle
+    around = parts(ram)[0]
+    assert around[near.ABOVE, near.LEFT] == around[near.ABOVE - 1, near.LEFT + 1] == 1 and around.sum() == 2
+    ram[0, RAM["player_page"]] = 2  # two pages on, the same memory
+    assert np.array_equal(parts(ram)[0], around)
 
 
-def test_blocks_by_hand():
-    """Mario at x = 240 stands in column 15, the last of page 0: column 16 is in the other half of the memory."""
-    bytes_of = memory(player_x=240)
-    bytes_of[0, 0x500 + 11 * 16 + 15] = 0x54  # under him
-    bytes_of[0, 0x500 + 13 * 16 + 10 * 16 + 0] = 0xC2  # ahead, one row higher
-    shown = ram.Values(["blocks"])(bytes_of).reshape(13, 12)
-    assert shown[11, 2] == shown[10, 3] == 1 and shown.sum() == 2
-    beyond = memory(player_x=240, player_page=2)  # two pages on, the same memory
-    beyond[:, 0x500:] = bytes_of[:, 0x500:]
-    assert np.array_equal(ram.Values(["blocks"])(beyond).reshape(13, 12), shown)
+def test_things_by_hand():
+    """The nearest first, over the border of a page; who is not there, or defeated, is all zeros."""
+    place = {"player_page": 1, "player_x": 224, **STANDING}
+    goomba = {"enemy_active_1": 1, "enemy_page_1": 2, "enemy_x_1": 32, "enemy_y_1": 184, "enemy_id_1": 6}
+    bar = {"enemy_active_3": 1, "enemy_page_3": 1, "enemy_x_3": 208, "enemy_y_3": 160, "enemy_id_3": 0x1B}
+    defeated = {"enemy_active_0": 1, "enemy_page_0": 1, "enemy_x_0": 224, "enemy_id_0": 6, "enemy_state_0": 0x22}
+    ram = memory(**place, **goomba, **bar, **defeated, enemy_x_speed_1=-12)
+    ram[0, [0xB6 + 1, 0xB6 + 3]], ram[0, 0xA0 + 3] = 1, 8  # both on the screen; a quarter of a turn
+    around, things, _, _ = parts(ram)
+    assert things[0, :3].tolist() == [1, -0.25, -0.25] and np.allclose(things[0, 3:5], [0, 1], atol=1e-6)
+    assert things[1, :7].tolist() == [1, 1, 0.125, -0.75, 0, 0, 0] and things[1, 7] == 1
+    assert not things[2:].any()
+    assert around[near.ABOVE - 1, near.LEFT + 4] == -1  # 64 pixels ahead, on the row above the ground
+    assert list(near.KINDS)[int(things[0, 7:].argmax())] == "fire bar"
+
+
+def test_shots_by_hand():
+    """A hammer 32 pixels ahead, 16 above, flying left and down."""
+    ram = memory(player_x=100, **STANDING)
+    ram[0, [0x2A, 0x93, 0xDC, 0x64, 0xAC]] = 0x90, 132, 160, 256 - 16, 2
+    assert parts(ram)[2][0].tolist() == [1, 0.5, -0.25, -1, 0.5]
 
 
 def test_the_ground_of_1_1_is_under_mario():
     """At the stage's start two full rows of ground, Mario on them, nobody there yet."""
-    env = envs.make_vec(STAGE, 1, 0, ram_obs=["blocks", "mario", "enemies"])
-    obs, _ = env.reset()
-    blocks = obs[0, :156].reshape(13, 12)
-    assert not blocks[:11].any() and blocks[11:].all()
-    assert obs[0, 156] == np.float32(40 / 4096) and obs[0, 161] == 1 and not obs[0, 167:].any()
+    env = envs.make_vec(STAGE, 1, 0, ram_obs=["near"])
+    env.reset()
+    around, things, shots, mario = parts(env.memories())
+    assert not around[: near.ABOVE].any() and around[near.ABOVE : near.ABOVE + 2, near.LEFT - 2 :].all()
+    assert not things.any() and not shots.any() and mario[7] == 1
 
 
 @pytest.mark.reference
@@ -104,10 +132,10 @@ def test_contract():
 
 
 @pytest.mark.parametrize(("flags", "words"), [
-    (["--ram-obs", "mario,luigi"], "ram_obs: 'luigi', expected an address 0x0000..0x07ff or one of mario, enemies"),
+    (["--ram-obs", "near,luigi"], "ram_obs: 'luigi', expected an address 0x0000..0x07ff or one of near, "),
     (["--ram-obs", "[]"], "ram_obs: [], expected names, each once"),
-    (["--ram-obs", "mario,mario"], "each once"),
-    (["--ram-obs", '[["mario"]]'], "ram_obs: ['mario'], expected"),
+    (["--ram-obs", "near,near"], "each once"),
+    (["--ram-obs", '[["near"]]'], "ram_obs: ['near'], expected"),
     (["--ram-info", "speed"], "ram_info: 'speed', expected"),
 ])  # fmt: skip
 def test_unknown_names_are_refused(flags, words):
@@ -119,7 +147,7 @@ def test_unknown_names_are_refused(flags, words):
 
 def test_a_network_for_pictures_is_refused(tmp_path):
     """With one line that says which takes numbers."""
-    done = run(["-m", "ppo.run", "--ram-obs", "mario", "--data-dir", str(tmp_path)])
+    done = run(["-m", "ppo.run", "--ram-obs", "near", "--data-dir", str(tmp_path)])
     assert done.code == 2 and done.err.count("\n") == 1 and "expected mlp" in done.err, done.err
 
 
@@ -149,7 +177,7 @@ def test_resume_equals_no_interruption(trained, tmp_path):
     train(build(**given, **schedules, epochs=1, exp_name="cut"))
     cut = train(build(**given, **schedules, epochs=2, exp_name="cut"), resume=True)
     assert differences(whole, cut) == []
-    words = ["-m", "ppo.run", *"--resume --epochs 3 --network mlp --ram-obs mario --exp-name cut".split()]
+    words = ["-m", "ppo.run", *"--resume --epochs 3 --network mlp --ram-obs near --exp-name cut".split()]
     done = run([*words, "--num-envs", "2", "--data-dir", str(tmp_path)])
     assert done.code == 2 and done.err.count("\n") == 1 and "ram_obs was" in done.err, done.err
 
@@ -169,20 +197,18 @@ def test_it_is_evaluated_played_and_kept_as_states(trained, tmp_path, capsys):
 
 
 def test_a_planner_teaches_it(tmp_path, capsys, monkeypatch):
-    """scripts.teach keeps numbers as they are, and normalising is refused, there and in scripts.solve."""
+    """scripts.teach keeps numbers as they are, and normalising is refused, in one line."""
     monkeypatch.setattr(teach, "ROUND", 32)
-    flags = "--network mlp --ram-obs mario,blocks --num-envs 2 --minibatch-size 32".split()
+    flags = "--network mlp --ram-obs near,player_x --num-envs 2 --minibatch-size 32".split()
     assert teach.main([STAGE, "--out", str(tmp_path / "taught"), "--labels", "64", *flags]) == 0
-    assert load_policy(tmp_path / "taught").info["spec"]["options"]["ram_obs"] == ["mario", "blocks"]
-    assert "ram_obs" in solve.SEEN
+    assert load_policy(tmp_path / "taught").info["spec"]["options"]["ram_obs"] == ["near", "player_x"]
     assert teach.main([STAGE, "--out", str(tmp_path / "b"), "--norm-obs", *flags]) == 2
-    assert solve.main([STAGE, "--norm-obs", "--data-dir", str(tmp_path / "c"), *flags]) == 2
-    assert "norm_obs" in capsys.readouterr().err and not (tmp_path / "c").exists()
+    assert "norm-obs" in capsys.readouterr().err
 
 
 def test_frames_of_one_environment_are_not_anothers():
     """Four environments show what two and two show."""
-    make = functools.partial(envs.make_vec, STAGE, seed=5, ram_obs=["mario"], start_frames=30, start_mode="random")
+    make = functools.partial(envs.make_vec, STAGE, seed=5, ram_obs=["near"], start_frames=30, start_mode="random")
     whole = make(4).reset()[0]
     assert np.array_equal(whole, np.concatenate([make(2).reset()[0], make(2, first_index=2).reset()[0]]))
-    assert len(np.unique(whole[:, 0])) > 1
+    assert len(np.unique(whole, axis=0)) > 1

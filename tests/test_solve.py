@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from envs.mario import near
 from ppo.policy import load_policy
 from scripts import solve
 from tests.test_evaluate import table_of
@@ -11,21 +12,19 @@ from tests.test_evaluate import table_of
 STAGE = "SuperMarioBros-1-4-v0"
 TINY = (
     "--num-envs 2 --steps-per-epoch 32 --minibatch-size 16 --eval-every 1 --eval-episodes 2 --train-pi-iters 1 "
-    "--train-v-iters 1 --max-episode-steps 8 --stack 2"
+    "--train-v-iters 1 --max-episode-steps 8"
 ).split()
 
 
 def test_it_explores_trains_proves_and_goes_on(tmp_path, capfd, monkeypatch):
-    """Ways, run, policy, card, figures and curve; again: nothing is done twice; a larger budget continues the run."""
+    """Ways, run, policies, cards, figures and curve; again: nothing is done twice; a larger budget goes on."""
     monkeypatch.setattr(solve, "emulators", lambda: ["native"])
     command = [
         STAGE,
         "--ways",
         "1",
-        "--labels",
+        "--pixels",
         "64",
-        "--stack",
-        "2",
         "--episodes",
         "2",
         "--data-dir",
@@ -44,7 +43,13 @@ def test_it_explores_trains_proves_and_goes_on(tmp_path, capfd, monkeypatch):
     facts = json.loads((out / "evaluation.json").read_text())
     sampled = [(line["start_frames"], line["sticky"]) for line in facts["lines"] if not line["greedy"]]
     assert sampled == [(30, 0.0), (30, 0.0), (0, 0.25)]
-    assert load_policy(out).info["env"] == STAGE and "Decisions: " in (out / "README.md").read_text()
+    pictures = run.with_name(run.name + "_pixels")
+    assert load_policy(pictures).info["obs_shape"] == [4, 84, 84] and (pictures / "evaluation.json").exists()
+    assert (
+        load_policy(out).info["env"] == STAGE
+        and load_policy(out).info["obs_shape"] == [near.SIZE]
+        and "Decisions: " in (out / "README.md").read_text()
+    )
     assert (out / "curve.png").stat().st_size > 1000
     rows = table_of(run)
     assert len(rows) == 2 and 0.0 <= float(rows[-1]["Frontier"]) <= 1.0
@@ -60,12 +65,12 @@ def test_it_explores_trains_proves_and_goes_on(tmp_path, capfd, monkeypatch):
 def test_several_stages_at_a_time(tmp_path, capfd):
     """Each in a process of its own, which is refused or fails by itself."""
     stages = [STAGE, "SuperMarioBros-3-4-v0"]
-    for stage in stages:  # an empty folder in the place of the taught policy: the processes end at once
-        (tmp_path / solve.name_of(stage) / f"{solve.name_of(stage)}_s0_taught").mkdir(parents=True)
+    for stage in stages:  # a file in the place of the run: the processes end at once
+        (tmp_path / solve.name_of(stage)).write_text("no folder")
     assert solve.main([*stages, "--jobs", "2", "--budget", "64", "--data-dir", str(tmp_path), *TINY]) == 2
     said = capfd.readouterr().out
     assert all(f"{stage}: failed with code 2" in said for stage in stages)
-    assert "no policy found at" in (tmp_path / f"{solve.name_of(STAGE)}_s0.log").read_text()
+    assert "error: " in (tmp_path / f"{solve.name_of(STAGE)}_s0.log").read_text()
 
 
 @pytest.mark.parametrize(
@@ -80,8 +85,7 @@ def test_several_stages_at_a_time(tmp_path, capfd):
         ([STAGE, "--goal", "1.5"], ["goal", "1.5"]),
         ([STAGE, "--gama", "0.9"], ["gama", "gamma"]),
         ([STAGE, "--gamma", "9"], ["gamma", "9"]),
-        ([STAGE, "--shared"], ["shared", "--init-from"]),
-        ([STAGE, "--policy", "lstm", "--chunk-steps", "8"], ["policy", "--init-from"]),
+        ([STAGE, "--preset", "mario"], ["--preset", "scripts.solve"]),
         ([STAGE, "--stop-at", "Epoch>=3"], ["--stop-at", "scripts.solve"]),
     ],
 )

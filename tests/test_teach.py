@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import envs
 from envs.mario.planner import GROUND, Planner
 from ppo.config import build
-from ppo.policy import load_policy
+from ppo.policy import load_policy, save_policy
 from ppo.run import train
 from scripts import teach
 from utils.seeding import Purpose, generator
@@ -88,6 +89,27 @@ def test_a_network_learns_what_the_planner_does(tmp_path, capfd, monkeypatch):
     small = dict(steps_per_epoch=32, minibatch_size=16, train_pi_iters=1, train_v_iters=1, epochs=1)
     train(build(**given, **small, exp_name="after"))
     assert json.loads((tmp_path / "after" / "after_s0" / "config.json").read_text())["init_from"] == str(out)
+
+
+def test_a_policy_that_sees_the_memory_teaches_one_that_sees_pictures(tmp_path, capfd, monkeypatch):
+    """With other actions than the pupil's; what it would press, in the pupil's numbers, is what is learned."""
+    monkeypatch.setattr(teach, "ROUND", 512)
+    small = dict(steps_per_epoch=64, minibatch_size=32, num_envs=2, train_pi_iters=1, train_v_iters=1, epochs=1)
+    right = [["right"], ["right", "A"]]
+    run = train(build(env=STAGE, preset="near", actions=right, exp_name="near", data_dir=str(tmp_path), **small))
+    policy = load_policy(run / "policy" / "last")
+    with torch.no_grad():
+        policy.ac.pi[-1].bias.copy_(torch.tensor([0.0, 9.0]))  # it nearly always jumps
+    save_policy(tmp_path / "jumps", policy.ac, policy.info)
+    out = tmp_path / "taught"
+    flags = ["--teacher", str(tmp_path / "jumps"), "--labels", "1024", "--num-envs", "4"]
+    assert teach.main([STAGE, "--out", str(out), *flags]) == 0
+    assert "--teacher" in load_policy(out).info["command"]
+    env = envs.make_vec(STAGE, 2, 0, actions="simple")
+    shown, _ = load_policy(out).look(env.reset()[0])
+    assert shown[:, 2].min() > 0.9  # right with A
+    assert teach.main([STAGE, "--out", str(tmp_path / "x"), "--teacher", str(tmp_path / "nobody")]) == 2
+    assert "no policy found" in capfd.readouterr().err and not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(

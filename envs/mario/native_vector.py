@@ -101,7 +101,8 @@ class NativeMarioVec(MarioVecBase):
         threads = min(options["threads"], num_envs)
         reward = REWARDS.index(options["reward"])
         numbers = np.array([num_envs, shared.skip, options["stack"], top, reward, threads], np.int32)
-        pointers = (numbers.ctypes.data, self._obs.ctypes.data, self._reports.ctypes.data)
+        pictures = self._obs.ctypes.data if self._values is None else None  # without, nothing is drawn
+        pointers = (numbers.ctypes.data, pictures, self._reports.ctypes.data)
         self._handle = native.Handle("vector", self._cartridge.address, *pointers)
         self._address = self._handle.address
         self._buttons = np.array(shared.buttons, np.uint8)
@@ -162,6 +163,8 @@ class NativeMarioVec(MarioVecBase):
                 f"state: made with the ROM {str(its.get('rom_sha256'))[:12]}, expected {mine['rom_sha256'][:12]}"
             )
         options = its.get("options")
+        if self._values is None and isinstance(options, dict) and options.get("ram_obs") is not None:
+            raise ValueError("state: made with --ram-obs, where no picture is drawn, expected one with pictures")
         alike = (
             isinstance(options, dict)
             and mine["preprocess_version"] == its.get("preprocess_version")
@@ -306,6 +309,10 @@ class NativeMarioVec(MarioVecBase):
         """Controller byte of each action."""
         return self._shared.buttons
 
+    def memories(self) -> np.ndarray:
+        """Return the memory of every console: (N, 2048) uint8."""
+        return np.stack(self._rams)
+
     @property
     def skip(self) -> int:
         """Frames of a decision."""
@@ -380,7 +387,13 @@ class NativeMarioVec(MarioVecBase):
         return self._observe()
 
     def render(self) -> tuple[np.ndarray, ...]:
-        """Return the last drawn screen of every console as (240, 256, 3) uint8 RGB, the caller's own copies."""
+        """Return the last drawn screen of every console as (240, 256, 3) uint8 RGB, the caller's own copies.
+
+        Raises:
+            ValueError: with `ram_obs`, where nothing is drawn; `envs.make_visible` draws.
+        """
+        if self._values is not None:
+            raise ValueError("ram_obs: nothing is drawn; envs.make_visible makes an environment that draws")
         screens = np.empty((self.num_envs, HEIGHT, WIDTH, 3), np.uint8)
         for i, screen in enumerate(screens):
             self._core.vector_colours(self._address, i, ctypes.c_void_p(screen.ctypes.data))

@@ -109,7 +109,8 @@ void Vector::begin(int i, int start, const uint8_t* buttons, int count) {
     };
     rewind();
     for (int frame = 0; frame < count; ++frame) {
-        const Outcome outcome = environment.game.step(buttons[frame], &environment.screens[0]);
+        nes::Screen* const screen = observations_ ? &environment.screens[0] : nullptr;
+        const Outcome outcome = environment.game.step(buttons[frame], screen);
         report.pressed = buttons[frame];
         ++report.start_frames;
         if (outcome.done) {
@@ -118,6 +119,7 @@ void Vector::begin(int i, int start, const uint8_t* buttons, int count) {
         }
     }
     report.x_max = environment.game.info().x;
+    if (!observations_) return;
     uint8_t* const stack = observations_ + static_cast<size_t>(i) * options_.stack * kObservation;
     observer_.observe(environment.screen(), nullptr, stack);
     for (int k = 1; k < options_.stack; ++k) std::memcpy(stack + k * kObservation, stack, kObservation);
@@ -195,7 +197,7 @@ void Vector::play(int i, uint8_t buttons, const uint8_t* sticky) {
     Game& game = environment.game;
     Report& report = reports_[i];
     Snapshot before;
-    if (options_.skip > 2) game.save(before);
+    if (observations_ && options_.skip > 2) game.save(before);
     uint8_t pressed[256];
     report.env_reward = report.reward = 0;
     report.cause = 0;
@@ -204,7 +206,7 @@ void Vector::play(int i, uint8_t buttons, const uint8_t* sticky) {
         if (!(sticky && sticky[frame])) report.pressed = buttons;
         pressed[frame] = static_cast<uint8_t>(report.pressed);
         const Info last = game.info();
-        const bool drawn = frame >= options_.skip - 2;
+        const bool drawn = observations_ && frame >= options_.skip - 2;
         const Outcome outcome = game.step(pressed[frame], drawn ? &environment.screens[frame & 1] : nullptr);
         const Info& info = game.info();
         bool end = false;
@@ -222,12 +224,12 @@ void Vector::play(int i, uint8_t buttons, const uint8_t* sticky) {
             report.cause = static_cast<int32_t>(Cause::kRule);
         if (report.cause || frame == options_.skip - 1) break;
     }
-    if (std::max(frame - 1, 0) < options_.skip - 2) redraw(environment, before, pressed, frame);
+    if (observations_ && std::max(frame - 1, 0) < options_.skip - 2) redraw(environment, before, pressed, frame);
     const Info& info = game.info();
     report.score = info.score, report.time = info.time, report.coins = info.coins, report.world = info.world,
     report.stage = info.stage;
     environment.shown = frame & 1;
-    push(i, frame);
+    if (observations_) push(i, frame);
 }
 
 // Plays the frames 0 to `last` of a decision again in order to draw the last two.

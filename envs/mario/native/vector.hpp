@@ -47,7 +47,8 @@ struct Report {
 
 class Vector {
  public:
-    // `observations` is (N, stack, 84, 84), `reports` (N); both belong to the caller and outlive this.
+    // `observations` is (N, stack, 84, 84), or null if nothing is to be drawn, `reports` (N); both belong to the caller
+    // and outlive this.
     Vector(std::shared_ptr<const nes::Cartridge> cartridge, const Options& options, uint8_t* observations,
            Report* reports);
     ~Vector();
