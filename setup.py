@@ -46,6 +46,7 @@ setup(
     package_data={
         "data": [
             *("pretrained/*/policy.safetensors", "pretrained/*/*.json", "pretrained/*/README.md"),
+            *("pretrained/near/*/policy.safetensors", "pretrained/near/*/*.json", "pretrained/near/*/README.md"),
             "demonstrations/*.json",
         ]
     },

@@ -39,7 +39,7 @@ def find_policy(name: str, which: str = "best") -> Path:
     """Return the policy folder that `name` stands for: a policy, a run, or an environment id with a shipped policy.
 
     Args:
-        name: folder or environment id.
+        name: folder, environment id, or near/ID for the one that sees the memory.
         which: of a run: "best", "last", or the number of steps of one of its checkpoints.
 
     Raises:
@@ -48,7 +48,8 @@ def find_policy(name: str, which: str = "best") -> Path:
     folder = Path(name)
     if which not in ("best", "last"):
         return find_checkpoint(folder, which)
-    candidates = [folder, folder / "policy" / which, folder / "policy" / "last", PRETRAINED / name.replace("/", "-")]
+    candidates = [folder, folder / "policy" / which, folder / "policy" / "last", PRETRAINED / name]
+    candidates += [PRETRAINED / name.replace("/", "-")]  # ALE/Breakout-v5
     for candidate in candidates:
         if (candidate / "policy.json").is_file():
             return candidate

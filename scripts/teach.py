@@ -1,13 +1,14 @@
-"""Teach a network what a planner does: `python -m scripts.teach SuperMarioBros-3-2-v0 --out lessons/3-2`.
+"""Teach a network what a planner or another policy does.
 
-`envs.mario.planner` plays by looking ahead, on the console itself. It is no policy: it sees the console's memory and
-tries what comes. A network that sees pictures learns from it what to press (DAgger: Ross, Gordon and Bagnell 2011, "A
-Reduction of Imitation Learning and Structured Prediction to No-Regret Online Learning"): teacher and pupil play in
-turn, under sticky buttons and from disturbed starts, the teacher says at every moment what it would press, and the
-network is trained on all that was said. What comes out is a start for PPO, which does what no teacher can: find out
-what works for somebody who sees only the picture.
-
+    python -m scripts.teach SuperMarioBros-3-2-v0 --out lessons/3-2
     python -m ppo.run --env SuperMarioBros-3-2-v0 --init-from lessons/3-2 --actions simple --pi-lr 3e-4
+
+`envs.mario.planner` plays by looking ahead, on the console itself. It is no policy: it tries what comes. With --teacher
+a policy teaches, such as one that sees the console's memory (`--preset near`). A network that sees pictures learns from
+either what to press (DAgger: Ross, Gordon and Bagnell 2011, "A Reduction of Imitation Learning and Structured
+Prediction to No-Regret Online Learning"): teacher and pupil play in turn, under sticky buttons and from disturbed
+starts, the teacher says at every moment what it would press, and the network is trained on all that was said. What
+comes out is a start for PPO, which finds out what works for somebody who sees only the picture.
 
 Every further --FLAG is one of `ppo.run`; the network is built by them.
 """
