@@ -29,13 +29,8 @@ GROUPS = {
     "machine": "device",
 }
 CODE = re.compile(r"[\w.]+:[\w.-]+")  # MODULE:NAME
-PLACES = (
-    "env",
-    "device",
-    "exp_name",
-    "data_dir",
-    "init_from",
-)  # a colon in these names no code, or (env) is looked at before
+# A colon in these names no code, or (env) is looked at before.
+PLACES = ("env", "device", "exp_name", "data_dir", "init_from")
 STARTING = ("cpu", "resume", "overwrite", "allow_mismatch", "config", "print_config", "presets")
 
 
