@@ -20,7 +20,7 @@ PIP = $(BIN)/python -m pip install -q --disable-pip-version-check
 STAMP := $(VENV)/.installed
 NATIVE := $(wildcard envs/mario/native/*.cpp envs/mario/native/*.hpp ppo/compute/*.cpp ppo/compute/*.hpp)
 
-.PHONY: help setup train test check test-slow test-faults lesson demonstrations kills identity scoreboard fuzz lock wheel clean
+.PHONY: help setup train test check test-slow test-faults test-hosts lesson demonstrations kills identity scoreboard fuzz lock wheel clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -42,6 +42,9 @@ test-slow: setup
 test-faults: setup
 	$(BIN)/python -m pytest -m '' -k 'not solved and not thousand' tests/test_faults.py tests/test_checkpoint.py tests/test_train.py tests/test_ranks.py \
 	  tests/test_policy.py tests/test_plot.py
+
+test-hosts: setup  # training over two and three hosts, which are namespaces of this machine: root, ten minutes
+	$(BIN)/python -m pytest -m '' tests/test_hosts.py
 
 lesson: setup  # the course: its notebooks from their sources, and each run to its end, in both languages
 	$(BIN)/python -m scripts.lesson

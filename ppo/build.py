@@ -25,8 +25,10 @@ from ppo.optimiser import Adam
 from ppo.recurrent import RecurrentNets, evaluator
 from ppo.training import Learner, Training
 from utils import mpi, system
+from utils.alike import check_same
 from utils.command import printable
 from utils.folder import Refused
+from utils.imports import users_code
 from utils.seeding import Purpose, generator
 from utils.timer import Timer
 from utils.watchdog import Watchdog
@@ -59,6 +61,7 @@ def build_training(cfg: PPOConfig, comm: mpi.Comm, watchdog: Watchdog | None = N
         comm, lambda: build_parts(cfg, comm), (ValueError, MemoryError), Refused
     )
     check_alike(comm, device, dtype)
+    check_same(comm, users_code(cfg.to_dict().values()))
     heads = ppg.heads(cfg, ac).to(device)
     nets, learners = build_learners(cfg, comm, ac.to(device), dtype, heads)
     timer = Timer(lambda: comm.wait_seconds)

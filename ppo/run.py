@@ -28,7 +28,9 @@ if __name__ == "__main__":  # an early Ctrl-C or SIGTERM waits for `main`
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
 
 from utils import mpi, system  # noqa: E402
+from utils.alike import check_hosts  # noqa: E402
 from utils.command import BAD_INPUT, drop_unwritten, ending, printable  # noqa: E402
+from utils.folder import Refused  # noqa: E402
 from utils.watchdog import StopSignals  # noqa: E402
 
 if TYPE_CHECKING:
@@ -54,10 +56,11 @@ def main(argv: list[str] | None = None) -> None:
     signals = StopSignals("keep" if mpi.launched_size() > 1 else "end")  # to the end: a late signal changes nothing
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
-        cfg, options = parse(argv)  # before MPI starts: bad input prints one line, once
-        if options.cpu > 1 and mpi.launched_size() == 1:
-            relaunch(options.cpu, argv)
         comm = connect()
+        check_hosts(comm)  # before all else: other code may know other settings
+        cfg, options = parse(argv)
+        if options.cpu > 1 and comm.world_size == 1:
+            relaunch(options.cpu, argv)
         if early := stopped_early(comm, signals):
             sys.exit(ending(early)[1])
         system.keep_freed_memory()
@@ -80,11 +83,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def exit_code(comm: mpi.Comm | None, error: BaseException) -> int:
     """Return the code with which all ranks end, where they agreed on it; otherwise end all of them at once."""
-    from ppo.training import Interrupted
-    from utils.folder import Refused
-
     if isinstance(error, Refused):
         bad_input(str(error))
+    from ppo.training import Interrupted
+
     if isinstance(error, Interrupted):
         return ending(error.signal_number)[1]
     mpi.exit_together(comm, error)  # whatever happened to this rank, the others must not wait for it
@@ -189,11 +191,12 @@ def train(
         Interrupted: on all ranks: a signal ended the run; a checkpoint was saved.
         NotFinite: see `ppo.training`. With several ranks this and any other failure ends the whole job.
     """
+    if comm is None:
+        comm = mpi.connect()
+        check_hosts(comm)
     from ppo.build import threads
     from ppo.training import Interrupted
-    from utils.folder import Refused
 
-    comm = comm or mpi.connect()
     try:
         with warnings.catch_warnings(), threads(comm):
             warnings.simplefilter("ignore")  # libraries' warnings are not for the person who watches a run
@@ -243,7 +246,6 @@ def _train(
 def _record(training: Training, recorder: Recorder, allow_mismatch: bool, on_epoch: OnEpoch | None) -> None:
     """Train and keep the files of the run, and how it ended."""
     from ppo import ppg, ppo
-    from utils.folder import Refused
 
     procedure = {"ppo": ppo.ppo, "ppg": ppg.ppg}[training.cfg.algo]
     reason, code = "error", 1

@@ -83,13 +83,18 @@ def marked_processes(mark: str) -> list[int]:
     return [pid for pid in found if pid != os.getpid()]
 
 
-def start(args: list[str], ranks: int = 1, env: dict[str, str] | None = None, **popen) -> tuple[subprocess.Popen, str]:
-    """Start `python ARGS` (under mpirun if ranks > 1) in its own session; return it and the mark of its processes."""
+def start(
+    args: list[str], ranks: int = 1, env: dict[str, str] | None = None, before: list[str] | None = None, **popen
+) -> tuple[subprocess.Popen, str]:
+    """Start `python ARGS` in its own session; return it and the mark of its processes.
+
+    The words before it are those of mpirun if ranks > 1, or what the caller gives.
+    """
     mark = f"PPO_TEST_RUN={uuid.uuid4().hex}"
     name, value = mark.split("=")
     kept = ("PPO_COMPUTE",)
     clean = {k: v for k, v in os.environ.items() if k in kept or not k.startswith(("PMI_", "OMPI_", "PPO_"))}
-    command = [sys.executable, *args]
+    command = [*(before or ()), sys.executable, *args]
     if ranks > 1:
         command = [str(Path(sys.executable).with_name("mpirun")), "-np", str(ranks), *command]
     clean |= {name: value, "OMP_NUM_THREADS": "1"} | (env or {})

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
+
+from utils import system
 
 
 def load_function(setting: str, name: str, known: Iterable[str] = ()) -> Callable[..., Any]:
@@ -30,3 +33,10 @@ def load_function(setting: str, name: str, known: Iterable[str] = ()) -> Callabl
     if not callable(found):
         raise ValueError(f"{setting}: {name!r} is not a function")
     return found
+
+
+def users_code(words: Iterable[Any]) -> dict[str, str]:
+    """Return the SHA-256 of each imported module that words such as MODULE:FUNCTION name."""
+    names = {word.partition(":")[0] for word in words if isinstance(word, str) and ":" in word}
+    files = {name: getattr(sys.modules.get(name), "__file__", None) for name in sorted(names)}
+    return {f"{name}.py": system.digest(file) for name, file in files.items() if file}

@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 
 import numpy as np
 
@@ -72,6 +72,7 @@ class Comm:
     world_size = 1
     local_rank = 0
     local_size = 1
+    host = 0  # the first rank on this rank's host
     library = "none"
 
     def __init__(self) -> None:
@@ -173,14 +174,27 @@ class MpiComm(Comm):
                 f"is {self.library}; use the mpirun of that library ({os.path.join(sys.prefix, 'bin', 'mpirun')})"
             )
         self.rank, self.world_size = self._world.rank, self._world.size
-        host = self._world.Split_type(MPI.COMM_TYPE_SHARED)
-        self.local_rank, self.local_size = host.rank, host.size
-        host.Free()
+        self._host: Any = self._world.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank, self.local_size, self.host = self._host.rank, self._host.size, self._host.bcast(self.rank)
+        self._hosts = self._join_hosts()
         if self.local_rank == 0:
             remove_leftovers()
         self._checks, self._calls = os.environ.get("PPO_CHECK_COLLECTIVES", "0") != "0", 0
         self._windows: list[Any] = []
-        self._shared: dict[int, list[np.ndarray]] = {}  # by the address of this rank's buffer: the buffers of all ranks
+        self._shared: dict[int, _Shared] = {}  # by the address of this rank's buffer
+
+    def _join_hosts(self) -> _Hosts | None:
+        """Return what the first ranks of several hosts need to exchange sums; None where plain MPI has to do.
+
+        That is where no two ranks share a host, or a host's ranks are not numbered in a row.
+        """
+        of = self._world.allgather(self.host)
+        firsts = sorted(set(of))
+        if len(firsts) in (1, self.world_size) or of != sorted(of):
+            return None
+        ends = [*firsts[1:], self.world_size]
+        between = self._world.Split(0 if self.local_rank == 0 else self._mpi.UNDEFINED)
+        return _Hosts(between, list(zip(firsts, ends, strict=True)), firsts.index(self.host))
 
     @contextlib.contextmanager
     def _timed(self, call: str) -> Iterator[None]:
@@ -201,15 +215,17 @@ class MpiComm(Comm):
         return array
 
     def buffer(self, count: int) -> np.ndarray:
-        window = self._window(4 * count)
+        several = self._hosts is not None and self.local_rank == 0
+        window = self._window(4 * count * (2 if several else 1), self._hosts is not None)
         if window is None:
             return super().buffer(count)
-        memory: list[Any] = [window.Shared_query(rank)[0] for rank in range(self.world_size)]
-        buffers = [np.frombuffer(part, np.float32) for part in memory]
-        own = buffers[self.rank]
+        memory: list[Any] = [window.Shared_query(rank)[0] for rank in range(self.local_size)]
+        arrays = [np.frombuffer(part, np.float32) for part in memory]
+        shared = _Shared([array[:count] for array in arrays], arrays[0][count:])
+        own = arrays[self.local_rank]
         own[:] = 0.0
-        self._shared[own.ctypes.data] = buffers
-        return own
+        self._shared[own.ctypes.data] = shared
+        return shared.buffers[self.local_rank]
 
     def host_buffer(self, count: int) -> np.ndarray | None:
         window = self._window(2 * count if self.rank == 0 else 0)
@@ -231,14 +247,19 @@ class MpiComm(Comm):
                 window.Unlock_all()
                 window.Free()
 
-    def _window(self, size: int) -> Any:
-        """Return memory of all ranks, `size` bytes of it this rank's; None where there is none for all of them."""
-        needed = 2 * size * self.world_size  # MPI itself wants room there too
+    def _window(self, size: int, per_host: bool = False) -> Any:
+        """Return memory of all ranks, `size` bytes of it this rank's; None where there is none for all of them.
+
+        Args:
+            size: bytes.
+            per_host: the ranks of each host have one of their own.
+        """
+        needed = 2 * size * self.local_size  # MPI itself wants room there too
         room = os.path.isdir(SHARED_MEMORY) and shutil.disk_usage(SHARED_MEMORY).free > needed
-        if self.any(self.local_size < self.world_size or not room):
+        if self.any((self.local_size < self.world_size and not per_host) or not room):
             return None
         with self._timed("shared memory"):
-            window = self._mpi.Win.Allocate_shared(size, 1, comm=self._world)
+            window = self._mpi.Win.Allocate_shared(size, 1, comm=self._host)
             window.Lock_all()
         self._windows.append(window)
         return window
@@ -247,30 +268,71 @@ class MpiComm(Comm):
         with self._timed(f"reduce_scatter of {[array.shape for array in arrays]}"):
             self._meet()
             for array in arrays:
-                mine, buffers = self.part(len(array)), self._shared.get(array.ctypes.data)
-                if buffers is None:
+                mine, shared = self.part(len(array)), self._shared.get(array.ctypes.data)
+                if shared is None:
                     total = np.empty_like(array[mine])
                     self._world.Reduce_scatter(array, total, self._counts(array), op=self._mpi.SUM)
                     array[mine] = total
-                    continue
-                for begin in range(mine.start, mine.stop, PIECE):
-                    piece = slice(begin, min(begin + PIECE, mine.stop))
-                    for rank in range(1, self.world_size):
-                        array[piece] += buffers[(self.rank + rank) % self.world_size][piece]
+                elif self._hosts is not None:
+                    self._reduce_over_hosts(self._hosts, shared)
+                    array[mine] = shared.joined[mine]
+                else:
+                    self._sum_buffers(shared, mine, shared.buffers[self.local_rank])
+
+    def _sum_buffers(self, shared: _Shared, part: slice, out: np.ndarray) -> None:
+        """Write the sum of a part of this host's buffers to the same part of `out`."""
+        own = shared.buffers[self.local_rank]
+        for begin in range(part.start, part.stop, PIECE):
+            piece = slice(begin, min(begin + PIECE, part.stop))
+            if out is not own:
+                out[piece] = own[piece]
+            for rank in range(1, self.local_size):
+                out[piece] += shared.buffers[(self.local_rank + rank) % self.local_size][piece]
+
+    def _reduce_over_hosts(self, hosts: _Hosts, shared: _Shared) -> None:
+        """Put the sum over all ranks of this host's part into the memory that its ranks share.
+
+        Each rank sums a part over its host, then the first rank of each exchanges the sums: they cross the network once
+        for a host, not once for a rank.
+        """
+        count = len(shared.joined)
+        self._sum_buffers(shared, _part(count, self.local_size, self.local_rank), shared.joined)
+        self._meet()
+        if self.local_rank == 0:
+            parts = hosts.parts(count, self.world_size)
+            mine = parts[hosts.place]
+            total = np.empty(mine.stop - mine.start, np.float32)
+            sizes = [part.stop - part.start for part in parts]
+            hosts.between.Reduce_scatter(shared.joined, total, sizes, op=self._mpi.SUM)
+            shared.joined[mine] = total
+        self._meet()
 
     def all_gather(self, *arrays: np.ndarray, begins: Sequence[int] | None = None) -> None:
         with self._timed(f"all_gather of {[array.shape for array in arrays]}"):
             self._meet()
             for array, begin in zip(arrays, begins or [0] * len(arrays), strict=True):
-                buffers = self._shared.get(array.ctypes.data)
-                if buffers is None:
+                shared = self._shared.get(array.ctypes.data)
+                if shared is None:
                     self._world.Allgatherv(self._mpi.IN_PLACE, [array, self._counts(array)])
                     continue
-                for rank, theirs in enumerate(buffers):
+                for rank, theirs in enumerate(shared.buffers, self.host):
                     if rank != self.rank:
-                        part = _part(len(array), self.world_size, rank)
-                        part = slice(max(begin, part.start), part.stop)
-                        array[part] = theirs[part]
+                        _copy(array, theirs, _part(len(array), self.world_size, rank), begin)
+                if self._hosts is not None:
+                    self._gather_over_hosts(self._hosts, array, shared, begin)
+
+    def _gather_over_hosts(self, hosts: _Hosts, array: np.ndarray, shared: _Shared, begin: int) -> None:
+        """Fetch the parts of the other hosts' ranks: the first rank of this host for all of them."""
+        parts = hosts.parts(len(array), self.world_size)
+        if self.local_rank == 0:
+            mine = parts[hosts.place]
+            shared.joined[mine] = array[mine]
+            sizes = [part.stop - part.start for part in parts]
+            hosts.between.Allgatherv(self._mpi.IN_PLACE, [shared.joined, sizes])
+        self._meet()
+        for i, part in enumerate(parts):
+            if i != hosts.place:
+                _copy(array, shared.joined, part, begin)
 
     def _counts(self, array: np.ndarray) -> list[int]:
         """Return the sizes of all ranks' parts."""
@@ -283,7 +345,7 @@ class MpiComm(Comm):
             return
         for window in self._windows:
             window.Sync()
-        self._world.Barrier()
+        self._host.Barrier()
         for window in self._windows:
             window.Sync()
 
@@ -321,6 +383,31 @@ def connect() -> Comm:
         WrongLauncher: see `MpiComm`.
     """
     return MpiComm() if launched_size() > 1 else Comm()
+
+
+class _Shared(NamedTuple):
+    """One buffer of each rank of a host, and where its ranks put together what comes from other hosts."""
+
+    buffers: list[np.ndarray]
+    joined: np.ndarray  # empty where there is one host
+
+
+class _Hosts(NamedTuple):
+    """Several hosts whose ranks are numbered in a row."""
+
+    between: Any  # the communicator of their first ranks; nothing on the others
+    ranks: list[tuple[int, int]]  # of each host, the first and one past the last
+    place: int  # of this host among them
+
+    def parts(self, count: int, world_size: int) -> list[slice]:
+        """Return the parts of `count` numbers that each host's ranks have together."""
+        return [slice(first * count // world_size, end * count // world_size) for first, end in self.ranks]
+
+
+def _copy(array: np.ndarray, other: np.ndarray, part: slice, begin: int) -> None:
+    """Copy a part of another array but what stands before `begin`."""
+    part = slice(max(begin, part.start), part.stop)
+    array[part] = other[part]
 
 
 def _part(count: int, world_size: int, rank: int) -> slice:

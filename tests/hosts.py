@@ -1,0 +1,161 @@
+"""Several hosts on one machine: each has a network, a host name and a /dev/shm of its own (Linux namespaces).
+
+with Hosts(2) as hosts:
+    process, mark = hosts.start((2, 1), ["-m", "ppo.run"])  # two ranks on the first host, one on the second
+    hosts.cut(1)                                            # unplug the second
+
+They are joined by a bridge in one more network namespace, so that nothing of it is seen from outside; all of it goes
+with the processes that hold the namespaces. Needs root, and iproute2's `ip` and `bridge`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests import conftest
+
+NETWORK = "10.77.0"
+# MPI sees that all of it is one machine and would exchange memory directly; this is what it does between machines.
+TCP = {"UCX_TLS": "tcp,self"}
+AGENT = """\
+#!/bin/sh
+# what ssh is elsewhere: -x HOST COMMAND...
+host=$2; shift 2
+exec nsenter --target "$(cat "$(dirname "$0")/$host")" --net --uts --mount --wdns="$PWD" sh -c "$*"
+"""
+
+
+def missing() -> str | None:
+    """Return why there can be no hosts here, or None."""
+    if os.geteuid():
+        return "needs root"
+    for tool in ("ip", "bridge", "nsenter", "unshare"):
+        if shutil.which(tool) is None:
+            return f"needs {tool} (Debian: apt install iproute2 util-linux)"
+    done = subprocess.run(["unshare", "--net", "--uts", "--mount", "true"], capture_output=True, text=True)
+    return done.stderr.strip() or None
+
+
+class Hosts:
+    """Hosts 0, 1, ... called host0, host1, ..., with the addresses of `address`."""
+
+    def __init__(self, count: int) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="hosts-"))
+        self._holders: list[subprocess.Popen] = []
+        self._marks: list[str] = []
+        try:
+            self._switch = self._hold("--net")
+            self._in_switch("ip link add bridge type bridge", "ip link set bridge up")
+            self.hosts = [self._plug_in(i) for i in range(count)]
+        except BaseException:
+            self.close()
+            raise
+        agent = self.folder / "agent"
+        agent.write_text(AGENT)
+        agent.chmod(0o755)
+
+    def _hold(self, *namespaces: str, first: str = "true") -> int:
+        """Return a process in new namespaces, once it has done something first."""
+        words = ["unshare", *namespaces, "sh", "-c", f"{first} && echo ready && exec cat"]  # ends when this one ends
+        holder = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._holders.append(holder)
+        assert holder.stdout is not None and holder.stdout.readline() == "ready\n"
+        return holder.pid
+
+    def _plug_in(self, i: int) -> int:
+        """Return the process that holds the new host i, which is on the network."""
+        first = f"hostname host{i} && mount -t tmpfs tmpfs /dev/shm"
+        pid = self._hold("--net", "--uts", "--mount", first=first)
+        (self.folder / address(i)).write_text(f"{pid}\n")
+        self._in_switch(
+            f"ip link add port{i} type veth peer name eth0 netns {pid}", f"ip link set port{i} master bridge up"
+        )
+        self.at(i, "ip link set lo up", f"ip address add {address(i)}/24 dev eth0", "ip link set eth0 up")
+        return pid
+
+    def _in_switch(self, *commands: str) -> None:
+        for command in commands:
+            subprocess.run(["nsenter", "--target", str(self._switch), "--net", *command.split()], check=True)
+
+    def inside(self, i: int) -> list[str]:
+        """Return the words before a command that is to run on host i."""
+        pid = (self.folder / address(i)).read_text().strip()
+        return ["nsenter", "--target", pid, "--net", "--uts", "--mount", f"--wdns={conftest.ROOT}"]
+
+    def at(self, i: int, *commands: str) -> None:
+        """Run commands on host i."""
+        for command in commands:
+            subprocess.run([*self.inside(i), *command.split()], check=True)
+
+    def mpirun(self, ranks: tuple[int, ...], count: int | None = None) -> list[str]:
+        """Return MPICH's command, on host 0, for so many ranks on each host; those of a larger count are dealt out."""
+        mpirun = Path(sys.executable).with_name("mpirun")
+        hosts = ",".join(f"{address(i)}:{count}" for i, count in enumerate(ranks))
+        launcher = ["-launcher", "ssh", "-launcher-exec", str(self.folder / "agent"), "-iface", "eth0"]
+        return [*self.inside(0), str(mpirun), *launcher, "-hosts", hosts, "-np", str(count or sum(ranks))]
+
+    def start(self, ranks: tuple[int, ...], args: list[str], env: dict[str, str] | None = None, count=None):
+        """Start `python ARGS` with so many ranks on each host; see `mpirun` and `conftest.start`."""
+        process, mark = conftest.start(args, env=TCP | (env or {}), before=self.mpirun(ranks, count))
+        self._marks.append(mark)
+        return process, mark
+
+    def run(self, ranks: tuple[int, ...], args: list[str], timeout: float = 60.0, env=None, count=None):
+        """Run `python ARGS` to its end; see `start` and `conftest.run`."""
+        return conftest.finish(*self.start(ranks, args, env, count), timeout=timeout)
+
+    @contextmanager
+    def showing(self, i: int, path: Path, other: Path | None = None):
+        """Let host i see another folder at `path`, or an empty one that cannot be written."""
+        words = ["--bind", str(other)] if other else ["-t", "tmpfs", "-o", "ro", "tmpfs"]
+        subprocess.run([*self.inside(i), "mount", *words, str(path)], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run([*self.inside(i), "umount", "--lazy", str(path)], check=True)
+
+    def sent(self, i: int) -> int:
+        """Return how many bytes host i has sent to the others."""
+        words = [*self.inside(i), "ip", "-json", "-stats", "link", "show", "eth0"]
+        done = subprocess.run(words, capture_output=True, check=True, text=True)
+        return json.loads(done.stdout)[0]["stats64"]["tx"]["bytes"]
+
+    def cut(self, i: int) -> None:
+        """Unplug host i: it sees that its link is down, the others see nothing."""
+        self.at(i, "ip link set eth0 down")
+
+    def silence(self, i: int) -> None:
+        """Lose all packets from and to host i, whose link stays up: nobody is told."""
+        self._in_switch(f"bridge link set dev port{i} state disabled")
+
+    def mend(self, i: int) -> None:
+        """Plug host i in again."""
+        self.at(i, "ip link set eth0 up")
+        self._in_switch(f"bridge link set dev port{i} state forwarding")
+
+    def close(self) -> None:
+        """End the hosts and what runs on them."""
+        for mark in self._marks:
+            conftest.kill_marked(mark)
+        for holder in self._holders:
+            holder.kill()
+            holder.communicate()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Hosts:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def address(i: int) -> str:
+    """Return the address of host i."""
+    return f"{NETWORK}.{i + 1}"
