@@ -77,7 +77,9 @@ setup(
             "nes-py==8.2.1; python_version < '3.13'",
         ],
         "mpi": ["mpi4py>=4", "mpich"],
+        "completion": ["argcomplete"],
         "dev": [
+            "argcomplete",
             "pytest",
             "pytest-xdist",
             "ruff",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 
 COMMANDS = {
@@ -35,6 +36,10 @@ def help_text() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run the command that the first argument names with the others; return its exit code, 2 for an unknown one."""
     argv = sys.argv[1:] if argv is None else argv
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks, on Tab
+        from scripts import completion
+
+        completion.complete(commands(), os.environ.get("COMP_LINE", ""))
     if argv[:1] in ([], ["-h"], ["--help"]):
         print(help_text())
         return 0 if argv else 2

@@ -1,6 +1,7 @@
 """What an installation brings: ROM files by content from any of three packages, and the commands under one name."""
 
 import importlib.util
+import os
 import runpy
 import shutil
 import subprocess
@@ -121,3 +122,30 @@ def test_a_wheel_holds_every_package(monkeypatch):
     assert set(given["packages"]) == found | {"data"}
     held = {path for pattern in given["package_data"]["data"] for path in (ROOT / "data").glob(pattern)}
     assert {path.name for path in held} >= {"policy.safetensors", "policy.json", "SuperMarioBros-8-4-v0.json"}
+
+
+@pytest.mark.parametrize(
+    ("line", "offered", "not_offered"),
+    [
+        ("mario-ppo ", {"train", "play", "evaluate", "plot", "compare", "report", "solve"}, {"--help"}),
+        ("mario-ppo pl", {"play", "plot"}, {"train"}),
+        ("mario-ppo train --env SuperMarioBros-8-", {"SuperMarioBros-8-4-v0"}, {"SuperMarioBros-1-1-v0"}),
+        ("mario-ppo train --env Echo-v0 --num-", {"--num-envs"}, {"--resume"}),
+        ("mario-ppo train --st", {"--start-frames", "--sticky"}, {"--steps"}),
+        ("mario-ppo evaluate SuperMarioBros-1-", {"SuperMarioBros-1-1-v0"}, {"SuperMarioBros-1-1-v1"}),
+        ("mario-ppo solve SuperMarioBros2-1-", {"SuperMarioBros2-1-1-v0"}, {"SuperMarioBros-1-1-v0"}),
+        ("mario-ppo play --rand", {"--random"}, {"--human"}),
+        ("mario-ppo compare --j", {"--json"}, {"--out"}),
+        ("mario-ppo plot REA", {"README.md"}, {"Makefile"}),
+        ("mario-ppo report --ga", {"--gallery"}, {"--out"}),
+    ],
+)
+def test_a_shell_completes(tmp_path, line, offered, not_offered):
+    """Commands, the flags of the family that the line names, ids, shipped policies, and files."""
+    pytest.importorskip("argcomplete")
+    answer = tmp_path / "answer"
+    asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_SHELL": "bash", "COMP_LINE": line,
+             "COMP_POINT": str(len(line)), "_ARGCOMPLETE_STDOUT_FILENAME": str(answer)}  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "scripts"], cwd=ROOT, env=os.environ | asked, capture_output=True)
+    found = {word.strip() for word in answer.read_text().split("\n")}
+    assert offered <= found and not found & not_offered, (found, done.stderr)

@@ -1,0 +1,80 @@
+"""What a shell completes after `mario-ppo`, by argcomplete: commands, flags, environment ids, shipped policies, files.
+
+`python -m scripts` asks for this where a shell has set _ARGCOMPLETE; `scripts/README.md` says how to switch it on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+from typing import Any, NoReturn
+from unittest import mock
+
+import argcomplete
+
+import envs
+from ppo import arguments
+
+Commands = dict[str, tuple[str, str]]  # name -> (module, what it does)
+
+
+class Caught(BaseException):
+    """Carries a command's parser out of it."""
+
+
+def complete(commands: Commands, line: str) -> NoReturn:
+    """Answer the shell that asks, and end the process.
+
+    Args:
+        commands: those of `mario-ppo`.
+        line: what is typed so far, from `mario-ppo` to the cursor.
+    """
+    words = line.split()
+    if len(words) > 1 and words[1] in commands and (len(words) > 2 or line[-1].isspace()):
+        os.environ["_ARGCOMPLETE"] = "2"  # words before this one are not the parser's
+        parser = parser_of(commands[words[1]][0], words[2:])
+    else:
+        parser = argparse.ArgumentParser(add_help=False)
+        parser.add_argument("command", choices=sorted(commands))
+    for action in parser._actions:
+        add_names(action)
+    argcomplete.autocomplete(parser, always_complete_options="long")
+    raise SystemExit(0)
+
+
+def parser_of(module: str, words: list[str]) -> argparse.ArgumentParser:
+    """Return the parser of a command, for the environment that its words so far name."""
+    parse = argparse.ArgumentParser.parse_known_args
+
+    def catch(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> Any:
+        if self.add_help:
+            raise Caught(self)
+        return parse(self, *args, **kwargs)  # it only looks for some words
+
+    main = arguments.parse if module == "ppo.run" else importlib.import_module(module).main
+    with mock.patch.object(argparse.ArgumentParser, "parse_known_args", catch):
+        for known in (words, words[:-1], []):  # the last words may be half written
+            try:
+                main(known)
+            except Caught as caught:
+                return caught.args[0]
+            except (ValueError, OSError, SystemExit):
+                continue
+    raise SystemExit(1)
+
+
+def add_names(action: Any) -> None:
+    """Give an argument the names that it takes, where its choices do not say them."""
+    files = argcomplete.completers.FilesCompleter()
+    if action.dest in ("env", "stage", "stages"):
+        action.completer = lambda **_: [name for family in envs.families() for name in family.ids()]
+    elif action.dest in ("policy", "init_from"):
+        action.completer = lambda prefix, **_: [*shipped(), *files(prefix)]
+
+
+def shipped() -> list[str]:
+    """Return the ids that have a policy of this project."""
+    from ppo.evaluate import PRETRAINED
+
+    return sorted(path.parent.name for path in PRETRAINED.glob("*/policy.json"))
