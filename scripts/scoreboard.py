@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def scoreboard(args: argparse.Namespace) -> None:
     """Evaluate each policy, write its card, then the table."""
-    if BEGIN not in args.readme.read_text() or args.episodes < 1:
+    if BEGIN not in args.readme.read_text(encoding="utf-8") or args.episodes < 1:
         raise ValueError(f"expected --episodes of at least 1, and {BEGIN} in {args.readme}")
     folders = {path.parent.name: path.parent for path in sorted(args.folder.glob("*/policy.json"))}
     unknown = [name for name in args.stages if name not in folders]
@@ -64,7 +64,8 @@ def scoreboard(args: argparse.Namespace) -> None:
         found = measure(folder, args)
         film(folder, found)
         (folder / "evaluation.json").write_text(json.dumps(found, indent=1) + "\n")
-        (folder / "README.md").write_text(card(name, load_policy(folder).info, found, (folder / "play.mp4").exists()))
+        text = card(name, load_policy(folder).info, found, (folder / "play.mp4").exists())
+        (folder / "README.md").write_text(text, encoding="utf-8")
         for line in found["lines"]:
             print(f"{name}, {describe(line)}", flush=True)
     text = "\n".join(table({name: read(folder) for name, folder in folders.items()}))
@@ -179,9 +180,9 @@ def cell(found: dict[str, Any] | None, title: str) -> str:
 
 def write_table(readme: Path, text: str) -> None:
     """Replace the table between the two marks of the README."""
-    old = readme.read_text()
+    old = readme.read_text(encoding="utf-8")
     pattern = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
-    readme.write_text(pattern.sub(lambda _: f"{BEGIN}\n{text}\n{END}", old))
+    readme.write_text(pattern.sub(lambda _: f"{BEGIN}\n{text}\n{END}", old), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -93,8 +92,8 @@ def solve_all(args: argparse.Namespace, flags: list[str]) -> int:
         for env_id in [name for name, process in running.items() if process.poll() is not None]:
             code = running.pop(env_id).returncode
             worst = max(worst, abs(code))
-            said = {0: "solved", 1: "falls short of the goal"}.get(code, f"failed with code {code}")
-            print(f"{env_id}: {said}", flush=True)
+            result = {0: "solved", 1: "falls short of the goal"}.get(code, f"failed with code {code}")
+            print(f"{env_id}: {result}", flush=True)
     return worst
 
 
@@ -111,9 +110,7 @@ def check(args: argparse.Namespace, flags: list[str]) -> None:
             raise ValueError(f"{name}: {getattr(args, name)}, expected at least {least}")
     if not 0 < args.goal <= 1 or args.seed < 0:
         raise ValueError(f"expected --goal in (0, 1] and --seed of at least 0, got {args.goal} and {args.seed}")
-    taken = next((flag for flag in flags if flag.split("=")[0] in OWN), None)
-    if taken is not None:
-        raise ValueError(f"{taken}: is chosen by {PROG} itself")
+    command.refuse(flags, OWN, PROG)
     for env_id in args.stages:
         settings(args, env_id, flags)
     if args.data_dir.exists() and not args.data_dir.is_dir():
@@ -144,7 +141,7 @@ def solve(args: argparse.Namespace, env_id: str, flags: list[str]) -> int:
         if args.ways:
             words += ["--start-curriculum", str(ways)]
         began = [sys.executable, "-m", "ppo.run", *words, "--resume"]
-        code = subprocess.run(began, check=False, env=os.environ).returncode
+        code = subprocess.run(began, check=False).returncode
         if code == 2:
             raise ValueError(f"{env_id}: training was refused, see the line above")
         if code:
@@ -187,7 +184,7 @@ def write_ways(args: argparse.Namespace, env_id: str, path: Path) -> None:
     print(f"{env_id}: {len(kept)} states along {len(ways)} ways", flush=True)
 
 
-# What is left behind --------------------------------------------------------------------------------------------------
+# What it leaves -------------------------------------------------------------------------------------------------------
 
 
 def proved(args: argparse.Namespace, run: Path, policy: Path, name: str) -> float:
@@ -195,8 +192,8 @@ def proved(args: argparse.Namespace, run: Path, policy: Path, name: str) -> floa
     out = run.with_name(f"{run.name}_{name}")
     figure = scoreboard.shown_line(prove(args, run, policy, out), "Random buttons")
     assert figure is not None
-    said = f"{figure['cleared']} of {figure['episodes']} cleared after random buttons"
-    print(f"{load_policy(policy).info['env']}: {said}; {out}", flush=True)
+    rate = f"{figure['cleared']} of {figure['episodes']} cleared after random buttons"
+    print(f"{load_policy(policy).info['env']}: {rate}; {out}", flush=True)
     return float(figure["clear_rate"])
 
 
@@ -223,7 +220,8 @@ def prove(args: argparse.Namespace, run: Path, policy: Path, out: Path) -> dict[
     path.unlink()  # a film is drawn where there are no figures of these weights
     scoreboard.film(out, found)
     info = load_policy(out).info
-    (out / "README.md").write_text(scoreboard.card(info["env"], info, found, (out / "play.mp4").exists()))
+    card = scoreboard.card(info["env"], info, found, (out / "play.mp4").exists())
+    (out / "README.md").write_text(card, encoding="utf-8")
     path.write_text(json.dumps(found | asked, indent=1) + "\n")  # last: it says that all is there
     return found
 

@@ -7,7 +7,7 @@
 a policy teaches, such as one that sees the console's memory (`--preset near`). A network that sees pictures learns from
 either what to press (DAgger: Ross, Gordon and Bagnell 2011, "A Reduction of Imitation Learning and Structured
 Prediction to No-Regret Online Learning"): teacher and pupil play in turn, under sticky buttons and from disturbed
-starts, the teacher says at every moment what it would press, and the network is trained on all that was said. What
+starts, the teacher says at every moment what it would press, and the network is trained on all this advice. What
 comes out is a start for PPO, which finds out what works for somebody who sees only the picture.
 
 Every further --FLAG is one of `ppo.run`; the network is built by them.
@@ -34,6 +34,7 @@ from envs.mario.ram import Values
 from ppo import actions, arguments
 from ppo.architecture import described
 from ppo.build import build_training, threads
+from ppo.core import discount_cumsum
 from ppo.evaluate import find_policy
 from ppo.policy import load_policy, save_policy
 from ppo.ppo import accumulate_gradients, sum_over_ranks, take_steps
@@ -79,9 +80,7 @@ def teach(env_id: str, out: Path, labels: int, flags: list[str], teacher: str | 
     """Teach a network and write it as a policy. Raises ValueError for bad input, before anything is written."""
     if labels < 1:
         raise ValueError(f"labels: {labels}, expected at least 1")
-    taken = next((flag for flag in flags if flag.split("=")[0] in OWN), None)
-    if taken is not None:
-        raise ValueError(f"{taken}: is chosen by {PROG} itself")
+    command.refuse(flags, OWN, PROG)
     if out.exists():
         raise ValueError(f"out: {out} exists already")
     cfg = arguments.parse(["--env", env_id, *FLAGS, *flags])[0]
@@ -111,7 +110,7 @@ def known_way(env_id: str) -> Demonstration:
 
 
 class Lesson:
-    """Teacher, pupil, and what was said so far.
+    """Teacher, pupil, and the advice given so far.
 
     Attributes:
         obs: (L, *O) what was seen, of which the first `size` are there.
@@ -140,17 +139,17 @@ class Lesson:
         self.began = time.monotonic()
 
     def run(self) -> None:
-        """Play and train in turn until enough was said; then train the critic too."""
+        """Play and train in turn until there is enough advice; then train the critic too."""
         self.training.nets.refresh()
         while self.size < self.labels:
             first = self.size
             fars, cleared, agreed = self.play(min(ROUND, self.labels - first))
             lr = max(LEAST_STEP_SIZE, STEP_SIZE * (1 - first / self.labels))
             loss = self.train([self.pi], (self.size - first) * PASSES, lr)
-            said = f"{self.size:,} of {self.labels:,} moments, teacher's share {self.teacher_share:.2f}: pupil agrees"
             print(
-                f"{said} {agreed:.0%}, loss {loss:.2f}; {np.mean(fars or [0.0]):.0%} of the way, {cleared} of "
-                f"{len(fars)} cleared; {time.monotonic() - self.began:.0f} s",
+                f"{self.size:,} of {self.labels:,} moments, teacher's share {self.teacher_share:.2f}: pupil agrees "
+                f"{agreed:.0%}, loss {loss:.2f}; {np.mean(fars or [0.0]):.0%} of the way, {cleared} of {len(fars)} "
+                f"cleared; {time.monotonic() - self.began:.0f} s",
                 flush=True,
             )
             if first == 0:
@@ -167,7 +166,7 @@ class Lesson:
 
         Returns:
             how far along the way each episode came that ended, how many of them cleared the stage, and the share of
-            moments at which the pupil would have done what the teacher said.
+            moments at which the pupil would have done what the teacher advised.
         """
         env, n = self.env, self.env.num_envs
         first, fars, cleared, agreed = self.size, [], 0, 0
@@ -178,12 +177,12 @@ class Lesson:
             self.training.watchdog.touch("teaching")
             obs = self.seen
             chosen = self.pupil(obs)
-            advice, said = self.teacher.advise(obs, self.draws)
+            advice, advised = self.teacher.advise(obs, self.draws)
             rows = slice(self.size, self.size + n)
             self.obs[rows], self.advice[rows] = obs, advice
             self.size += n
-            agreed += int(np.count_nonzero(chosen == said))
-            self.seen, rew, terminated, truncated, infos = env.step(np.where(teaches, said, chosen))
+            agreed += int(np.count_nonzero(chosen == advised))
+            self.seen, rew, terminated, truncated, infos = env.step(np.where(teaches, advised, chosen))
             ended = terminated | truncated
             rewards.append(rew)
             ends.append(ended)
@@ -202,16 +201,16 @@ class Lesson:
 
     def returns(self, rewards: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Return discounted sums (T N,) of what followed within the episode and this round: (T, N) rewards, ends."""
-        found, after = np.zeros(rewards.shape, np.float32), np.zeros(rewards.shape[1])
-        for t in range(len(rewards) - 1, -1, -1):
-            after = rewards[t] + self.training.cfg.gamma * np.where(ends[t], 0.0, after)
-            found[t] = after
+        found = np.zeros(rewards.shape, np.float32)
+        for i, cuts in enumerate(ends.T):
+            paths = np.split(rewards[:, i], np.flatnonzero(cuts) + 1)
+            found[:, i] = np.concatenate([discount_cumsum(path, self.training.cfg.gamma) for path in paths])
         return found.reshape(-1)
 
     # Training ---------------------------------------------------------------------------------------------------------
 
     def train(self, learners: list[Learner], samples: int, lr: float) -> float:
-        """Train on about so many samples, drawn from all that was said; return the mean loss."""
+        """Train on about so many samples, drawn from all there are; return the mean loss."""
         training, size = self.training, self.training.cfg.minibatch_size
         names: dict[str, np.ndarray] = {
             "obs": self.obs,
@@ -247,12 +246,12 @@ class Planners:
 
     def advise(self, obs: np.ndarray, draws: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Return the probability of each action, (N, A), and actions (N,); see `Lesson.advice`."""
-        said = np.array([self.env.buttons.index(planner.advise()) for planner in self.planners])
-        advice = np.eye(len(self.env.buttons), dtype=np.float32)[said]
-        return advice * [[not planner.hopeless] for planner in self.planners], said
+        advised = np.array([self.env.buttons.index(planner.advise()) for planner in self.planners])
+        advice = np.eye(len(self.env.buttons), dtype=np.float32)[advised]
+        return advice * [[not planner.hopeless] for planner in self.planners], advised
 
     def follow(self, ended: np.ndarray) -> list[float]:
-        """Hear of a step that was played; return how far along the way the episodes came that ended."""
+        """Note the step that was played; return how far along the way the episodes came that ended."""
         fars = []
         for i, planner in enumerate(self.planners):
             if ended[i]:
@@ -291,7 +290,7 @@ class Expert:
 def imitation_loss(
     training: Training, obs: torch.Tensor, part: Tensors, coef: Coefficients
 ) -> tuple[torch.Tensor, Tensors]:
-    """Return the cross-entropy of what the teacher said, a mean over the minibatch, and the same as a statistic."""
+    """Return the cross-entropy of the teacher's advice, a mean over the minibatch, and the same as a statistic."""
     logp = torch.log_softmax(training.nets.logits(obs), dim=-1)
     loss = -(logp * part["advice"]).sum() / training.cfg.minibatch_size
     return loss, {"LossPi": loss.detach()}

@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -55,6 +55,13 @@ def run(prog: str, action: Callable[[], int | None]) -> int:
         return BAD_INPUT
     except KeyboardInterrupt:
         return ending(signal.SIGINT)[1]
+
+
+def refuse(flags: Sequence[str], own: Container[str], prog: str) -> None:
+    """Raise ValueError for a flag that a command which hands its flags on chooses itself."""
+    for flag in flags:
+        if flag.partition("=")[0] in own:
+            raise ValueError(f"{flag}: is chosen by {prog} itself")
 
 
 def any_character(stream: TextIO) -> None:
