@@ -8,6 +8,7 @@ train(build(env="CartPole-v1", epochs=20))        # in a notebook
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -74,6 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     except SystemExit:  # --help, bad input: nothing has begun
         signals.close()
+        drop_unwritten(sys.stdout)
         raise
     except BaseException as error:
         drop_unwritten(sys.stdout)
@@ -107,7 +109,8 @@ def parse(argv: list[str]) -> tuple[PPOConfig, argparse.Namespace]:
         bad_input("--resume and --overwrite exclude each other")
     if options.print_config or options.presets:
         if mpi.launched_rank() == 0:
-            print(arguments.compare_presets(cfg.env) if options.presets else json.dumps(cfg.to_dict(), indent=1))
+            with contextlib.suppress(BrokenPipeError):  # its reader may have gone (`| head`)
+                print(arguments.compare_presets(cfg.env) if options.presets else json.dumps(cfg.to_dict(), indent=1))
         sys.exit(0)
     return cfg, options
 

@@ -42,8 +42,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=system.cores())
     parser.add_argument("--emulator", default="nes-py", choices=tuple(EMULATORS), help="native: the quick check")
-    parser.add_argument("--folder", type=Path, default=PRETRAINED, help=argparse.SUPPRESS)
-    parser.add_argument("--readme", type=Path, default=README, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, default=PRETRAINED, help="whose folders are the policies")
+    parser.add_argument(
+        "--readme", type=Path, default=README, help="file with the marks between which the table stands"
+    )
     args = parser.parse_args(argv)
     return command.run("scripts.scoreboard", lambda: scoreboard(args))
 
@@ -64,13 +66,19 @@ def scoreboard(args: argparse.Namespace) -> None:
         found = measure(folder, args)
         film(folder, found)
         (folder / "evaluation.json").write_text(json.dumps(found, indent=1) + "\n")
-        text = card(name, load_policy(folder).info, found, (folder / "play.mp4").exists())
+        text = card(called(folder), load_policy(folder).info, found, (folder / "play.mp4").exists())
         (folder / "README.md").write_text(text, encoding="utf-8")
         for line in found["lines"]:
             print(f"{name}, {describe(line)}", flush=True)
     text = "\n".join(table({name: read(folder) for name, folder in folders.items()}))
     print("\n" + text)
     write_table(args.readme, text)
+
+
+def called(folder: Path) -> str:
+    """Return what commands call a shipped policy: ID, or near/ID."""
+    shipped = PRETRAINED in folder.resolve().parents
+    return folder.resolve().relative_to(PRETRAINED).as_posix() if shipped else folder.name
 
 
 def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -142,7 +150,7 @@ def card(name: str, info: dict[str, Any], found: dict[str, Any], filmed: bool) -
     lines += [f"- {describe(line)}" for line in found["lines"]]
     lines += [
         "",
-        f"`python -m scripts.play {name}` shows it; `python -m scripts.scoreboard {name}` evaluates it again.",
+        f"`python -m scripts.play {name}` shows it; `python -m scripts.evaluate {name}` measures it again.",
     ]
     return "\n".join(lines) + "\n"
 

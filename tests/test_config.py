@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -213,3 +215,11 @@ def test_a_command_takes_back_a_value_that_begins_like_a_flag():
     """A folder called --x, for instance."""
     cfg = build(env="Echo-v0", init_from="--x", network="--resume")
     assert parse(shlex.split(cfg.command())[3:])[0] == cfg
+
+
+def test_a_reader_that_goes_is_no_error():
+    """`ppo.run --print-config | head -1` says nothing of a broken pipe."""
+    argv = [sys.executable, "-c", "import time; time.sleep(1); from ppo.run import main; main(['--print-config'])"]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 0
