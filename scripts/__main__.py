@@ -7,6 +7,7 @@ import importlib.util
 import os
 import sys
 
+# Name of a command -> its module, and what it does.
 COMMANDS = {
     "train": ("ppo.run", "train"),
     "play": ("scripts.play", "watch a policy, or play"),
@@ -22,14 +23,9 @@ COMMANDS = {
 }
 
 
-def commands() -> dict[str, tuple[str, str]]:
-    """Return those whose module is there: name -> (module, what it does)."""
-    return {name: row for name, row in COMMANDS.items() if importlib.util.find_spec(row[0])}
-
-
 def help_text() -> str:
     """Return what `mario-ppo --help` prints."""
-    rows = [f"  {name:<9} {what} (python -m {module})" for name, (module, what) in commands().items()]
+    rows = [f"  {name:<9} {what} (python -m {module})" for name, (module, what) in COMMANDS.items()]
     return "\n".join(["usage: mario-ppo COMMAND ... (COMMAND --help says more)", "", *rows])
 
 
@@ -43,10 +39,10 @@ def main(argv: list[str] | None = None) -> int:
     if argv[:1] in ([], ["-h"], ["--help"]):
         print(help_text())
         return 0 if argv else 2
-    if argv[0] not in commands():
-        sys.stderr.write(f"mario-ppo: error: {argv[0]!r}, expected one of {', '.join(commands())}\n")
+    if argv[0] not in COMMANDS:
+        sys.stderr.write(f"mario-ppo: error: {argv[0]!r}, expected one of {', '.join(COMMANDS)}\n")
         return 2
-    module = importlib.import_module(commands()[argv[0]][0])
+    module = importlib.import_module(COMMANDS[argv[0]][0])
     return int(module.main(argv[1:]) or 0)
 
 

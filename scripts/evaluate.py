@@ -71,8 +71,8 @@ def main(argv: list[str] | None = None) -> int:
         show(args, comm)
     except ValueError as error:  # on all ranks alike
         if comm.rank == 0:
-            print(f"scripts.evaluate: error: {error}", file=sys.stderr)
-        return 2
+            print(f"scripts.evaluate: error: {command.printable(error, 1000)}", file=sys.stderr)
+        return command.BAD_INPUT
     except BaseException as error:
         mpi.exit_together(comm, error)
     return 0
@@ -143,7 +143,7 @@ def by_stage(records: list[dict[str, Any]], trained: list[str] | None) -> dict[s
     found = {}
     for name, part in sorted(groups.items()):
         cleared = [bool(record["flag"]) for record in part]
-        low, high, *_ = stats.grouped_interval(cleared, [record["independent"] for record in part])
+        low, high = stats.grouped_interval(cleared, [record["independent"] for record in part])
         interval = None if math.isnan(low) else [low, high]
         found[name] = {"episodes": len(part), "cleared": sum(cleared), "clear_rate_95": interval,
                        "trained": trained is None or name in trained}  # fmt: skip
@@ -153,7 +153,7 @@ def by_stage(records: list[dict[str, Any]], trained: list[str] | None) -> dict[s
 def gap(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> dict[str, Any]:
     """Return by how much the mean return of some episodes is above that of others, with its 95% interval."""
     one, two = (np.array([record["ep_ret"] for record in records], float) for records in (first, second))
-    low, high = stats.difference_interval(one, two)[:2]
+    low, high = stats.difference_interval(one, two)
     return {"ep_ret": float(one.mean() - two.mean()), "interval_95": [float(low), float(high)]}
 
 

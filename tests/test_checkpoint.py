@@ -62,7 +62,7 @@ def test_killed_at_every_line_of_saving(tmp_path):
     save_step(tmp_path, 2)
     line, newest_found = 0, set()
     while save_until_line(tmp_path, 3, line):
-        newest, rejected = checkpoint.newest(tmp_path)
+        newest, _, rejected = checkpoint.load_newest(tmp_path)
         assert newest is not None and newest.name in ("step_0000000002", "step_0000000003")
         newest_found.add(newest.name)
         assert rejected == []
@@ -79,7 +79,7 @@ def test_killed_while_replacing_a_checkpoint_of_the_same_step(tmp_path):
         save_step(tmp_path, 1)
         save_step(tmp_path, 2)
         died = save_until_line(tmp_path, 2, line)
-        newest, rejected = checkpoint.newest(tmp_path)
+        newest, _, rejected = checkpoint.load_newest(tmp_path)
         assert newest is not None and len(rejected) <= 1
         if not died:
             return
@@ -136,7 +136,7 @@ def test_a_full_disk_ends_the_run_in_the_end_and_loses_nothing(tmp_path, leave):
         else:
             assert "WARNING: row of the log not saved" in done.out and "(3 in a row)" in done.out
             assert "No space left on device" in done.err
-        newest, rejected = checkpoint.newest(folder(disk) / "checkpoints")
+        newest, _, rejected = checkpoint.load_newest(folder(disk) / "checkpoints")
         assert newest is not None and rejected == []
         (disk / "filler").unlink()
         epochs = str(len(rows(folder(disk))) + 4)
@@ -325,7 +325,7 @@ def test_damaged_checkpoints_do_not_count(tmp_path):
         damage(tmp_path / f"step_{step:010d}")
     for step in (1, 2, 3):
         save_step(tmp_path, step)
-        newest, _ = checkpoint.newest(tmp_path)
+        newest = checkpoint.load_newest(tmp_path)[0]
         assert newest == tmp_path / f"step_{step:010d}"
     assert sorted(p.name for p in tmp_path.glob("step_*")) == ["step_0000000002", "step_0000000003"]
     assert len(list(tmp_path.glob("damaged-step_*"))) == 3
@@ -339,7 +339,7 @@ def test_a_run_all_of_whose_checkpoints_are_damaged_starts_again_and_keeps_new_o
         damage(folder_)
     train(config.build(**settings, epochs=4, data_dir=str(tmp_path)), resume=True)
     assert capsys.readouterr().out.count("set aside") == 3
-    assert checkpoint.newest(path / "checkpoints")[0] == path / "checkpoints" / "step_0000001024"
+    assert checkpoint.load_newest(path / "checkpoints")[0] == path / "checkpoints" / "step_0000001024"
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 50, b"\xff" * 8])

@@ -36,7 +36,7 @@ def folder(tmp_path):
 
 def assert_sound(tmp_path):
     """The newest checkpoint verifies and every row of the log is whole."""
-    newest, rejected = checkpoint.newest(folder(tmp_path) / "checkpoints")
+    newest, _, rejected = checkpoint.load_newest(folder(tmp_path) / "checkpoints")
     assert newest is not None and rejected == []
     lines = (folder(tmp_path) / "progress.txt").read_text().splitlines()
     assert len({line.count("\t") for line in lines}) <= 1

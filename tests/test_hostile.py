@@ -509,7 +509,7 @@ def test_checkpoints_that_are_links_are_not_followed(tmp_path):
     for step in (2, 3, 4):
         checkpoint.save_checkpoint(root, step, {"a": torch.zeros(2)}, {}, 2)
     assert (victim / "precious").exists() and not (root / ".tmp-1").is_symlink()
-    assert checkpoint.newest(root)[0] == root / "step_0000000004"
+    assert checkpoint.load_newest(root)[0] == root / "step_0000000004"
 
 
 @pytest.mark.parametrize("name", ["exit.json", "config.json"])

@@ -46,7 +46,7 @@ def timeless(folder):
 
 
 def final_state(folder):
-    newest, rejected = checkpoint.newest(Path(folder) / "checkpoints")
+    newest, _, rejected = checkpoint.load_newest(Path(folder) / "checkpoints")
     assert newest is not None and not rejected
     return load_file(newest / "state.safetensors")
 

@@ -128,12 +128,6 @@ def verify(folder: Path) -> None:
                 raise Damaged(f"{path}: its SHA-256 is not the manifest's")
 
 
-def newest(root: Path) -> tuple[Path | None, list[str]]:
-    """Return the newest checkpoint that verifies and can be read, or None, and what was wrong with the newer ones."""
-    folder, _, rejected = load_newest(root)
-    return folder, [reason for _, reason in rejected]
-
-
 Loaded = tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 

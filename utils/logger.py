@@ -217,11 +217,10 @@ def cut_back(folder: Path, positions: dict[str, int]) -> int:
             size, end = positions[name], os.fstat(handle).st_size
             rest = os.pread(handle, end - size, size) if end > size else b""
             if rest:
-                kept = Appended(folder / f"{name}.bak")
-                heading = os.pread(handle, min(size, HEADING_BYTES), 0).split(b"\n")[0] if kept.empty else b""
-                kept.add(((heading + b"\n" if heading else b"") + rest).decode(errors="surrogateescape"))
-                kept.flush()
-                kept.close()
+                with contextlib.closing(Appended(folder / f"{name}.bak")) as kept:
+                    heading = os.pread(handle, min(size, HEADING_BYTES), 0).split(b"\n")[0] if kept.empty else b""
+                    kept.add(((heading + b"\n" if heading else b"") + rest).decode(errors="surrogateescape"))
+                    kept.flush()
                 os.ftruncate(handle, size)
                 os.fsync(handle)
             lost += rest.count(b"\n") if name == "progress.txt" else 0

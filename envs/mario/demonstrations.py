@@ -16,6 +16,7 @@ The file is JSON, about 2 KiB a stage:
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import zlib
 from collections.abc import Callable
@@ -208,7 +209,7 @@ def place_moments(env_id: str, found: Exploration, skip: int = 4, **options: Any
         chain = [goal]  # back to a place whose state is there; a place may descend from one that was replaced later
         while chain[-1] not in reached:
             chain.append(chain[-1].origin or found.places[0])
-        for origin, place in zip(chain[:0:-1], chain[-2::-1], strict=True):
+        for origin, place in itertools.pairwise(reversed(chain)):
             player.back_to(reached[origin])
             for byte in place.buttons:
                 player.play(byte)

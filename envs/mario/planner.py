@@ -187,7 +187,7 @@ class Planner:
         for _ in range(EXPANSIONS):
             if not heap:
                 break
-            *_, node = heapq.heappop(heap)
+            node = heapq.heappop(heap)[-1]
             for child, ended in self._children(node):
                 if ended:
                     console.load(root)

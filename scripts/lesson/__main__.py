@@ -52,11 +52,12 @@ def parse(page: str, name: str) -> list[str | dict[str, str]]:
         if i % 2:
             blocks.append(part.strip("\n"))
         elif part.strip():
-            before, *marked = MARK.split(part)
-            if before.strip() or tuple(marked[::2]) != LANGUAGES or not all(text.strip() for text in marked[1::2]):
+            pieces = MARK.split(part)  # what comes before the first mark, then a language and its text in turn
+            languages, texts = tuple(pieces[1::2]), pieces[2::2]
+            if pieces[0].strip() or languages != LANGUAGES or not all(text.strip() for text in texts):
                 words = " ".join(part.split())[:60]
                 raise ValueError(f"{name}: expected text in {' and '.join(LANGUAGES)} each once, at {words!r}")
-            blocks.append(dict(zip(LANGUAGES, (text.strip("\n") for text in marked[1::2]), strict=True)))
+            blocks.append(dict(zip(LANGUAGES, (text.strip("\n") for text in texts), strict=True)))
     return blocks
 
 

@@ -51,5 +51,5 @@ def counts(run: LoggedRun) -> dict[str, tuple[int, int]]:
 def _cell(counted: tuple[int, int] | None) -> str:
     if counted is None:
         return "-"
-    low, high = (100 * bound for bound in stats.wilson_interval(*counted)[:2])
+    low, high = (100 * bound for bound in stats.wilson_interval(*counted))
     return f"{100 * counted[0] / counted[1]:.0f}% ({low:.0f} to {high:.0f}) of {counted[1]}"

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -232,8 +233,7 @@ def _summary(
     area = np.array([stats.area_under_curve(*run.series(STEPS, y), low, high) for run in members])
     aggregates = {name: _estimate(final, statistic) for name, statistic in AGGREGATES.items()}
     if target is not None:
-        gaps = np.maximum(target - final, 0.0)
-        aggregates["gap"] = _estimate(gaps, stats.mean, (0.0, math.inf))
+        aggregates["gap"] = _estimate(final, partial(stats.optimality_gap, target=target), (0.0, math.inf))
     shares = [(run, column.name) for run in members if (column := runs.success_column(run)) is not None]
     success = np.array([final_performance(run, name, low, high) for run, name in shares])
     success_mean = _estimate(success, stats.mean, (0.0, 1.0)) if len(success) else None

@@ -89,7 +89,7 @@ def iqm(scores: ArrayLike) -> Array:
 
 def optimality_gap(scores: ArrayLike, target: float) -> Array:
     """Return how far the scores fall short of `target` on average: mean(max(target - score, 0))."""
-    return target - np.minimum(_matrix(scores), target).mean(axis=(-2, -1))
+    return np.maximum(target - _matrix(scores), 0.0).mean(axis=(-2, -1))
 
 
 def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> float:
