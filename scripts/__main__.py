@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 
@@ -35,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     if "_ARGCOMPLETE" in os.environ:  # a shell asks, on Tab
         from scripts import completion
 
-        completion.complete(commands(), os.environ.get("COMP_LINE", ""))
+        completion.complete(COMMANDS, os.environ.get("COMP_LINE", ""))
     if argv[:1] in ([], ["-h"], ["--help"]):
         print(help_text())
         return 0 if argv else 2
