@@ -97,7 +97,17 @@ CONTINUOUS = Preset(
 )
 
 
-def tuned(name: str, title: str, only: tuple[str, ...], size: tuple[int, int, int], **more: Any) -> Preset:
+def tuned(
+    name: str,
+    title: str,
+    only: tuple[str, ...],
+    size: tuple[int, int, int],
+    *,
+    lr: float = 3e-4,
+    passes: int = 10,
+    normalize: bool = True,
+    **more: Any,
+) -> Preset:
     """Return a preset of the zoo's.
 
     Args:
@@ -105,11 +115,11 @@ def tuned(name: str, title: str, only: tuple[str, ...], size: tuple[int, int, in
         title: of its entry in the file.
         only: patterns of the ids that it is made for.
         size: environments, steps of each in an epoch, samples of a minibatch.
-        more: `lr` and `passes`, of actor and critic alike; `normalize`, of observations and rewards; other settings as
-            they are.
+        lr, passes: of actor and critic alike.
+        normalize: observations and rewards.
+        more: other settings, as they are.
     """
     num_envs, steps, minibatch = size
-    lr, passes, normalize = more.pop("lr", 3e-4), more.pop("passes", 10), more.pop("normalize", True)
     settings = {
         "network": "mlp",
         "num_envs": num_envs,

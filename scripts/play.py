@@ -135,25 +135,25 @@ def check_follow(args: argparse.Namespace) -> None:
 
 
 class Screen:
-    """Sends each picture to every sink, with the overlay beside it, and keeps the pace."""
+    """Sends each picture to every viewer, with the overlay beside it, and keeps the pace."""
 
     def __init__(self, args: argparse.Namespace, title: str, fps: float) -> None:
-        self.scale, self.sinks, self.frames = args.scale, list[video.Sink](), 0
+        self.scale, self.viewers, self.frames = args.scale, list[video.Viewer](), 0
         self.thought: tuple[list[str], list[float], int, float | None] | None = None  # what the overlay says
         self._panel: tuple[Any, np.ndarray] = (None, np.zeros(0))
         self.caption = ""
         self.steps: int | None = None  # of training behind the policy, where one is followed
         self.window: window.Window | None = None
         if args.video:
-            self.sinks.append(video.VideoFile(args.video, fps))
+            self.viewers.append(video.VideoFile(args.video, fps))
         if args.gif:
-            self.sinks.append(video.GifFile(args.gif, fps))
-        live = args.terminal or args.human or not self.sinks
+            self.viewers.append(video.GifFile(args.gif, fps))
+        live = args.terminal or args.human or not self.viewers
         if live and not args.terminal:
             self.window = window.Window(title)
-            self.sinks.append(self.window)
+            self.viewers.append(self.window)
         elif live:
-            self.sinks.append(video.Terminal())
+            self.viewers.append(video.Terminal())
         self._clock = video.Clock(fps * args.speed if live else 0)
         self._bar = tqdm(unit=" frames", desc="writing", disable=live or None)  # on a terminal only
 
@@ -164,16 +164,16 @@ class Screen:
         if self.thought is not None and self.thought is not self._panel[0]:
             self._panel = (self.thought, video.draw_panel(*self.thought, picture.shape[0], self.scale))
         beside = large if self.thought is None else np.hstack([large, self._panel[1][: len(large)]])
-        for sink in self.sinks:
-            sink.show(large if isinstance(sink, video.Terminal) else beside, self.caption)
+        for viewer in self.viewers:
+            viewer.show(large if isinstance(viewer, video.Terminal) else beside, self.caption)
         self._bar.update()
         self._clock.wait()
 
     def close(self) -> None:
         """Finish files and give the terminal back."""
         self._bar.close()
-        for sink in self.sinks:
-            sink.close()
+        for viewer in self.viewers:
+            viewer.close()
 
 
 # A policy, or random actions ------------------------------------------------------------------------------------------
@@ -311,7 +311,7 @@ def describe(
 
 def report(record: dict[str, Any], show: Screen) -> None:
     """Print how an episode ended, unless the terminal shows pictures."""
-    if any(isinstance(sink, video.Terminal) for sink in show.sinks):
+    if any(isinstance(viewer, video.Terminal) for viewer in show.viewers):
         return
     line = "" if show.steps is None else f"after {show.steps:,} steps: "
     line += f"episode {record['episode']}: return {record['ep_ret']:.0f}, {record['ep_len']} steps"
@@ -339,7 +339,7 @@ def by_demonstrations(args: argparse.Namespace) -> None:
             console = build_console(way.env, emulator)
             demonstrations.replay(way, console, watch)
             console.close()
-            if not any(isinstance(sink, video.Terminal) for sink in show.sinks):
+            if not any(isinstance(viewer, video.Terminal) for viewer in show.viewers):
                 print(f"{way.env}: flag after {len(way.buttons)} decisions, {way.frames} frames")
     except (window.Closed, KeyboardInterrupt):
         pass
@@ -415,7 +415,7 @@ def play_console(console: Any, buttons: Callable[[], int | None], pressed: bytea
         pressed.append(byte)
         ret += reward
         show.show(rgb(console.screen))
-    if show.window is not None or not any(isinstance(sink, video.Terminal) for sink in show.sinks):
+    if show.window is not None or not any(isinstance(viewer, video.Terminal) for viewer in show.viewers):
         print(f"return {ret:.0f}, {len(pressed)} frames")
 
 

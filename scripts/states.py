@@ -21,6 +21,7 @@ import envs
 from envs.mario import demonstrations, stages
 from envs.mario.actions import parse
 from envs.mario.demonstrations import Moment
+from envs.mario.explore import explore
 from envs.mario.native_vector import read_states, write_states
 from ppo.evaluate import environment, find_policy
 from ppo.policy import Policy, load_policy
@@ -48,12 +49,12 @@ def main(argv: list[str] | None = None) -> int:
     how.add_argument("--from-demonstration", type=Path, nargs="+", metavar="FILE", help="states along these ways")
     parser.add_argument("--env", help="environment id; default: the policy's own, or SuperMarioBros-1-1-v0")
     parser.add_argument("--seed", type=int, default=0)
-    explore = parser.add_argument_group("of an exploration")
-    explore.add_argument("--actions", help="action set, by name or in JSON (default simple, down and left with A)")
+    search = parser.add_argument_group("of an exploration")
+    search.add_argument("--actions", help="action set, by name or in JSON (default simple, down and left with A)")
     text = f"decisions at most (default {MAX_STEPS:,})"
-    explore.add_argument("--max-steps", type=int, default=MAX_STEPS, metavar="STEPS", help=text)
+    search.add_argument("--max-steps", type=int, default=MAX_STEPS, metavar="STEPS", help=text)
     text = "up to so many frames (0..30) of random buttons come first (default 0)"
-    explore.add_argument("--start-frames", type=int, default=0, metavar="FRAMES", help=text)
+    search.add_argument("--start-frames", type=int, default=0, metavar="FRAMES", help=text)
     which = parser.add_argument_group("which states are kept")
     which.add_argument("--every", type=int, metavar="STEPS", help="steps between two states (default 15)")
     which.add_argument("--count", type=int, default=100, help="how many states of a policy's play (default 100)")
@@ -71,8 +72,7 @@ def take(args: argparse.Namespace) -> None:
     if args.max_steps < 1:
         raise ValueError(f"max_steps: {args.max_steps}, expected at least 1")
     if sum([args.policy is not None, args.all, args.explore is not None, args.from_demonstration is not None]) > 1:
-        expected = "one of a policy, --all, --explore or --from-demonstration"
-        raise ValueError(f"explore: goes without a policy; expected {expected}")
+        raise ValueError("expected one of: a policy, --all, --explore N, --from-demonstration FILE")
     if args.all:
         explore_all(args)
         return
@@ -153,8 +153,6 @@ def _is_row(row: Any) -> bool:
 
 def explore_one(args: argparse.Namespace, env_id: str) -> dict[str, Any]:
     """Explore one stage and write its way, if there is one; return its row of the table."""
-    from envs.mario.explore import explore
-
     began = time.process_time()
     found = explore(env_id, args.seed, args.max_steps, start_frames=args.start_frames, **actions_of(args))
     row = {"decisions": found.steps, "cpu_seconds": round(time.process_time() - began, 2), "way": 0, "frames": 0}
@@ -175,8 +173,6 @@ def actions_of(args: argparse.Namespace) -> dict[str, Any]:
 
 def explore_stage(args: argparse.Namespace, env_id: str) -> None:
     """Explore without a policy, `args.explore` times, and write states of the places or along the ways."""
-    from envs.mario.explore import explore
-
     if args.explore < 1:
         raise ValueError(f"explore: {args.explore}, expected at least 1")
     kept: list[Moment] = []

@@ -34,11 +34,7 @@ SINGLE = {"exp-name", "data-dir", "cpu"}
 POLL_SECONDS = 0.2
 VIEW_SECONDS = 2.0
 LAST_LINES = 8
-SIGNALS = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGKILL,
-)  # what the first, second and third Ctrl-C send
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)  # what the first, second and third Ctrl-C send
 
 Check = Callable[[list[str]], object]
 
@@ -74,14 +70,7 @@ class Job:
 
     def arguments(self) -> list[str]:
         """Return the run's command line."""
-        return [
-            *arguments(self.flags),
-            "--exp-name",
-            self.name,
-            "--seed",
-            self.seed,
-            "--resume",
-        ]
+        return [*arguments(self.flags), "--exp-name", self.name, "--seed", self.seed, "--resume"]
 
 
 # ---------------------------------------------------------------------------------------------- the grid
@@ -163,9 +152,9 @@ def arguments(flags: dict[str, str]) -> list[str]:
 
 def complete(job: Job) -> bool:
     """Return whether the run has finished with the values that are asked for now."""
-    if files.read_json(job.folder / "exit.json").get("reason") != "finished":
+    if files.object_or_empty(job.folder / "exit.json").get("reason") != "finished":
         return False
-    config = files.read_json(job.folder / "config.json")
+    config = files.object_or_empty(job.folder / "config.json")
     asked = {name.replace("-", "_"): value or "true" for name, value in job.flags.items()}
     asked |= {name.removeprefix("no_"): "false" for name in asked if name.startswith("no_")}
     return bool(config) and all(_same(config[name], value) for name, value in asked.items() if name in config)
@@ -413,31 +402,18 @@ def check_arguments(words: list[str]) -> None:
     parse(words)
 
 
-def main(
-    argv: Sequence[str] | None = None,
-    command: Sequence[str] = COMMAND,
-    check: Check = check_arguments,
-) -> int:
+def main(argv: Sequence[str] | None = None, command: Sequence[str] = COMMAND, check: Check = check_arguments) -> int:
     """Run the command line; return the exit code: 0, 1 if a run failed, 130 if somebody stopped it.
 
     Tests give a `command` of their own in place of the trainer's, and a `check` of its arguments.
     """
-    return run_command(
-        PROG,
-        lambda: _main(sys.argv[1:] if argv is None else list(argv), command, check),
-    )
+    return run_command(PROG, lambda: _main(sys.argv[1:] if argv is None else list(argv), command, check))
 
 
 def _main(argv: list[str], command: Sequence[str], check: Check) -> int:
     p = Parser(prog=PROG, description=__doc__.partition("\n\n")[2], allow_abbrev=False)
     p.usage = f"{PROG} --FLAG VALUE... [--FLAG VALUE...] [--jobs N] [--dry-run]"
-    p.add_argument(
-        "--jobs",
-        type=int,
-        default=1,
-        metavar="N",
-        help="runs at a time; default: %(default)s",
-    )
+    p.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time; default: %(default)s")
     p.add_argument("--dry-run", action="store_true", help="list the runs and stop")
     args, rest = p.parse_known_args(argv)
     if args.jobs < 1:

@@ -132,7 +132,7 @@ def test_a_recording_is_replayed_exactly(tmp_path, capsys):
         [BUTTONS["right"] | BUTTONS["B"] * (i % 50 > 10) | BUTTONS["A"] * (i % 40 < 20) for i in range(150)]
     )
     console = play.build_console("SuperMarioBros-1-1-v0", "native")
-    show = type("Nothing", (), {"window": None, "sinks": [], "show": lambda self, picture: None})()
+    show = type("Nothing", (), {"window": None, "viewers": [], "show": lambda self, picture: None})()
     pressed, given = bytearray(), iter(buttons)
     play.play_console(console, lambda: next(given, None), pressed, show)
     facts = {"format": 1, "env": "SuperMarioBros-1-1-v0", "emulator": "native", "episodes": [pressed.hex()]}

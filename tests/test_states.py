@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import envs
-import envs.mario.explore as explore_module
 from envs.mario import demonstrations, stages
 from envs.mario.actions import BUTTONS
 from envs.mario.backends import Consoles
@@ -16,6 +15,7 @@ from envs.mario.explore import explore
 from envs.mario.native_vector import read_states
 from ppo.config import build
 from ppo.run import train
+from scripts import states as states_module
 from scripts.play import main as play_main
 from scripts.states import main
 from tests.test_evaluate import table_of
@@ -121,7 +121,7 @@ def test_all_stages_are_explored_by_one_command_that_resumes(tmp_path, capsys, m
     assert [len(way.buttons) for way in ways] == [int(row[3]) for row in rows]
     after = {path.name: path.read_bytes() for path in (tmp_path / "ways").iterdir()}
     assert all(after[name] == data for name, data in before.items() if name.startswith("Super"))
-    monkeypatch.setattr(explore_module, "explore", lambda *args, **kwargs: pytest.fail("explored again"))
+    monkeypatch.setattr(states_module, "explore", lambda *args, **kwargs: pytest.fail("explored again"))
     assert main(flags) == 0 and capsys.readouterr().out == said
     assert main([*flags[:-1], "4"]) == 2 and "other settings" in capsys.readouterr().err
 
@@ -218,7 +218,7 @@ def test_an_exploration_that_finds_no_flag_says_how_far_it_came(tmp_path, capsys
         (["--count", "0"], "count"),
         (["--explore", "0"], "explore"),
         (["--explore", "1", "--actions", "fly"], "fly"),
-        (["SuperMarioBros-1-1-v0", "--explore", "1"], "without a policy"),
+        (["SuperMarioBros-1-1-v0", "--explore", "1"], "expected one of: a policy"),
         (["--explore", "1", "--max-steps", "50", "--after", "9999"], "between x = 9999"),
         (["--explore", "1", "--start-frames", "31"], "0..30"),
         (["--explore", "1", "--env", "SuperMarioBros-v0"], "one stage"),

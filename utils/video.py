@@ -1,6 +1,6 @@
 """Pictures on their way to a person: video files, GIFs, a text terminal, and a panel of numbers beside the picture.
 
-A picture is an array (H, W, 3) uint8, RGB. A sink takes one picture per frame with `show` and is finished by `close`.
+A picture is an array (H, W, 3) uint8, RGB. A viewer takes one picture per frame with `show` and is finished by `close`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PANEL = 150  # width of the panel before scaling, in the picture's own pixels
 TERMINAL_EVERY = 3  # a terminal is drawn on at 20 Hz
 
 
-class Sink(Protocol):
+class Viewer(Protocol):
     """Takes one picture per frame."""
 
     def show(self, picture: np.ndarray, caption: str) -> None:
@@ -79,7 +79,7 @@ class VideoFile:
 
 
 class GifFile:
-    """Writes a GIF, whose clock counts hundredths of a second: a picture every 50 ms, the ones between are left out."""
+    """Writes a GIF, whose clock counts hundredths of a second: about 20 pictures a second are kept."""
 
     def __init__(self, path: Path, fps: float) -> None:
         """Args: path: where. fps: pictures per second that `show` is given."""

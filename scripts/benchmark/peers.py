@@ -182,7 +182,7 @@ def stable_baselines(network: str, same_emulator: bool, num_envs: int, steps: in
             return self.body(obs)
 
     if same_emulator:
-        env = Adapter(num_envs, cfg.seed)
+        env = adapted(num_envs, cfg.seed)
     else:
         with quiet_stderr():  # the same in each of its processes
             env = SubprocVecEnv([UsualMario] * num_envs, start_method="spawn")
@@ -248,7 +248,7 @@ def quiet_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-def Adapter(num_envs: int, seed: int) -> Any:  # noqa: N802 - a class made where its base is installed
+def adapted(num_envs: int, seed: int) -> Any:
     """Return this project's vector environment as Stable-Baselines3 wants it."""
     from stable_baselines3.common.vec_env import VecEnv as Base
 

@@ -10,7 +10,7 @@ from utils import files
 LARGEST_LOG = 256 << 20  # bytes; 100,000 rows of 35 columns are about 60 MB
 
 
-def read_object(path: Path) -> tuple[dict[str, Any], str]:
+def object_and_note(path: Path) -> tuple[dict[str, Any], str]:
     """Return the object in a JSON file, and why it could not be read ("" where it could, or where there is no file)."""
     try:
         return files.read_object(path), ""
@@ -22,6 +22,6 @@ def read_object(path: Path) -> tuple[dict[str, Any], str]:
         return {}, f"{path.name} not read: {error}"
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def object_or_empty(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; {} where there is none or it cannot be read."""
-    return read_object(path)[0]
+    return object_and_note(path)[0]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.analysis import markup, videos
-from utils.analysis.files import read_object
+from utils.analysis.files import object_and_note
 from utils.analysis.markup import embedded, table, text
 from utils.files import read_file
 
@@ -55,8 +55,8 @@ def page(folders: Sequence[str], title: str) -> str:
 
 def policy(folder: Path) -> tuple[str, list[str]]:
     """Return the section about a policy, and what could not be shown of it."""
-    info, problem = read_object(folder / "policy.json")
-    evaluation, other = read_object(folder / "evaluation.json")
+    info, problem = object_and_note(folder / "policy.json")
+    evaluation, other = object_and_note(folder / "evaluation.json")
     notes = [f"{folder.name}: {note}" for note in (problem, other) if note]
     shown = []
     film = next((name for name in FILMS if (folder / name).exists()), None)

@@ -26,7 +26,7 @@ from utils.analysis import (
     videos,
 )
 from utils.analysis.experiments import Group, counted
-from utils.analysis.files import read_object
+from utils.analysis.files import object_and_note
 from utils.analysis.markup import picture, table, text
 from utils.analysis.runs import LoggedRun
 from utils.columns import STEPS, Column
@@ -168,7 +168,7 @@ def system(groups: Sequence[Group]) -> tuple[str, list[str]]:
     seen: dict[tuple[tuple[str, str], ...], list[str]] = {}
     notes: list[str] = []
     for run in (run for group in groups for run in group.runs):
-        document, note = read_object(run.path / "system.json")
+        document, note = object_and_note(run.path / "system.json")
         notes += [f"{run.label}: {note}"] if note else []
         facts = dict(_facts(document))
         facts |= {key: str(run.config[key]) for key in ("commit", "world_size") if key in run.config}

@@ -24,7 +24,7 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from utils import system
-from utils.analysis.files import LARGEST_LOG, read_object
+from utils.analysis.files import LARGEST_LOG, object_and_note
 from utils.analysis.older_runs import MARIO
 from utils.analysis.tables import COMMA, TAB, Table, parse_table
 from utils.columns import STEPS, Column
@@ -176,8 +176,8 @@ def extremes(column: str) -> list[str]:
 
 
 def _read_progress(path: Path, columns: list[str] | None) -> LoggedRun:
-    config, config_note = read_object(path / "config.json")
-    ending, ending_note = read_object(path / "exit.json")
+    config, config_note = object_and_note(path / "config.json")
+    ending, ending_note = object_and_note(path / "exit.json")
     spec, reason = config.get("spec"), ending.get("reason", "")
     run = LoggedRun(path, "progress", _name(path, config), _seed(path, config), config)
     run.spec = spec if isinstance(spec, dict) else {}
