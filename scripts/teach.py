@@ -35,7 +35,7 @@ from ppo import actions, arguments
 from ppo.architecture import described
 from ppo.build import build_training, threads
 from ppo.core import discount_cumsum
-from ppo.evaluate import find_policy
+from ppo.evaluate import environment, find_policy
 from ppo.policy import load_policy, save_policy
 from ppo.ppo import accumulate_gradients, sum_over_ranks, take_steps
 from ppo.training import Coefficients, Learner, Tensors, Training
@@ -268,10 +268,12 @@ class Expert:
     def __init__(self, name: str, env: NativeMarioVec) -> None:
         """Load it. Raises ValueError unless it can play here."""
         self.env, self.policy = env, load_policy(find_policy(name))
-        spec = self.policy.info["spec"]
-        self.numbers = env.action_numbers(spec)
-        names = spec["options"].get("ram_obs")
-        self.values = None if names is None else Values(names)
+        _, options = environment(self.policy)
+        self.numbers = env.action_numbers(self.policy.info["spec"])
+        self.values = Values(options["ram_obs"]) if "ram_obs" in options else None
+        shown = list(env.single_observation_space.shape or ()) if self.values is None else [self.values.size]
+        if shown != self.policy.info["obs_shape"]:
+            raise ValueError(f"teacher: {name} takes {self.policy.info['obs_shape']}, here it would see {shown}")
         if self.policy.ac.memories:
             raise ValueError(f"teacher: {name} remembers, expected a feed-forward policy")
 

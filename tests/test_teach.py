@@ -9,6 +9,7 @@ import torch
 import envs
 from envs.mario.planner import GROUND, Planner
 from ppo.config import build
+from ppo.networks import ActorCritic
 from ppo.policy import load_policy, save_policy
 from ppo.run import train
 from scripts import teach
@@ -110,6 +111,28 @@ def test_a_policy_that_sees_the_memory_teaches_one_that_sees_pictures(tmp_path, 
     assert shown[:, 2].min() > 0.9  # right with A
     assert teach.main([STAGE, "--out", str(tmp_path / "x"), "--teacher", str(tmp_path / "nobody")]) == 2
     assert "no policy found" in capfd.readouterr().err and not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"spec": "x"}, "env and spec must say"),
+        ({"spec": {"options": 5}}, "env and spec must say"),
+        ({"spec": {"options": {"ram_obs": ["nothing"]}, "preprocess_version": 1}}, "nothing"),
+        ({"spec": {"options": {}, "preprocess_version": 1, "buttons": [["right"], ["B"]]}}, "not all among"),
+        ({"obs_shape": [2, 84, 84]}, "takes [2, 84, 84], here it would see [4, 84, 84]"),
+    ],
+)
+def test_a_teacher_that_cannot_play_here_is_one_line(changes, words, tmp_path, capfd):
+    """A damaged file, other actions, other pictures: code 2, and nothing is written."""
+    spec = {"options": {}, "preprocess_version": 1, "buttons": [["right"], ["right", "A"]]}
+    info = {"env": STAGE, "spec": spec, "network": "mario", "obs_shape": [4, 84, 84], "num_actions": 2} | changes
+    ac = ActorCritic("mario", tuple(info["obs_shape"]), 2, "orthogonal", 0)
+    save_policy(tmp_path / "teacher", ac, info)
+    flags = ["--teacher", str(tmp_path / "teacher"), "--labels", "8", "--num-envs", "2"]
+    assert teach.main([STAGE, "--out", str(tmp_path / "x"), *flags]) == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and words in said and not (tmp_path / "x").exists(), said
 
 
 @pytest.mark.parametrize(
