@@ -195,18 +195,27 @@ def threads(comm: mpi.Comm) -> Iterator[None]:
     an MLP, on cores that others use too, a sweep of CartPole was thirty times as slow.
 
     Raises:
-        Refused: OMP_NUM_THREADS is no number of threads.
+        Refused: on all ranks: OMP_NUM_THREADS is no number of threads on one of them.
     """
-    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if given and not re.fullmatch("[1-9][0-9]{0,3}", given):
-        raise Refused(f"OMP_NUM_THREADS must be a number of threads, 1 to 9999, got {printable(given)!r}")
-    share = int(given) if given else max(1, system.cores() // comm.local_size)
+    share = mpi.agreed(comm, threads_given, (ValueError,), Refused) or max(1, system.cores() // comm.local_size)
     before = torch.get_num_threads()
     torch.set_num_threads(share)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def threads_given() -> int | None:
+    """Return OMP_NUM_THREADS, None where it is not set.
+
+    Raises:
+        ValueError: it is no number of threads.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if given and not re.fullmatch("[1-9][0-9]{0,3}", given):
+        raise ValueError(f"OMP_NUM_THREADS must be a number of threads, 1 to 9999, got {printable(given)!r}")
+    return int(given) if given else None
 
 
 def compute_wanted() -> bool:

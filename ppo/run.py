@@ -52,6 +52,8 @@ def bad_input(message: str) -> NoReturn:
 
 def main(argv: list[str] | None = None) -> None:
     """Run one training from the command line; exit with 0, 1 (failure), 2 (bad input), 75 (SIGUSR1) or 128 + signal."""
+    from utils.folder import Refused
+
     argv = sys.argv[1:] if argv is None else argv
     comm: mpi.Comm | None = None
     signals = StopSignals("keep" if mpi.launched_size() > 1 else "end")  # to the end: a late signal changes nothing
@@ -59,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         comm = connect()
         check_hosts(comm)  # before all else: other code may know other settings
-        cfg, options = parse(argv)
+        cfg, options = mpi.agreed(comm, lambda: parse(argv), (ValueError,), Refused)  # on one host it may be bad
         if options.cpu > 1 and comm.world_size == 1:
             relaunch(options.cpu, argv)
         if early := stopped_early(comm, signals):
@@ -95,18 +97,19 @@ def exit_code(comm: mpi.Comm | None, error: BaseException) -> int:
 
 
 def parse(argv: list[str]) -> tuple[PPOConfig, argparse.Namespace]:
-    """Return the checked config and the other flags; ends the process for bad input, --print-config and --presets."""
+    """Return the checked config and the other flags; ends the process for --help, --print-config and --presets.
+
+    Raises:
+        ValueError: see `arguments.parse`.
+    """
     from ppo import arguments
 
-    try:
-        cfg, options = arguments.parse(argv)
-    except ValueError as error:
-        bad_input(str(error))
+    cfg, options = arguments.parse(argv)
     ranks = options.cpu if mpi.launched_size() == 1 else mpi.launched_size()
     if ranks < 1 or ranks > cfg.num_envs:
-        bad_input(f"ranks must be from 1 to num-envs ({cfg.num_envs}), got {ranks}")
+        raise ValueError(f"ranks must be from 1 to num-envs ({cfg.num_envs}), got {ranks}")
     if options.resume and options.overwrite:
-        bad_input("--resume and --overwrite exclude each other")
+        raise ValueError("--resume and --overwrite exclude each other")
     if options.print_config or options.presets:
         if mpi.launched_rank() == 0:
             with contextlib.suppress(BrokenPipeError):  # its reader may have gone (`| head`)

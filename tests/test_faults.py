@@ -71,6 +71,21 @@ def test_an_exception_before_the_first_collective_ends_the_job(tmp_path, fault):
     assert ("the ROM is missing" if fault.startswith("build") else "ppo.config") in done.err
 
 
+@pytest.mark.parametrize(("fault", "named"), [("flag@1:0", "gamma"), ("threads@1:0", "OMP_NUM_THREADS")])
+def test_bad_input_on_one_rank_alone_is_one_line(tmp_path, fault, named):
+    """As on a host that lacks a file of the user's: all ranks end with code 2, and nothing is written."""
+    done = faulty(tmp_path, fault, 2)
+    assert done.code == 2 and named in done.err and done.err.count("\n") == 1, done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rank_that_does_not_start_is_not_waited_for_ever(tmp_path):
+    """It ended before it joined MPI, without a word: the others say where they wait, and end."""
+    done = faulty(tmp_path, "gone@1:0", 2)
+    assert done.code != 0 and "Timeout" in done.err and "mpi.py" in done.err, done.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_exit_on_one_rank_ends_the_job_with_its_code(tmp_path):
     """sys.exit(3) on one rank is not a hang and not a success."""
     assert faulty(tmp_path, "exit@1:100", 2).code == 3

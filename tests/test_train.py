@@ -400,17 +400,18 @@ def test_a_parameter_that_is_not_finite_stops_the_run(tmp_path, precision, monke
         (["--env", "tests.tasks:Dials-v0"], ["Dials-v0", "Dict", "Discrete"]),
     ],
 )
-def test_bad_input_gets_one_clear_line_and_code_2(args, names):
+def test_bad_input_gets_one_clear_line_and_code_2(args, names, tmp_path):
     """One line on stderr that names the argument and the value; nothing is written."""
-    done = run(["-m", "ppo.run", *args])
-    assert done.code == 2 and done.out == ""
+    done = run(["-m", "ppo.run", "--data-dir", str(tmp_path), *args])
+    assert done.code == 2 and done.out == "" and list(tmp_path.iterdir()) == []
     assert done.err.count("\n") == 1 and all(name in done.err for name in names), done.err
 
 
 @pytest.mark.mpi
-def test_bad_input_under_mpirun_is_told_once():
-    """Four ranks, one line."""
-    done = run(["-m", "ppo.run", "--gamma", "2"], ranks=4)
+def test_bad_input_under_mpirun_is_told_once(tmp_path):
+    """Four ranks, one line, and nothing is written."""
+    done = run(["-m", "ppo.run", "--gamma", "2", "--data-dir", str(tmp_path)], ranks=4)
+    assert list(tmp_path.iterdir()) == []
     assert done.code == 2 and done.err.count("error:") == 1 and done.err.count("\n") == 1, done.err
 
 
@@ -423,10 +424,11 @@ def test_cpu_flag_starts_the_ranks(tmp_path):
 
 
 @pytest.mark.parametrize("variable", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"])
-def test_launcher_of_another_mpi_is_refused(variable):
+def test_launcher_of_another_mpi_is_refused(variable, tmp_path):
     """Where the launcher says 8 and the library sees 1, the run is refused instead of started eight times."""
     pytest.importorskip("mpi4py")
-    done = run(["-m", "ppo.run", "--env", "Echo-v0"], env={variable: "8"})
+    done = run(["-m", "ppo.run", "--env", "Echo-v0", "--data-dir", str(tmp_path)], env={variable: "8"})
+    assert list(tmp_path.iterdir()) == []
     assert done.code == 2 and "8 processes were started, but each sees 1" in done.err, done.err
 
 

@@ -9,6 +9,7 @@ A rank that fails must end the whole job: see `exit_together`.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import shutil
 import signal
@@ -36,6 +37,7 @@ _LAUNCHERS = (
 
 
 SHARED_MEMORY = "/dev/shm"  # where MPI libraries keep it on Linux; containers may have little
+START_SECONDS = 300.0  # that a rank waits for the others to start
 PIECE = 1 << 15  # numbers of each rank that are summed at a time: 128 KiB, which stay in the cache
 
 
@@ -160,10 +162,11 @@ class MpiComm(Comm):
             WrongLauncher: the launcher started another number of processes than the library sees.
         """
         super().__init__()
-        try:
-            from mpi4py import MPI
-        except RuntimeError as error:  # mpi4py's word for a library that cannot be loaded
-            raise ImportError(" ".join(str(error).split())) from None
+        with _time_limit(START_SECONDS):  # it waits for all ranks, one of which may have died without a word
+            try:
+                from mpi4py import MPI
+            except RuntimeError as error:  # mpi4py's word for a library that cannot be loaded
+                raise ImportError(" ".join(str(error).split())) from None
 
         self._mpi, self._world = MPI, MPI.COMM_WORLD
         self.library = MPI.Get_library_version().strip("\0").split("\n")[0].strip()
@@ -373,6 +376,16 @@ class MpiComm(Comm):
 
     def abort(self, code: int) -> None:
         self._world.Abort(code)
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """End this process, with its stack, when the block takes longer: also one that never returns to Python."""
+    faulthandler.dump_traceback_later(seconds, exit=True, file=2)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def connect() -> Comm:

@@ -21,6 +21,14 @@ HERE = mpi.launched_rank() == RANK
 
 if HERE and KIND == "import":
     sys.modules["ppo.config"] = None  # makes `from ppo import config` raise ImportError
+if HERE and KIND == "flag":
+    sys.argv += ["--gamma", "7"]
+if HERE and KIND == "threads":
+    os.environ["OMP_NUM_THREADS"] = "0"
+if KIND == "gone":
+    mpi.START_SECONDS = 5.0
+    if HERE:
+        sys.exit(3)
 
 
 def strike(env) -> None:
