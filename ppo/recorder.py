@@ -108,6 +108,7 @@ class Recorder:
             "resolved_precision": str(training.nets.dtype).removeprefix("torch."),
             "processor": system.processor(),
             "arithmetic": training.arithmetic,
+            "instructions": torch.backends.cpu.get_cpu_capability(),
             "mpi": self.comm.library,
             "versions": system.versions(),
             "torch_threads": torch.get_num_threads(),

@@ -37,6 +37,7 @@ MENTIONED = {
     "mpi": "the MPI library",
     "processor": "the processor",
     "arithmetic": "what computes",
+    "instructions": "the processor's set of instructions",
 }  # in config.json
 
 Saved = tuple[dict[str, np.ndarray], dict[str, Any]]  # tensors and meta data of a checkpoint

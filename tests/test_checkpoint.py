@@ -511,11 +511,13 @@ def test_another_precision_or_device_is_another_experiment(tmp_path, name, was, 
 
 
 def test_other_software_and_another_processor_are_mentioned(tmp_path, capsys):
-    """Commit, MPI library, scipy, OpenCV, processor: they may change the last bits, and the console says so."""
+    """Commit, MPI library, scipy, OpenCV, processor and its instructions: they may change the last bits, and the
+    console says so."""
     path = train(config.build(**ECHO, epochs=2, data_dir=str(tmp_path)))
     facts = json.loads((path / "config.json").read_text())
     versions = facts["versions"] | {"scipy": "0.1", "opencv-python-headless": "0.2"}
     changed = facts | {"commit": "abc", "mpi": "Other MPI", "processor": "i386\x1b[2J", "versions": versions}
+    changed |= {"instructions": "MMX"}
     (path / "config.json").write_text(json.dumps(changed))
     capsys.readouterr()
     train(config.build(**ECHO, epochs=3, data_dir=str(tmp_path)), resume=True)
@@ -523,6 +525,7 @@ def test_other_software_and_another_processor_are_mentioned(tmp_path, capsys):
     for text in (
         "the code was 'abc'",
         "the MPI library was 'Other MPI'",
+        "the processor's set of instructions was 'MMX', now",
         "scipy was '0.1'",
         "opencv-python-headless was",
     ):

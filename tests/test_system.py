@@ -51,6 +51,26 @@ def test_control_groups_limit_the_cores(tmp_path, monkeypatch, cgroup, files, ex
     assert system.cores() == expected
 
 
+@pytest.mark.parametrize(
+    ("cgroup", "files", "expected"),
+    [
+        ("0::/job/step\n", {"job/memory.max": "2147483648\n", "job/step/memory.max": "max\n"}, 2.0),
+        ("4:memory:/a\n", {"memory/a/memory.limit_in_bytes": "3221225472\n"}, 3.0),
+        ("4:memory:/a\n", {"memory/a/memory.limit_in_bytes": "9223372036854771712\n"}, 16.0),  # version 1 for none
+        ("4:memory:/a\n", {"cpu/a/memory.limit_in_bytes": "1\n"}, 16.0),
+    ],
+)
+def test_control_groups_limit_the_memory(tmp_path, monkeypatch, cgroup, files, expected):
+    """What is recorded is what the process may use, not what the machine has."""
+    monkeypatch.setattr(system, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(system, "CGROUPS", tmp_path / "cgroup")
+    write(tmp_path / "proc" / "self" / "cgroup", cgroup)
+    write(tmp_path / "proc" / "meminfo", f"MemTotal: {16 << 20} kB\nMemFree: 1 kB\n")
+    for name, text in files.items():
+        write(tmp_path / "cgroup" / name, text)
+    assert system.total_memory_gb() == expected
+
+
 def test_a_system_without_proc_is_described_all_the_same(tmp_path, monkeypatch):
     """As on macOS: what it does not say is left out, and nothing raises."""
     monkeypatch.setattr(system, "PROC", tmp_path)

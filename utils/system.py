@@ -37,20 +37,23 @@ def cores() -> int:
 
 def _time_limits() -> Iterator[float]:
     """Yield the bounds on processor time that the control groups of this process set, in cores."""
+    for folder in _control_groups("cpu"):
+        first = [*_lines(folder / "cpu.cfs_quota_us"), *_lines(folder / "cpu.cfs_period_us")]
+        for pair in (first, " ".join(_lines(folder / "cpu.max")).split()):
+            if len(pair) == 2 and pair[0].isdigit() and pair[1].isdigit() and int(pair[1]):
+                yield int(pair[0]) / int(pair[1])
+
+
+def _control_groups(controller: str) -> Iterator[Path]:
+    """Yield the folders of the control groups that bound this process, up to the root of each hierarchy."""
     for line in _lines(PROC / "self" / "cgroup"):
         _, controllers, path = (*line.split(":", 2), "", "")[:3]
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        roots = [CGROUPS / controllers, CGROUPS / "cpu"] if controllers else [CGROUPS, CGROUPS / "unified"]
+        roots = [CGROUPS / controllers, CGROUPS / controller] if controllers else [CGROUPS, CGROUPS / "unified"]
         inner = Path(path.strip("/"))
         for root in roots:  # inside a container the path may be that of the host: then its root is ours
-            for folder in (root / inner, *(root / parent for parent in inner.parents)):
-                if controllers:
-                    pair = [*_lines(folder / "cpu.cfs_quota_us"), *_lines(folder / "cpu.cfs_period_us")]
-                else:
-                    pair = " ".join(_lines(folder / "cpu.max")).split()
-                if len(pair) == 2 and pair[0].isdigit() and pair[1].isdigit() and int(pair[1]):
-                    yield int(pair[0]) / int(pair[1])
+            yield from (root / inner, *(root / parent for parent in inner.parents))
 
 
 def _lines(path: Path) -> list[str]:
@@ -86,10 +89,13 @@ def memory_mb() -> float:
 
 
 def total_memory_gb() -> float | None:
-    """Return the machine's memory in GiB, None where it does not say."""
-    for line in _lines(PROC / "meminfo"):
-        return round(int(line.split()[1]) / 2**20, 1)
-    return None
+    """Return the memory that this process may use in GiB: the machine's, or less where a control group bounds it; None
+    where the system does not say."""
+    sizes = [int(line.split()[1]) << 10 for line in _lines(PROC / "meminfo")[:1]]
+    for folder in _control_groups("memory"):
+        words = [*_lines(folder / "memory.max"), *_lines(folder / "memory.limit_in_bytes")]
+        sizes += [int(word) for word in words if word.isdigit()]
+    return round(min(sizes) / 2**30, 1) if sizes else None
 
 
 def keep_freed_memory() -> None:
