@@ -86,6 +86,17 @@ def test_rows_of_a_pipe_are_plain_and_fit_80_columns(capsys, epochs):
     assert "left" in lines[0].split() and "ClearRate" in lines[0].split() and "50%" in lines[1].split()
 
 
+@pytest.mark.parametrize("epochs", [390, 100_000])
+def test_an_epoch_in_which_no_episode_ended_shows_the_last_hundred(capsys, epochs):
+    """As of a CartPole that is solved: a dash for the epoch's own return, and the mean beside it."""
+    shown = console.Console(epochs * 256)
+    shown.start(0)
+    shown.epoch(row(20, float("nan")) | {"EpRet100": 487.5}, epochs)
+    heading, line = capsys.readouterr().out.splitlines()
+    assert line.split()[heading.split().index("EpRet") :][:2] == ["-", "487.5"] and len(line) < 80
+    assert heading.split().index("EpRet100") == heading.split().index("EpRet") + 1
+
+
 def test_a_terminal_has_one_panel_under_the_rows(tty, monkeypatch):
     """Drawn in place however often: curves, best, where the time went, progress and time left, in 80 columns."""
     monkeypatch.setattr(console.time, "monotonic", iter(range(1000)).__next__)

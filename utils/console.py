@@ -30,7 +30,7 @@ SHOW_EVERY = 0.1  # seconds between two drawings of the panel
 WINDOW = 20  # epochs from which speed and time left are told
 BLOCKS, BAR = "▁▂▃▄▅▆▇█", "━─"
 LAUNCHERS = ("mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun")
-DISPENSABLE = ("StepsPerSecond", "ExplainedVariance", "Time", "Entropy", "KL", STEPS)  # left out in this order
+DISPENSABLE = ("StepsPerSecond", "ExplainedVariance", "Time", "Entropy", "KL", STEPS, "EpRet100")  # in this order
 PHASES = {"Collect": "collecting", "Update": "updating", "Wait": "waiting", "Evaluate": "evaluating"}
 
 
@@ -110,6 +110,7 @@ class Console:
             "Epoch": (f"{row['Epoch'] + 1}/{epochs}", 2 * len(str(epochs)) + 1),
             STEPS: (short(row[STEPS]), 6),
             "AverageEpRet": (number(row["AverageEpRet"]), 7),
+            **({} if own else {"EpRet100": (number(row.get("EpRet100")), 7)}),  # in each row: episodes may be long
             **{c.name: (percent(row[c.name]) if c.unit == "%" else number(row[c.name], 0), 5) for c in own},
             "Entropy": (number(row["Entropy"], 2), 7),
             "KL": (number(row["KL"], 4), 6),
