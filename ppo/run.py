@@ -28,6 +28,7 @@ if __name__ == "__main__" and not __package__:  # `python ppo/run.py`, where `im
 if __name__ == "__main__":  # an early Ctrl-C or SIGTERM waits for `main`
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
 
+from ppo import TORCH_CAME_FIRST  # noqa: E402
 from utils import mpi, system  # noqa: E402
 from utils.alike import check_hosts  # noqa: E402
 from utils.command import BAD_INPUT, drop_unwritten, ending, printable  # noqa: E402
@@ -296,6 +297,8 @@ def with_callback(recorder: Recorder, on_epoch: OnEpoch | None) -> Any:
 
 def describe_start(training: Training) -> str:
     """Return what a person wants to read before the first epoch."""
+    import torch
+
     cfg, comm = training.cfg, training.comm
     sizes = [sum(p.numel() for p in net.parameters()) for net in (training.ac, training.ac.pi, training.ac.v)]
     networks = f"{cfg.network} actor {sizes[1]:,} and critic {sizes[2]:,} parameters"
@@ -307,11 +310,13 @@ def describe_start(training: Training) -> str:
         size = cfg.phase_steps * training.buf.obs[0, 0].nbytes / 1e6
         networks += f"; PPG in phases of {cfg.phase_epochs} epochs, {size:,.1f} MB of observations each"
     ranks = f"{comm.world_size} rank{'s' if comm.world_size > 1 else ''}"
+    spins = TORCH_CAME_FIRST and training.env.shows_images and torch.get_num_threads() > 1
     machine = f"{training.device} in {str(training.nets.dtype).removeprefix('torch.')} ({training.arithmetic})"
     return (
         f"{cfg.env} -> {cfg.run_dir}  (preset {cfg.preset}, seed {cfg.seed})\n"
         f"{ranks}, {cfg.num_envs} environments, {machine}; {networks}; "
         f"{cfg.num_epochs} epoch{'s' * (cfg.num_epochs != 1)} of {cfg.steps_per_epoch:,} steps"
+        + ("\ntorch was imported before ppo: slow on a busy machine. Import ppo first" if spins else "")
     )
 
 

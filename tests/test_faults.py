@@ -343,6 +343,16 @@ def test_threads_that_wait_sleep(given, spins):
     assert f"GOMP_SPINCOUNT = {spins}" in done.err
 
 
+@pytest.mark.parametrize(("imports", "told"), [("torch, ppo", True), ("ppo, torch", False)])
+def test_threads_that_spin_are_told_of(tmp_path, monkeypatch, imports, told):
+    """Where torch was imported first, as in a notebook, it is too late to let them sleep, and the run says so."""
+    flags = "--num-envs 2 --steps-per-epoch 16 --minibatch-size 16 --train-pi-iters 1 --train-v-iters 1 --epochs 1"
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)  # which importing ppo here has set
+    code = f"import {imports}\nfrom ppo.run import main\nmain()"
+    done = run(["-c", code, *flags.split(), "--data-dir", str(tmp_path)], env={"OMP_NUM_THREADS": "2"})
+    assert done.code == 0 and ("torch was imported before ppo" in done.out) == told, done.out + done.err
+
+
 def test_an_mlp_has_one_thread(tmp_path, monkeypatch, capsys):
     """Whatever OMP_NUM_THREADS says, which a sweep sets: two on busy cores make it thirty times as slow."""
     before, seen = torch.get_num_threads(), []
