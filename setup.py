@@ -99,6 +99,7 @@ setup(
         "mujoco": ["gymnasium[mujoco]"],
         "tensorboard": ["tensorboard"],
         "wandb": ["wandb"],
+        "search": ["optuna>=4"],
         "notebook": ["notebook", "imageio-ffmpeg"],
         "bench": ["stable-baselines3==2.9.2", "sb3-contrib==2.9.2"],
     },

@@ -18,6 +18,7 @@ COMMANDS = {
     "solve": ("scripts.solve", "learn a stage from nothing, and prove it"),
     "teach": ("scripts.teach", "teach a network what a planner does, for PPO to go on from"),
     "sweep": ("scripts.sweep", "train over a grid of settings and seeds"),
+    "search": ("scripts.search", "search settings by what trials before came to (Optuna)"),
     "states": ("scripts.states", "make states to start episodes from"),
 }
 

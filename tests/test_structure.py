@@ -138,7 +138,7 @@ def test_lines_of_cpp_end_at_120_columns():
     assert long == []
 
 
-SCRIPTS = "sweep evaluate play export states solve teach scoreboard benchmark.__main__".split()
+SCRIPTS = "sweep search evaluate play export states solve teach scoreboard benchmark.__main__".split()
 COMMANDS = ("ppo.run", "utils.plot", "utils.compare", "utils.report", *(f"scripts.{name}" for name in SCRIPTS))
 
 
