@@ -24,11 +24,13 @@ class Option(Setting):
         portable: whether a policy's file may set it. Files come from strangers: nothing that names code or a path.
         confirmed: what an evaluation must know, but does not believe a file about: the user says it again.
         training_only: evaluations leave it at its default.
+        tests: the option in whose place its value stands where a policy is tested on what it was not trained on; "".
     """
 
     portable: bool = False
     confirmed: bool = False
     training_only: bool = False
+    tests: str = ""
 
 
 # Most families have it: a time limit of the agent's steps.
@@ -88,7 +90,7 @@ class Family:
         defaults: settings of the algorithm that hold for this family under presets that do not mention them.
         columns: of progress.txt, each the mean of `field` over the finished episodes' records.
         learned: columns of progress.txt that environments which learn add, see `VecEnv.learn_from`.
-        evaluated: names of those columns that an evaluation reports too, as Eval + name.
+        evaluated: names of those columns that an evaluation reports too, as Eval + name, a test as Test + name.
         evaluation: options with which policies are evaluated unless others are asked for: what disturbs an episode, so
             that a policy which knows one way by heart is not taken for one that plays. A run's own evaluations use
             each of them, or its own value where that disturbs more, see `Family.disturbed`.
@@ -139,10 +141,14 @@ class Family:
         return next((column.field for column in self.columns if column.name == self.best_by), None)
 
     @property
-    def eval_columns(self) -> tuple[Column, ...]:
-        """The columns that an evaluation adds to progress.txt."""
-        shown = [column for column in self.columns if column.name in self.evaluated]
-        return tuple(
-            Column("Eval" + c.name, f"{c.meaning}, in the evaluation", c.unit, c.look_for, c.low, c.high, c.field)
-            for c in shown
-        )
+    def evaluated_fields(self) -> dict[str, str]:
+        """What an evaluation reports: a column without Eval or Test -> key of the records that it is the mean of."""
+        own = {column.name: str(column.field) for column in self.columns if column.name in self.evaluated}
+        return {"EpRet": "ep_ret", "EpLen": "ep_len", **own}
+
+    def tested(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the options under which a run's policy is tested, None where they name nothing to test on."""
+        named = {option.tests: options.get(option.name) for option in self.options if option.tests}
+        if not any(value is not None for value in named.values()):
+            return None
+        return {**options, **{name: value for name, value in named.items() if value is not None}}

@@ -24,7 +24,7 @@ from typing import Any
 
 import envs
 from envs.family import Preset
-from utils.columns import AUXILIARY, PROGRESS, RECENT
+from utils.columns import AUXILIARY, DISTINCT, PROGRESS, RECENT
 from utils.settings import Setting
 
 GOAL = re.compile(r"\s*(\w+)\s*(>=|<=)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*", re.ASCII)  # of --stop-at
@@ -153,6 +153,8 @@ class PPOConfig:
         self._require(steps % size == 0, "minibatch_size", f"a divisor of steps-per-epoch ({steps})")
         allowed = f"a multiple of num-envs ({num_envs}), each of which gives as many steps"
         self._require(size % num_envs == 0, "minibatch_size", allowed)
+        if self.test_options() is not None:
+            self._require(self.eval_every > 0, "eval_every", "at least 1 where the run names what to test on")
         if self.policy != "feedforward":
             path, part, chunk = self.steps_per_env, size // num_envs, self.chunk_size
             fits = not any(length % self.chunk_steps for length in (path, part, chunk))
@@ -198,8 +200,10 @@ class PPOConfig:
         self._require(name in known, "stop_at", f"a goal for a column of progress.txt, such as {', '.join(close)}")
         has_phases = self.algo == "ppg" or name not in AUXILIARY
         self._require(has_phases, "algo", f"ppg where stop-at is {goal}")
-        evaluated = self.eval_every > 0 or not name.startswith("Eval")
+        evaluated = self.eval_every > 0 or not name.startswith(("Eval", "Test"))
         self._require(evaluated, "eval_every", f"at least 1 where stop-at is {goal}")
+        tested = self.test_options() is not None or not name.startswith("Test")
+        self._require(tested, "stop_at", "a goal for what this run has: it names nothing to test on")
 
     def _require(self, ok: bool, name: str, allowed: str) -> None:
         _require(ok, name, getattr(self, name), allowed)
@@ -235,9 +239,17 @@ class PPOConfig:
     def evaluation_options(self) -> dict[str, Any]:
         """Return the options of the run's own evaluations: disturbed as the family says or as this run is, whichever
         is more, and without what only training is given."""
+        return self._evaluated_under(self.env_options)
+
+    def test_options(self) -> dict[str, Any] | None:
+        """Return the same for what the run is tested on and not trained on, None where it names nothing."""
+        tested = envs.find_family(self.env).tested(self.env_options)
+        return None if tested is None else self._evaluated_under(tested)
+
+    def _evaluated_under(self, options: Mapping[str, Any]) -> dict[str, Any]:
         family = envs.find_family(self.env)
         left_out = {option.name for option in family.options if option.training_only}
-        return family.disturbed({name: value for name, value in self.env_options.items() if name not in left_out})
+        return family.disturbed({name: value for name, value in options.items() if name not in left_out})
 
     def command(self, ranks: int = 1) -> str:
         """Return the command line that starts this run: the settings that are not the preset's own, without folders."""
@@ -346,9 +358,11 @@ def all_settings(env: str) -> tuple[Setting, ...]:
 def progress_columns(env: str) -> list[str]:
     """Return the names of all columns that progress.txt can have for this environment."""
     family = envs.find_family(env)
-    own = [column.name for column in (*family.columns, *family.eval_columns)]
-    means = ["EvalEpRet", "EvalEpLen", *([f"{family.best_by}{RECENT}"] if family.best_by else [])]
-    return [*PROGRESS, *own, *means]
+    kinds = ["Eval", *(["Test"] if any(option.tests for option in family.options) else [])]
+    evaluated = [f"{kind}{name}" for kind in kinds for name in (*family.evaluated_fields, *DISTINCT)]
+    own = [column.name for column in family.columns]
+    recent = [f"{family.best_by}{RECENT}"] if family.best_by else []
+    return list(dict.fromkeys([*PROGRESS, *own, *evaluated, *recent]))
 
 
 def presets(env: str) -> tuple[Preset, ...]:

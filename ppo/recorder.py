@@ -27,7 +27,7 @@ from ppo.film import film
 from ppo.policy import Policy, copy_weights, load_policy, write_policy
 from ppo.training import NotFinite, Training
 from utils import checkpoint, logger, system
-from utils.columns import RECENT, Column
+from utils.columns import DISTINCT, RECENT, Column
 from utils.command import printable
 from utils.console import Console
 from utils.folder import Refused, RunFolder, read_json
@@ -39,7 +39,6 @@ T = TypeVar("T")
 Snapshot = tuple[dict[str, torch.Tensor], dict[str, Any]]  # weights of a policy, and its policy.json
 
 MAX_FAILED_WRITES = 3  # of one kind in a row, then the run ends
-DISTINCT = {"EvalStarts": "start", "EvalTrajectories": "trajectory"}  # columns that count different ones
 EVAL_ENVS = 16  # as `scripts.evaluate` has by default
 
 
@@ -255,16 +254,23 @@ class Recorder:
         cfg = self.cfg
         if not cfg.eval_every:
             return {}
-        fields = {"EvalEpRet": "ep_ret", "EvalEpLen": "ep_len"}
-        fields |= {column.name: str(column.field) for column in training.env.family.eval_columns}
-        row = dict.fromkeys((*fields, *DISTINCT), math.nan)
-        if training.epoch % cfg.eval_every and training.epoch != cfg.num_epochs:
-            return row
+        due = training.epoch % cfg.eval_every == 0 or training.epoch == cfg.num_epochs
+        kinds = {"Eval": cfg.evaluation_options(), "Test": cfg.test_options()}
+        row: dict[str, float] = {}
+        for kind, options in kinds.items():
+            if options is not None:
+                records = self._play_episodes(training, options) if due else []
+                row |= {f"{kind}{name}": value for name, value in evaluated(training, records).items()}
+        return row
+
+    def _play_episodes(self, training: Training, options: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the records of an evaluation's episodes, on rank 0."""
+        cfg = self.cfg
         with training.timer("evaluate"):
-            records = evaluate_together(
+            return evaluate_together(
                 frozen_policy(training),
                 cfg.env,
-                cfg.evaluation_options(),
+                options,
                 cfg.eval_episodes,
                 evaluation_seed(cfg.seed),
                 EVAL_ENVS,
@@ -272,10 +278,6 @@ class Recorder:
                 self.comm,
                 lambda: training.watchdog.touch(f"evaluate, epoch {training.epoch - 1}"),
             )
-        if not records:
-            return row
-        means = {name: float(np.mean([r[field] for r in records])) for name, field in fields.items()}
-        return means | {name: len({r[field] for r in records}) for name, field in DISTINCT.items()}
 
     def _film(self, training: Training) -> None:
         """Write a video of the present policy if one is due: rank 0 does, the others wait as long as it takes.
@@ -458,6 +460,15 @@ def insert_before(row: dict[str, Any], name: str, new: dict[str, Any]) -> None:
     place = next((i for i, (column, _) in enumerate(items) if column == name), len(items))
     row.clear()
     row.update([*items[:place], *new.items(), *items[place:]])
+
+
+def evaluated(training: Training, records: list[dict[str, Any]]) -> dict[str, float]:
+    """Return what the records of an evaluation come to, by the columns' names without Eval or Test; NaN without any."""
+    fields = training.env.family.evaluated_fields
+    if not records:
+        return dict.fromkeys((*fields, *DISTINCT), math.nan)
+    means = {name: float(np.mean([r[field] for r in records])) for name, field in fields.items()}
+    return means | {name: len({r[field] for r in records}) for name, field in DISTINCT.items()}
 
 
 def own_columns(training: Training) -> list[Column]:

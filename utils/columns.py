@@ -1,8 +1,9 @@
 """What every column of a run's files means: one table, from which plots, reports and `data/README.md` are made.
 
 A family of environments declares the columns of its own with the same class; `config.json` keeps them, so that a plot
-knows them without knowing the family. Two names follow from others and need no row: `Eval<X>` is the mean over an
-evaluation's episodes, and `<X>100` the mean over the last 100 finished episodes.
+knows them without knowing the family. Three names follow from others and need no row: `Eval<X>` is the mean over an
+evaluation's episodes, `Test<X>` over those of one on what was not trained on, and `<X>100` over the last 100 finished
+episodes.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class Column:
 
 STEPS = "TotalEnvInteracts"
 AUXILIARY = ("LossAux", "LossAuxV", "CloneKL")  # only runs with --algo ppg have them
+# Columns that count different episodes of an evaluation, without Eval or Test -> key of the episodes' records.
+DISTINCT = {"Starts": "start", "Trajectories": "trajectory"}
 RECENT = 100  # finished episodes of the columns whose names end in 100; they decide which policy is the best so far
 _RETURN = "environment's reward"
 _SECONDS = "seconds"
@@ -295,6 +298,7 @@ FOREIGN: Mapping[str, Column] = {  # of Spinning Up's logs, and names that stand
 
 
 _TRAIN = ("VVals", "Loss", "Entropy", "KL", "ClipFrac", "StopIter", "GradNorm", "LearningRate", "ExplainedVariance")
+EVALUATIONS = ("Eval", "Test")  # how the names of an evaluation's columns begin
 _TIME = ("Epoch", STEPS, "StepsPerSecond", "MemoryMB")
 
 
@@ -302,7 +306,7 @@ def group(name: str) -> str:
     """Return to which group a column of `progress.txt` belongs: rollout, eval, train or time."""
     if name in _TIME or (name.startswith("Time") and name in PROGRESS):
         return "time"
-    if name.startswith("Eval"):
+    if name.startswith(EVALUATIONS):
         return "eval"
     return "train" if name in PROGRESS and any(word in name for word in _TRAIN) else "rollout"
 
@@ -311,7 +315,7 @@ def find(name: str, own: Mapping[str, Column] | None = None) -> Column:
     """Return the column of `progress.txt` with this name; one that says nothing but its name where none is known.
 
     Args:
-        name: as in the file; `Eval<X>` and `<X>100` follow from `<X>`.
+        name: as in the file; `Eval<X>`, `Test<X>` and `<X>100` follow from `<X>`.
         own: the columns that a family declares, by name.
     """
     known = {**FOREIGN, **(own or {}), **PROGRESS}
@@ -319,7 +323,10 @@ def find(name: str, own: Mapping[str, Column] | None = None) -> Column:
     if column is not None and column.label:
         return column
     plain, episodes, words = name.removeprefix("Eval"), "the episodes of an evaluation (`--eval-every`)", "evaluation"
-    if plain == name:
+    if name.startswith("Test"):
+        plain, episodes, words = name.removeprefix("Test"), "an evaluation on what was not trained on", "test"
+        plain = f"Eval{plain}" if plain in DISTINCT else plain
+    elif plain == name:
         plain, episodes, words = name.removesuffix(str(RECENT)), f"the last {RECENT} finished episodes", "last 100"
     origin = known.get(plain) or known.get("Average" + plain)
     if plain == name or origin is None or not origin.label:

@@ -52,8 +52,19 @@ def check(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
                 "--env SuperMarioBrosRandomStages-v0"
             )
         stages.parse_stages(checked["stages"], game)
+    if checked["test_stages"] is not None:
+        _check_test(game, checked["stages"], checked["test_stages"])
     _check_emulator(checked)
     return checked
+
+
+def _check_test(game: stages.Game, trained: Any, tested: Any) -> None:
+    if not game.random:
+        raise ValueError(f"test_stages: {tested!r}, only RandomStages ids draw stages")
+    both = set(stages.parse_stages(trained, game)) & set(stages.parse_stages(tested, game, "test_stages"))
+    if both:
+        world, stage = min(both)
+        raise ValueError(f"test_stages: {world}-{stage} is trained on, expected none of --stages")
 
 
 def _check_emulator(options: dict[str, Any]) -> None:
@@ -117,6 +128,8 @@ OPTIONS = (
            help="names of bytes of the console's memory, which episodes.csv shall hold at each episode's end"),
     Option(name="stages", default=None, kind=list, optional=True, portable=True,
            help="of a RandomStages id, the stages to draw from, such as 1-1,1-2; none: all"),
+    Option(name="test_stages", default=None, kind=list, optional=True, training_only=True, affects="detail",
+           tests="stages", help="of a RandomStages id, other stages: each evaluation plays them too (columns Test...)"),
     Option(name="emulator", default=None, optional=True, help="native or nes-py; default: the fastest there is"),
     Option(name="threads", default=1, kind=int, at_least=1, at_most=256, affects="nothing",
            help="threads of each rank's native environments"),

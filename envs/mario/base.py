@@ -199,7 +199,8 @@ def _describe(env_id: str, options: dict[str, Any], combinations: list[list[str]
     """Return the JSON-able description of what produces the numbers."""
     game = stages.parse(env_id)
     assert game is not None
-    unused = {name for name in ("start_curriculum", "ram_obs") if options[name] is None}  # older states lack them
+    new = ("start_curriculum", "ram_obs", "test_stages")  # older states do not know them
+    unused = {name for name in new if options[name] is None}
     return {
         "env_id": env_id,
         "options": {name: value for name, value in options.items() if name not in unused},

@@ -127,7 +127,7 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def parse_stages(stages: Any, game: Game) -> list[tuple[int, int]]:
+def parse_stages(stages: Any, game: Game, option: str = "stages") -> list[tuple[int, int]]:
     """Return the stages named by strings such as "1-1" as pairs, all of the game's for None.
 
     Raises:
@@ -136,9 +136,9 @@ def parse_stages(stages: Any, game: Game) -> list[tuple[int, int]]:
     if stages is None:
         return list(game.stages)
     if isinstance(stages, str) or not isinstance(stages, Sequence) or not stages:
-        raise ValueError(f"stages: {stages!r}, expected a list such as ['1-1', '1-2']")
+        raise ValueError(f"{option}: {stages!r}, expected a list such as ['1-1', '1-2']")
     by_name = {f"{world}-{stage}": (world, stage) for world, stage in game.stages}
     for name in stages:
         if name not in by_name:
-            raise ValueError(f"stages: {name!r}, expected some of 1-1 .. {game.stages[-1][0]}-4")
+            raise ValueError(f"{option}: {name!r}, expected some of 1-1 .. {game.stages[-1][0]}-4")
     return [by_name[name] for name in stages]

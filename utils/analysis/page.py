@@ -29,7 +29,7 @@ from utils.analysis.experiments import Group, counted
 from utils.analysis.files import object_and_note
 from utils.analysis.markup import picture, table, text
 from utils.analysis.runs import LoggedRun
-from utils.columns import STEPS, Column
+from utils.columns import EVALUATIONS, STEPS, Column
 
 # The report explains these where a run has them; `columns` has the words.
 DIAGNOSTICS = ("KL", "Entropy", "ClipFrac", "ExplainedVariance", "StepsPerSecond", "LossV", "GradNormPi")
@@ -191,9 +191,12 @@ def _facts(document: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, st
 
 
 def curve_columns(groups: Sequence[Group], y: str) -> list[str]:
-    """Return the columns that the page draws: y, those of the families, and the length of episodes."""
+    """Return the columns that the page draws: y, those of the families, what evaluations and tests say of success, and
+    the length of episodes."""
     every = [run for group in groups for run in group.runs]
-    own = [name for name in runs.own_columns(every) if any(name in run.names for run in every)]
+    successes = [name for name, column in runs.own_columns(every).items() if column.success]
+    evaluated = [f"{kind}{name}" for name in successes for kind in EVALUATIONS]
+    own = [name for name in (*runs.own_columns(every), *evaluated) if any(name in run.names for run in every)]
     return list(dict.fromkeys([y, *own, "EpLen"]))[:MOST_CURVES]
 
 
