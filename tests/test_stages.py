@@ -77,7 +77,7 @@ def test_a_run_tests_itself_on_stages_that_it_does_not_train_on(tmp_path):
     assert apart(whole) == (float(last["EvalXMax"]), float(last["TestXMax"]))
     assert report.main([str(whole), "--out", str(tmp_path / "r.html")]) == 0
     page = (tmp_path / "r.html").read_text()
-    assert "Clear rate (share of episodes), test" in page and "Clear rate (share of episodes), evaluation" in page
+    assert "Clear rate, test" in page and "Clear rate, evaluation" in page
 
 
 def apart(run):
@@ -100,7 +100,7 @@ def test_rates_by_stage_are_those_counted_by_hand():
 def test_columns_of_a_test_have_their_meaning():
     """They follow from the plain ones, and stand with the evaluations'."""
     own = {column.name: column for column in FAMILY.columns}
-    assert columns.find("TestClearRate", own).label == "Clear rate (share of episodes), test"
+    assert columns.find("TestClearRate", own).label == "Clear rate, test"
     assert "not trained on" in columns.find("TestEpRet").meaning and columns.find("TestStarts").label
     assert columns.group("TestClearRate") == "eval" and {"TestClearRate", "TestStarts"} <= set(
         config.progress_columns(RANDOM)

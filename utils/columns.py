@@ -332,7 +332,7 @@ def find(name: str, own: Mapping[str, Column] | None = None) -> Column:
     if plain == name or origin is None or not origin.label:
         return column or Column(name, "")
     derived = replace(origin, name=name, meaning=f"`{origin.name}`: the mean over {episodes}")
-    return replace(column or derived, label=f"{origin.label}, {words}")
+    return replace(column or derived, label=f"{origin.title}, {words}")
 
 
 def markdown(columns: Iterable[Column]) -> str:

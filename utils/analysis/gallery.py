@@ -116,9 +116,8 @@ def how(folder: Path, info: dict[str, Any]) -> str:
     name = folder.name if re.fullmatch(r"[\w.-]+", folder.name) else "POLICY"
     commands = [("Watch", f"python -m scripts.play {name}"), ("Measure", f"python -m scripts.evaluate {name}")]
     commands += [("Train", str(info["command"]))] if isinstance(info.get("command"), str) else []
-    return "".join(
-        f"<h3>{title}</h3><div class='wide' tabindex='0'><pre>{text(line)}</pre></div>" for title, line in commands
-    )
+    lines = [(title, " ".join(f"<span>{text(word)}</span>" for word in line.split())) for title, line in commands]
+    return "".join(f"<h3>{title}</h3><pre>{words}</pre>" for title, words in lines)  # lines break between words only
 
 
 def facts(info: dict[str, Any]) -> str:
