@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ERROR_SIZE = 256
-INTERFACE = 1  # of the functions below; as in c_api.cpp
+INTERFACE = 2  # of the functions below; as in c_api.cpp
 
 _p, _size, _int, _bool = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_bool
 _byte, _bytes = ctypes.c_uint8, ctypes.c_char_p

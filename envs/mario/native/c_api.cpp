@@ -222,5 +222,5 @@ EXPORT int vector_load(mario::Vector* vector, int i, int world, int stage, int a
     return succeeds(error, [&] { vector->load(i, {world, stage, area}, bytes, size); });
 }
 
-// Raised, with INTERFACE of __init__.py, when the arguments of an exported function change.
-EXPORT int core_version() noexcept { return 1; }
+// Raised, with INTERFACE of __init__.py, when what an exported function takes changes.
+EXPORT int core_version() noexcept { return 2; }
