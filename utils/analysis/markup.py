@@ -28,16 +28,15 @@ h3 { font-size: 1rem; margin: 1rem 0 .2rem; }
 a { color: var(--link); } nav a { display: inline-block; padding: .35rem .9rem .35rem 0; }
 p, li { max-width: 48rem; } .dim, figcaption { color: var(--dim); font-size: .9rem; } .warn { color: var(--warn); }
 .wide { overflow-x: auto; margin-bottom: 1rem; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: separate; border-spacing: 0; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top;
-  white-space: nowrap; } th:first-child, td:first-child { position: sticky; left: 0; background: var(--page);
-  background-clip: padding-box; }
+  white-space: nowrap; } th:first-child, td:first-child { position: sticky; left: 0; background: var(--page); }
 td.free { white-space: normal; min-width: 14rem; }
 figure { margin: 0 0 1rem; } figure img, figure video { display: block; max-width: 100%; height: auto; }
 figure video { width: 100%; max-width: 32rem; background: #000; }
 pre { margin: 0; padding: .5rem .7rem; background: var(--soft); font-size: .88rem; white-space: pre-wrap;
   overflow-wrap: anywhere; } pre span { display: inline-block; max-width: 100%; }
-@media (max-width: 40rem) { th, td { padding-right: .5rem; } td.free { min-width: 7rem; }
+@media (max-width: 40rem) { th, td { padding-right: .5rem; } th { white-space: normal; } td.free { min-width: 7rem; }
   td.free ~ td { white-space: normal; } }
 figure img.paper { background: #fff; }
 .grid { display: grid; gap: 1rem 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); }
