@@ -61,6 +61,7 @@ identity: setup  # a million frames against nes-py: an hour
 
 scoreboard: setup  # every shipped policy again, over nes-py; rewrites their cards and the table of the README
 	$(BIN)/python -m scripts.scoreboard
+	$(BIN)/python -m scripts.scoreboard --folder data/pretrained/near --readme data/pretrained/near/README.md
 
 # The emulator core under the address, undefined-behaviour and thread sanitizers, on its own inputs and the ROMs; then
 # the convolutions.

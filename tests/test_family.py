@@ -10,7 +10,7 @@ import envs
 from envs import checks
 from ppo import config
 from ppo.config import build
-from ppo.run import parse, train
+from ppo.run import main, parse, train
 from scripts import evaluate
 from tests import made_up
 from tests.conftest import run
@@ -81,7 +81,7 @@ def test_it_starts_from_the_command_line(tmp_path):
 def test_what_is_not_its_own_is_refused(args, words, capfd):
     """One line that names the option, its owner and the value; code 2."""
     with pytest.raises(SystemExit) as end:
-        parse(args)
+        main(args)
     said = capfd.readouterr().err
     assert end.value.code == 2 and said.count("\n") == 1 and all(word in said for word in words), said
 

@@ -306,7 +306,7 @@ def states_arguments(folder: Path) -> argparse.Namespace:
 
 def read_proof(folder: Path) -> None:
     """What `scripts.solve` does with figures of the weights that it has."""
-    figure = scoreboard.shown_line(solve.proved(folder, {}) or {}, "Random buttons")
+    figure = scoreboard.shown_line(solve.known(folder, {}) or {}, "Random buttons")
     if figure is not None:
         print(figure["cleared"], figure["episodes"], figure["clear_rate"] >= 0.9)
 

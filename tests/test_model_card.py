@@ -10,7 +10,7 @@ from scripts import export, model_card, scoreboard
 from tests.conftest import ROOT
 
 PRETRAINED = ROOT / "data" / "pretrained"
-SHIPPED = sorted(path.name for path in PRETRAINED.iterdir() if path.is_dir())
+SHIPPED = sorted(path.parent.relative_to(PRETRAINED).as_posix() for path in PRETRAINED.rglob("policy.json"))
 
 
 def metadata(card):

@@ -5,19 +5,21 @@ import torch
 
 from ppo.compute.layers import ReLU
 from ppo.compute.networks import FastActorCritic
-from ppo.networks import NETWORKS, ActorCritic
+from ppo.networks import FOR_VECTORS, NETWORKS, ActorCritic
 
 IMAGE = (4, 84, 84)
 
 
 def obs_for(network, batch=2):
-    return torch.randint(256, (batch, *IMAGE), dtype=torch.uint8) if network != "mlp" else torch.randn(batch, 4)
+    return (
+        torch.randint(256, (batch, *IMAGE), dtype=torch.uint8) if network not in FOR_VECTORS else torch.randn(batch, 4)
+    )
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_outputs_and_separation(network):
     """The actor gives (M, A), the critic (M,), from the family's observations; no parameter is shared."""
-    ac = ActorCritic(network, (4,) if network == "mlp" else IMAGE, 7, "orthogonal", seed=1)
+    ac = ActorCritic(network, (4,) if network in FOR_VECTORS else IMAGE, 7, "orthogonal", seed=1)
     logits, val = ac.step(obs_for(network))
     assert logits.shape == (2, 7) and val.shape == (2,)
     storages = [{p.untyped_storage().data_ptr() for p in net.parameters()} for net in (ac.pi, ac.v)]
@@ -124,7 +126,7 @@ def test_the_fast_networks_are_the_plain_ones(network):
     """In float32: the same logits, values and gradients as torch's own layers, up to rounding."""
     obs, found = obs_for(network, 5), []
     for fast in (False, True):
-        ac = ActorCritic(network, (4,) if network == "mlp" else IMAGE, 7, "orthogonal", seed=1)
+        ac = ActorCritic(network, (4,) if network in FOR_VECTORS else IMAGE, 7, "orthogonal", seed=1)
         nets = FastActorCritic(ac, torch.float32) if fast else ac
         prepared = nets.prepare(obs, torch.tensor([3, 0, 3]))
         logits, val = nets.logits(prepared), nets.value(prepared)
