@@ -60,7 +60,8 @@ def near(ram: np.ndarray) -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
-def _signed(values: np.ndarray) -> np.ndarray:
+def signed(values: np.ndarray) -> np.ndarray:
+    """Return bytes as numbers from -128 to 127."""
     return (values ^ 0x80) - 0x80
 
 
@@ -88,8 +89,8 @@ def _things(ram: np.ndarray, x: np.ndarray, y: np.ndarray, around: np.ndarray) -
     numbers[..., 0], numbers[..., 1], numbers[..., 2] = 1.0, dx / 64.0, dy / 64.0
     low, high = ram[:, 0x58 + _THING], ram[:, 0xA0 + _THING]
     angle, bar = 2 * np.pi * high / _ANGLES, kind == _FIRE_BAR
-    numbers[..., 3] = np.where(bar, np.cos(angle), _signed(low) / 16.0)
-    numbers[..., 4] = np.where(bar, np.sin(angle), _signed(high) / 4.0)
+    numbers[..., 3] = np.where(bar, np.cos(angle), signed(low) / 16.0)
+    numbers[..., 4] = np.where(bar, np.sin(angle), signed(high) / 4.0)
     numbers[..., 5], numbers[..., 6] = np.minimum(state & 0x0F, 8) / 4.0, state & _SPINNING > 0
     np.put_along_axis(numbers, kind[..., None] + 7, 1.0, axis=2)
     np.clip(numbers, -3.0, 3.0, out=numbers)
@@ -123,7 +124,7 @@ def _shots(ram: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     dx = PAGE * ram[:, 0x7A + _SHOT] + ram[:, 0x93 + _SHOT] - x[:, None]
     dy = ram[:, 0xDC + _SHOT] - y[:, None]
     there = (ram[:, 0x2A + _SHOT] > 0) & (np.abs(dx) < 192)
-    speeds = _signed(ram[:, 0x64 + _SHOT]) / 16.0, _signed(ram[:, 0xAC + _SHOT]) / 4.0
+    speeds = signed(ram[:, 0x64 + _SHOT]) / 16.0, signed(ram[:, 0xAC + _SHOT]) / 4.0
     numbers = np.stack([np.ones_like(dx), dx / 64.0, dy / 64.0, *speeds], axis=2) * there[..., None]
     return np.clip(numbers, -3.0, 3.0).reshape(len(ram), -1).astype(np.float32)
 
@@ -134,8 +135,8 @@ def _mario(ram: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         x % BLOCK / 16.0,
         y % BLOCK / 16.0,
         y / 128.0,
-        _signed(ram[:, 0x57]) / 20.0,
-        _signed(ram[:, 0x9F]) / 4.0,
+        signed(ram[:, 0x57]) / 20.0,
+        signed(ram[:, 0x9F]) / 4.0,
         ram[:, 0x0433] / 256.0,  # parts of a pixel of both speeds
         ram[:, 0x0705] / 256.0,
         *(ram[:, 0x1D] == state for state in range(4)),  # stands, jumps, falls, climbs

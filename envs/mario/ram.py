@@ -11,15 +11,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from envs.mario import rules
-from envs.mario.near import near
+from envs.mario.near import near, signed
 
 RAM = rules.RAM
 GROUPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"near": near}
-
-
-def signed(values: np.ndarray) -> np.ndarray:
-    """Return bytes as numbers from -128 to 127."""
-    return (values + 128) % 256 - 128
 
 
 class Values:
