@@ -141,7 +141,8 @@ def relaunch(ranks: int, argv: list[str]) -> NoReturn:
 def until_main() -> list[str]:
     """Return words before a command that keep Ctrl-C and SIGTERM from it until it asks, also while Python starts.
 
-    No words where `env` cannot do that (before coreutils 8.31): a signal in that instant then ends this rank alone.
+    No words where `env` cannot do that (before coreutils 8.31). A signal before them ends that rank alone, and with it
+    the run, in the launcher's own words (Hydra: 11, that is 2 of SIGINT and 9 of the others' SIGKILL).
     """
     words = ["env", "--block-signal=INT,TERM"]
     try:
