@@ -321,6 +321,26 @@ def test_vector_equals_the_python_path_over_nes_py(env_id, steps, options):
     both(env_id, steps, **options)
 
 
+@pytest.mark.parametrize(
+    ("env_id", "x", "lost"),
+    [
+        *(("SuperMarioBros-1-2-v0", 2700, False), ("SuperMarioBros-1-2-v0", 2725, True)),
+        *(("SuperMarioBros-4-2-v0", 3040, False), ("SuperMarioBros-4-2-v0", 3060, True)),
+    ],
+)
+def test_the_native_rule_of_the_warp_zones(env_id, x, lost):
+    """Put past the last pipe under ground, Mario has lost by the native rule as by `rules._past_the_pipe`."""
+    env = envs.make_vec(env_id, 1, 0, reward="score-rules")
+    env.reset()
+    memory = env._rams[0]
+    for (page, low), value in {(0x6D, 0x86): x, (0x71A, 0x71C): x - 100, (0x71B, 0x71D): x + 155}.items():
+        memory[page], memory[low] = divmod(value, 256)  # Mario, and both edges of the screen
+    _, rewards, terminated, _, infos = env.step(np.array([0]))
+    assert terminated[0] == lost and rewards[0] == (-5.0 if lost else 0.0)
+    assert [record["cause"] for record in infos["episodes"]] == ["rule"] * lost
+    env.close()
+
+
 def make(env_id, options, num_envs, seed, first_index):
     return envs.make_vec(env_id, num_envs, seed, first_index=first_index, **options)
 

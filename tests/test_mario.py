@@ -363,6 +363,20 @@ def test_rule_of_7_4_when_sent_back():
         assert rules.reward_score_rules(transition(at(980, 0, **where), at(980 - back, 0, **where)))[1] is lost
 
 
+@pytest.mark.parametrize(
+    ("world", "stage", "x", "kind", "lost"),
+    [
+        *((1, 2, 2721, 2, True), (1, 2, 2720, 2, False), (1, 2, 2900, 1, False)),
+        *((4, 2, 3057, 2, True), (4, 2, 3056, 2, False), (4, 2, 3100, 1, False), (5, 2, 3100, 2, False)),
+    ],
+)
+def test_rule_of_the_warp_zones(world, stage, x, kind, lost):
+    """Past the pipe that leads out of 1-2 or 4-2 the frame pays 5 less and the episode ends; outside it goes on."""
+    there = at(x, 100, world=world - 1, stage=stage - 1, area_type=kind)
+    found = rules.reward_score_rules(transition(there, there, env_reward=3.0))
+    assert found == ((pytest.approx(-4.7), True) if lost else (pytest.approx(0.3), False))
+
+
 def reward_of_frame_counter(t):
     """A user's reward: what the RAM holds, and the end at pixel 60."""
     return float(t.ram[rules.RAM["player_x"]]), t.after.x_pos >= 60

@@ -191,14 +191,15 @@ def reward_score(t: Transition) -> tuple[float, bool]:
 
 
 def reward_score_rules(t: Transition) -> tuple[float, bool]:
-    """`reward_score` with the rules that end the mazes of 4-4 and 7-4 as soon as Mario has taken the wrong way.
+    """`reward_score` with rules that end an episode as soon as Mario has taken a way that does not lead to the flag.
 
-    7-4: the wrong way subtracts 50. 4-4: it makes the frame's reward -50, whatever else happened (both before / 10).
+    The mazes of 7-4 and 4-4, and the ceilings of 1-2 and 4-2 that lead past the last pipe to a warp zone, where no
+    action enters a pipe. It subtracts 50; in 4-4 it makes the frame's reward -50, whatever else happened (before / 10).
     """
     stage = (t.after.world, t.after.stage)
     if stage == (4, 4) and _lost_in_4_4(t.after):
         return -50.0 / 10.0, True
-    if stage == (7, 4) and _lost_in_7_4(t.before, t.after):
+    if (stage == (7, 4) and _lost_in_7_4(t.before, t.after)) or _past_the_pipe(stage, t.after, t.ram):
         return (_shaped(t) - 50.0) / 10.0, True
     return reward_score(t)
 
@@ -229,6 +230,12 @@ def _lost_in_7_4(before: Info, info: Info) -> bool:
         or (2114 < x < 2440 and y < 191)
         or x < before.x_pos - 500
     )
+
+
+def _past_the_pipe(stage: tuple[int, int], info: Info, ram: bytes) -> bool:
+    """Whether Mario is under ground to the right of the pipe that leads out of 1-2 or 4-2."""
+    end = {(1, 2): 2720, (4, 2): 3056}.get(stage)
+    return end is not None and info.x_pos > end and ram[RAM["area_type"]] == 2
 
 
 REWARDS: dict[str, Reward] = {"env": reward_env, "score": reward_score, "score-rules": reward_score_rules}

@@ -23,6 +23,7 @@ struct Info {
     bool flag = false;     // slides down the flagpole, or has won the world
     bool dying = false;    // has died or is about to
     bool fell = false;     // below the screen
+    bool underground = false;
 };
 Info decode(const Ram& ram);
 

@@ -46,6 +46,12 @@ bool lost_in_7_4(const Info& before, const Info& info) {
            (2114 < x && x < 2440 && y < 191) || x < before.x - 500;
 }
 
+// Under ground to the right of the pipe that leads out of 1-2 or 4-2: only a warp zone is there.
+bool past_the_pipe(const Info& info) {
+    const int end = info.world == 1 ? 2720 : 3056;
+    return info.stage == 2 && (info.world == 1 || info.world == 4) && info.underground && info.x > end;
+}
+
 // Waits for a moment without sleeping: falling asleep and waking up takes longer than what a thread usually waits for.
 template <typename Condition>
 void spin(const Condition& met) {
@@ -249,7 +255,8 @@ double Vector::shape(const Outcome& outcome, const Info& before, const Info& aft
         end = true;
         return -50.0 / 10.0;
     }
-    if (kind == Reward::kScoreRules && after.world == 7 && after.stage == 4 && lost_in_7_4(before, after)) {
+    const bool lost = (after.world == 7 && after.stage == 4 && lost_in_7_4(before, after)) || past_the_pipe(after);
+    if (kind == Reward::kScoreRules && lost) {
         end = true;
         return (total - 50.0) / 10.0;
     }
