@@ -183,7 +183,7 @@ PRESETS = (
             "anneal_lr": True,
             "train_pi_iters": 4,
             "train_v_iters": 4,
-            "ent_coef": 0.01,
+            "ent_coef": 0.002,
             "anneal_ent": True,
             "v_loss": "huber",
             "reward": "score",
@@ -191,7 +191,7 @@ PRESETS = (
             "sticky": 0.25,
             "start_frames": 30,
             "start_mode": "random",
-            "total_steps": 1_500_000,
+            "total_steps": 2_000_000,
         },
     ),
     Preset(
