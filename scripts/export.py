@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 import envs
+from ppo import core
 from ppo.evaluate import environment, find_policy
 from ppo.policy import Policy, load_policy, write_policy
 from scripts import model_card
@@ -34,6 +35,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--network", metavar="MODULE:FUNCTION", help="the policy's, where it is a user's and trusted")
     parser.add_argument("--half", action="store_true", help="16-bit weights")
     parser.add_argument("--with-critic", action="store_true", help="keep the critic, which --init-from can go on with")
+    parser.add_argument("--temperature", type=float, metavar="T",
+                        help="divide the logits by it for good: below 1 the actions drawn are closer to the most "
+                        "probable one")  # fmt: skip
     parser.add_argument("--check-steps", type=int, default=500, help="decisions on which both must agree")
     args = parser.parse_args(argv)
     return command.run("scripts.export", lambda: export(args))
@@ -50,6 +54,8 @@ def export(args: Any) -> int:
     policy = load_policy(source, args.network)
     if args.with_critic and not policy.has_value:
         raise ValueError(f"with-critic: {source} has none")
+    if args.temperature is not None:
+        cool(policy, args.temperature)
     dtype = torch.float16 if args.half else torch.float32
     kept = {n: p for n, p in policy.ac.state_dict().items() if args.with_critic or not n.startswith("v.")}
     weights = {name: p.detach().contiguous().to(dtype) for name, p in kept.items()}
@@ -71,6 +77,23 @@ def export(args: Any) -> int:
         print("scripts.export: error: the exported policy plays differently", file=sys.stderr)
         return 1
     return 0
+
+
+def cool(policy: Policy, temperature: float) -> None:
+    """Divide the logits of a policy by a temperature, in its last layer; the card tells.
+
+    Raises:
+        ValueError: not above 0, or its actions are numbers, or several at once.
+    """
+    if not 0.0 < temperature < float("inf"):
+        raise ValueError(f"temperature: {temperature}, expected a number above 0")
+    if not isinstance(policy.ac.dist, core.Categorical):
+        raise ValueError("temperature: expected a policy of Discrete actions")
+    with torch.no_grad():
+        for parameter in policy.ac.pi[-1].parameters():
+            parameter.div_(temperature)
+    before = policy.info.get("temperature")  # a file may hold anything
+    policy.info["temperature"] = temperature * (before if isinstance(before, int | float) else 1.0)
 
 
 def agreement(first: Policy, second: Policy, decisions: int, seed: int = 0, **wanted: Any) -> tuple[int, float, int]:

@@ -60,6 +60,7 @@ def facts(info: dict[str, Any], filmed: bool, critic: bool = False) -> list[str]
         "Made by": f"`{info.get('command', 'unknown')}`",
         "Preset": info.get("preset"),
         "Seed": info.get("seed"),
+        "Temperature": info.get("temperature"),
         "Decisions": f"{info['steps']:,}" if isinstance(info.get("steps"), int) else None,
         "Hours": hours,
         "Commit": info.get("commit"),

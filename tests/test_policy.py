@@ -97,6 +97,22 @@ def test_an_exported_policy_plays_the_same(mario, tmp_path, capsys, flags):
     assert export.main([str(mario), "--out", str(tmp_path / "out")]) == 2  # never replaces a folder
 
 
+def test_a_cooler_policy_draws_the_most_probable_action_more_often(mario, tmp_path):
+    """At temperature 1/2 probabilities are squared and made to sum to one; twice 1/2 is 1/4; zero is refused."""
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    for source, out in (mario, once), (once, twice):
+        assert export.main([str(source), "--out", str(out), "--temperature", "0.5", "--check-steps", "8"]) == 0
+    obs = np.random.default_rng(0).integers(256, size=(3, 4, 84, 84), dtype=np.uint8)
+    warm = load_policy(mario).look(obs)[0].astype(float)
+    for out, power in (once, 2), (twice, 4):
+        expected = warm**power / (warm**power).sum(axis=1, keepdims=True)
+        assert np.allclose(load_policy(out).look(obs)[0], expected, atol=1e-5)
+        assert load_policy(out).info["temperature"] == 1 / power
+    assert "- Temperature: 0.25" in (twice / "README.md").read_text()
+    assert export.main([str(mario), "--out", str(tmp_path / "no"), "--temperature", "0"]) == 2
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_checkpoint_of_a_run_is_a_policy(echo, tmp_path):
     """`--checkpoint K` finds the weights after K steps; other numbers are answered with those that there are."""
     run, ac = tmp_path / "run", ActorCritic("mlp", (4,), 4, "xavier", 1)
