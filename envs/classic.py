@@ -10,6 +10,7 @@ import math
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -18,7 +19,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from envs import foreign, spaces
-from envs.family import MAX_EPISODE_STEPS, Family, Option, Preset
+from envs.family import MAX_EPISODE_STEPS, THREADS, Family, Option, Preset
 from envs.vector import VecEnv, check_arrays, pack
 from utils.seeding import episode_seed
 
@@ -171,14 +172,17 @@ FAMILY = Family(
     defaults={"chunk_size": 1024},  # vectors: what a call costs does not depend on how many they are
     options=(
         MAX_EPISODE_STEPS,
-        Option(name="env_kwargs", default={}, kind=dict, confirmed=True,
-               help="keyword arguments of the environment, as JSON"),
-        Option(name="wrapper", default=None, optional=True, confirmed=True,
-               help="MODULE:FUNCTION that is given each environment and returns what is used in its place"),
-        Option(name="threads", default=1, kind=int, at_least=1, at_most=256, affects="nothing",
-               help="threads of a rank that step its environments: for those that wait, or compute outside of Python"),
+        Option("env_kwargs", {}, "keyword arguments of the environment, as JSON", confirmed=True),
+        Option(
+            "wrapper",
+            None,
+            "MODULE:FUNCTION that is given each environment and returns what is used in its place",
+            optional=True,
+            confirmed=True,
+        ),
+        replace(THREADS, help=f"{THREADS.help}: for those that wait, or compute outside of Python"),
     ),
-)  # fmt: skip
+)
 
 
 class ClassicVec(VecEnv):

@@ -33,15 +33,21 @@ class Option(Setting):
     tests: str = ""
 
 
-# Most families have it: a time limit of the agent's steps.
+# Options that several families have; a family with more to say about one has `replace(SKIP, help=...)`.
+MAX_STACK = 16
+SKIP = Option("skip", 4, "frames per step", at_least=1, at_most=60, portable=True)
+STACK = Option("stack", 4, "frames in an observation", at_least=1, at_most=MAX_STACK, portable=True)
+THREADS = Option(
+    "threads", 1, "threads of each rank that step its environments", at_least=1, at_most=256, affects="nothing"
+)
 MAX_EPISODE_STEPS = Option(
-    name="max_episode_steps",
-    default=None,
+    "max_episode_steps",
+    None,
+    "cut (truncate) episodes after this many steps",
     kind=int,
     optional=True,
     at_least=1,
     portable=True,
-    help="cut (truncate) episodes after this many steps",
 )
 
 

@@ -42,19 +42,29 @@ FAMILY = Family(
             "our own (data/results/memory): 64 environments x 62 steps = 3968, two episodes of 31 steps of each; a "
             "chunk is a whole episode, and there are two minibatches",
             {
-                "network": "mlp", "lstm_units": 128, "chunk_steps": 31, "num_envs": 64, "steps_per_epoch": 64 * 62,
-                "minibatch_size": 64 * 31, "chunk_size": 64 * 31,
-                "gamma": 0.99, "lam": 0.95, "pi_lr": 1e-3, "v_lr": 1e-3, "anneal_lr": True, "train_pi_iters": 4,
-                "train_v_iters": 4, "epochs": 60,
+                "network": "mlp",
+                "lstm_units": 128,
+                "chunk_steps": 31,
+                "num_envs": 64,
+                "steps_per_epoch": 64 * 62,
+                "minibatch_size": 64 * 31,
+                "chunk_size": 64 * 31,
+                "gamma": 0.99,
+                "lam": 0.95,
+                "pi_lr": 1e-3,
+                "v_lr": 1e-3,
+                "anneal_lr": True,
+                "train_pi_iters": 4,
+                "train_v_iters": 4,
+                "epochs": 60,
             },
         ),
     ),
     options=(
-        Option(name="delay", default=30, kind=int, at_least=1, at_most=10_000, portable=True,
-               help="steps from the cue to the question"),
+        Option("delay", 30, "steps from the cue to the question", at_least=1, at_most=10_000, portable=True),
         MAX_EPISODE_STEPS,
     ),
-)  # fmt: skip
+)
 
 
 class MemoryVec(VecEnv):

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from envs.family import MAX_EPISODE_STEPS, Family, Option, Preset
+from envs.family import MAX_EPISODE_STEPS, THREADS, Family, Option, Preset
 from envs.vector import Episodes, VecEnv, check_arrays, check_integer, pack
 from utils.columns import Column
 from utils.seeding import episode_seed
@@ -121,21 +121,33 @@ def _find_package() -> Path:
 
 
 OPTIONS = (
-    Option(name="distribution_mode", default="easy", choices=tuple(MODES), portable=True,
-           help="how hard the levels are; not every game has the last two"),
-    Option(name="num_levels", default=200, kind=int, at_least=0, at_most=LAST_LEVEL, portable=True,
-           help="levels to train on; 0: all of them"),
-    Option(name="start_level", default=0, kind=int, at_least=0, at_most=LAST_LEVEL - 1, portable=True,
-           help="the first of the levels to train on"),
-    Option(name="levels", default="train", choices=("train", "test", "all"), training_only=True,
-           help="which are played: the training levels, all that come after them, or all there are"),
-    Option(name="use_backgrounds", default=True, kind=bool, portable=True, help="pictures as backgrounds, not black"),
-    Option(name="reward", default="env", choices=("env", "scaled"), training_only=True,
-           help="what PPO is shown: the game's reward, or that divided by the game's largest return"),
+    Option(
+        "distribution_mode",
+        "easy",
+        "how hard the levels are; not every game has the last two",
+        choices=tuple(MODES),
+        portable=True,
+    ),
+    Option("num_levels", 200, "levels to train on; 0: all of them", at_least=0, at_most=LAST_LEVEL, portable=True),
+    Option("start_level", 0, "the first of the levels to train on", at_least=0, at_most=LAST_LEVEL - 1, portable=True),
+    Option(
+        "levels",
+        "train",
+        "which are played: the training levels, all that come after them, or all there are",
+        choices=("train", "test", "all"),
+        training_only=True,
+    ),
+    Option("use_backgrounds", True, "pictures as backgrounds, not black", portable=True),
+    Option(
+        "reward",
+        "env",
+        "what PPO is shown: the game's reward, or that divided by the game's largest return",
+        choices=("env", "scaled"),
+        training_only=True,
+    ),
     MAX_EPISODE_STEPS,
-    Option(name="threads", default=1, kind=int, at_least=1, at_most=256, affects="nothing",
-           help="games that each rank steps at the same time"),
-)  # fmt: skip
+    THREADS,
+)
 
 PROCGEN = Preset(
     "procgen",

@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
 
-MAX_NUMBERS = 2**20  # of one observation: a one-hot vector can be of any length
+MAX_OBS = 2**20  # numbers of one observation: a one-hot vector, or what a policy's file asks for, can be of any length
 LEAVES = (Box, Discrete, MultiDiscrete, MultiBinary)
 
 
@@ -33,8 +33,8 @@ def observation_space(env_id: str, space: Space) -> Box:
             kinds = ", ".join(kind.__name__ for kind in LEAVES)
             raise ValueError(f"env: {env_id!r} shows {leaf}, expected {kinds}, or a Dict or Tuple of them")
     size = sum(gymnasium.spaces.flatdim(leaf) for leaf in leaves(space))
-    if not 0 < size <= MAX_NUMBERS:
-        raise ValueError(f"env: {env_id!r} shows {size:,} numbers at once, expected 1 to {MAX_NUMBERS:,}")
+    if not 0 < size <= MAX_OBS:
+        raise ValueError(f"env: {env_id!r} shows {size:,} numbers at once, expected 1 to {MAX_OBS:,}")
     if isinstance(space, Box):
         low, high = (_vector(space, bound) for bound in (space.low, space.high))
         return Box(low, high, dtype=np.float32)

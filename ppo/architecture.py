@@ -6,11 +6,10 @@ import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ppo.config import MAX_LSTM_UNITS
 from ppo.core import Distribution
 from ppo.networks import ActorCritic, Body, SharedActorCritic
 from ppo.recurrent import MEMORIES
-
-MAX_UNITS = 4096  # that a file may ask for
 
 
 class Architecture(NamedTuple):
@@ -68,6 +67,6 @@ def read(info: Mapping[str, Any]) -> Architecture:
     if found.get("policy", "feedforward") not in policies:
         raise ValueError(f"policy is {found['policy']!r}, expected one of {', '.join(policies)}")
     units = found.get("lstm_units", 1)
-    if type(units) is not int or not 1 <= units <= MAX_UNITS:
-        raise ValueError(f"lstm_units is {units!r}, expected 1 to {MAX_UNITS}")
+    if type(units) is not int or not 1 <= units <= MAX_LSTM_UNITS:
+        raise ValueError(f"lstm_units is {units!r}, expected 1 to {MAX_LSTM_UNITS}")
     return Architecture(**found)

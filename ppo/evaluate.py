@@ -33,6 +33,7 @@ from utils.mpi import Comm
 from utils.seeding import evaluation_uniforms
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "data" / "pretrained"
+NUM_ENVS = 16  # that an evaluation steps at a time, unless another number is asked for
 
 
 def find_policy(name: str, which: str = "best") -> Path:
@@ -144,7 +145,7 @@ def evaluate(
     folder: Path,
     episodes: int,
     seed: int = 0,
-    num_envs: int = 16,
+    num_envs: int = NUM_ENVS,
     greedy: bool = False,
     jobs: int = 1,
     comm: Comm | None = None,

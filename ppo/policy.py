@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from envs.spaces import MAX_OBS
 from envs.vector import VecEnv
 from ppo import actions, architecture, core
 from ppo.networks import ActorCritic, Body, find
@@ -29,7 +30,6 @@ from utils.folder import Refused, read_json
 
 FORMAT = 1
 GROUP = 4  # environments that go through the network together: in batches of another size it rounds differently
-MAX_OBS = 4 * 512 * 512  # no environment of this project shows more numbers at once
 DTYPES = ("F32", "F16")  # as safetensors names them; half precision becomes float32 when it is loaded
 
 

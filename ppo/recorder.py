@@ -22,7 +22,7 @@ import torch
 
 from ppo import actions, architecture, resume
 from ppo.config import GOAL, PPOConfig, free_settings, progress_columns
-from ppo.evaluate import evaluate_together, find_policy
+from ppo.evaluate import NUM_ENVS, evaluate_together, find_policy
 from ppo.film import film
 from ppo.policy import Policy, copy_weights, load_policy, write_policy
 from ppo.training import NotFinite, Training
@@ -39,7 +39,6 @@ T = TypeVar("T")
 Snapshot = tuple[dict[str, torch.Tensor], dict[str, Any]]  # weights of a policy, and its policy.json
 
 MAX_FAILED_WRITES = 3  # of one kind in a row, then the run ends
-EVAL_ENVS = 16  # as `scripts.evaluate` has by default
 
 
 class Recorder:
@@ -273,7 +272,7 @@ class Recorder:
                 options,
                 cfg.eval_episodes,
                 evaluation_seed(cfg.seed),
-                EVAL_ENVS,
+                NUM_ENVS,
                 False,
                 self.comm,
                 lambda: training.watchdog.touch(f"evaluate, epoch {training.epoch - 1}"),

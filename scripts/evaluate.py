@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import envs
-from ppo.evaluate import environment, evaluate, evaluation_defaults, find_players, load_players
+from ppo.evaluate import NUM_ENVS, environment, evaluate, evaluation_defaults, find_players, load_players
 from utils import command, mpi, system
 from utils.analysis import stats
 from utils.columns import Column
@@ -59,7 +59,9 @@ def main(argv: list[str] | None = None) -> int:
     text = "Procgen: on which levels; of two, the gap between them too"
     parser.add_argument("--levels", nargs="+", choices=("train", "test", "all"), metavar="train|test|all", help=text)
     parser.add_argument("--seed", type=int, default=0, help="of starts and actions; default: 0")
-    parser.add_argument("--num-envs", type=int, default=16, help="environments stepped at a time; default: 16")
+    parser.add_argument(
+        "--num-envs", type=int, default=NUM_ENVS, help=f"environments stepped at a time; default: {NUM_ENVS}"
+    )
     parser.add_argument("--jobs", type=int, default=system.cores(), help="processes; default: one per core")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the summary here")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write one line per episode here")

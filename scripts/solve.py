@@ -36,7 +36,6 @@ from utils.folder import Refused, read_json
 PROG = "scripts.solve"
 FAILED = 3  # exit code where training failed
 EVERY = 4  # decisions from one state of a way to the next
-MAX_STEPS = 500_000  # decisions of one exploration
 OWN = (
     "--env --exp-name --data-dir --seed --start-curriculum --stop-at --total-steps --epochs --resume --overwrite "
     "--start-states --print-config --presets --preset"
@@ -172,13 +171,13 @@ def write_ways(args: argparse.Namespace, env_id: str, path: Path) -> None:
     shipped = demonstrations.SHIPPED / demonstrations.file_name(env_id)
     ways = [demonstrations.read(shipped)] if shipped.exists() else []
     for seed in range(args.seed, args.seed + args.ways):
-        found = explore(env_id, seed, MAX_STEPS, start_frames=30)
+        found = explore(env_id, seed, teach.MAX_STEPS, start_frames=30)
         if found.buttons:
             ways.append(demonstrations.of_exploration(env_id, found))
         far = f"a way of {len(found.buttons)}" if found.buttons else "no way"
         print(f"{env_id}: exploration {seed}: {far} in {found.steps:,} decisions", flush=True)
     if not ways:
-        raise ValueError(f"{env_id}: no way to the flag in {args.ways} explorations of {MAX_STEPS:,} decisions")
+        raise ValueError(f"{env_id}: no way to the flag in {args.ways} explorations of {teach.MAX_STEPS:,} decisions")
     kept: list[Moment] = [moment for way in ways for moment in demonstrations.moments(way, EVERY)]
     write_states(path, [moment.state for moment in kept])
     print(f"{env_id}: {len(kept)} states along {len(ways)} ways", flush=True)

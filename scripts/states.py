@@ -23,6 +23,7 @@ from envs.mario.actions import parse
 from envs.mario.demonstrations import Moment
 from envs.mario.explore import explore
 from envs.mario.native_vector import read_states, write_states
+from envs.mario.options import START_FRAMES
 from ppo.evaluate import environment, find_policy
 from ppo.policy import Policy, load_policy
 from utils import command
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     search.add_argument("--actions", help="action set, by name or in JSON (default simple, down and left with A)")
     text = f"decisions at most (default {MAX_STEPS:,})"
     search.add_argument("--max-steps", type=int, default=MAX_STEPS, metavar="STEPS", help=text)
-    text = "up to so many frames (0..30) of random buttons come first (default 0)"
+    text = f"up to so many frames (0..{START_FRAMES.at_most}) of random buttons come first (default 0)"
     search.add_argument("--start-frames", type=int, default=0, metavar="FRAMES", help=text)
     which = parser.add_argument_group("which states are kept")
     which.add_argument("--every", type=int, metavar="STEPS", help="steps between two states (default 15)")

@@ -44,7 +44,7 @@ from utils.seeding import Purpose, generator
 
 PROG = "scripts.teach"
 LABELS = 40_000
-MAX_STEPS = 500_000  # decisions of an exploration
+MAX_STEPS = 500_000  # decisions of an exploration; `scripts.solve` uses it too
 FLAGS = "--sticky 0.25 --start-frames 30 --start-mode random --actions simple --num-envs 8 --minibatch-size 256".split()
 OWN = "--env --resume --overwrite --print-config --presets --cpu --policy --shared --algo".split()
 OWN += ["--start-states", "--start-curriculum", "--norm-obs"]

@@ -65,10 +65,10 @@ FAMILY = Family(
     ids=lambda: ["Coin-v0"],
     make=f"{__name__}:CoinVec",
     options=(
-        Option(name="bias", default=0.75, kind=float, at_least=0, at_most=1, portable=True, help="chance of heads"),
-        Option(name="length", default=8, kind=int, at_least=1, at_most=64, portable=True, help="throws of an episode"),
-        Option(name="hurry", default=False, kind=bool, training_only=True, help="nothing that an evaluation wants"),
-        Option(name="quiet", default=True, kind=bool, affects="nothing", help="changes nothing"),
+        Option("bias", 0.75, "chance of heads", at_least=0, at_most=1, portable=True),
+        Option("length", 8, "throws of an episode", at_least=1, at_most=64, portable=True),
+        Option("hurry", False, "nothing that an evaluation wants", training_only=True),
+        Option("quiet", True, "changes nothing", affects="nothing"),
     ),
     presets=(
         Preset(

@@ -193,3 +193,12 @@ def test_no_game_is_named_where_none_is_known():
             texts = [text for text in constants if isinstance(text, str) and "\n" not in text]
             found = [text for text in texts if any(word in text.lower() for word in words)]
             assert name in allowed or found == [], (name, found)
+
+
+def test_a_limit_that_two_languages_need_is_the_same_in_both():
+    """How long either emulator waits for the game to come back to play."""
+    from envs.mario.nespy import MAX_SKIPPED_FRAMES
+
+    native = ROOT / "envs" / "mario" / "native"
+    assert f"kMaxSkipped = {MAX_SKIPPED_FRAMES};" in (native / "game.hpp").read_text()
+    assert f"within {MAX_SKIPPED_FRAMES} frames" in (native / "game.cpp").read_text()

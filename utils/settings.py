@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ _KINDS: dict[type, tuple[str, Any]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Setting:
     """A named value that a user may choose.
 
@@ -42,7 +42,7 @@ class Setting:
         default: value where nobody chose one.
         help: what it is, in a few words.
         kind: int, float, bool, str, list (on the command line JSON, or words with commas between), dict (JSON), or
-            object for what only its owner can check.
+            object for what only its owner can check. Left out, it is the default's, or str where that is None.
         optional: whether None is a value; "none" on the command line.
         at_least, above, at_most, below: bounds of a number; `above` and `below` exclude the bound itself.
         choices: the texts that are allowed; empty for any.
@@ -52,7 +52,8 @@ class Setting:
     name: str
     default: Any
     help: str
-    kind: type = str
+    _: KW_ONLY
+    kind: type = type(None)
     optional: bool = False
     at_least: float | None = None
     above: float | None = None
@@ -62,6 +63,8 @@ class Setting:
     affects: str = "result"
 
     def __post_init__(self) -> None:
+        if self.kind is type(None):
+            object.__setattr__(self, "kind", str if self.default is None else type(self.default))
         if self.affects not in AFFECTS or self.kind not in _KINDS:
             raise ValueError(f"{self.name}: affects {self.affects!r}, kind {self.kind!r}, expected one of each table")
 

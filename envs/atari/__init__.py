@@ -13,10 +13,11 @@ the environment, and a wrapper that skips four of those plays sixteen.
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from typing import Any
 
 from envs.atari.rules import PREPROCESS_VERSION, ids, known
-from envs.family import MAX_EPISODE_STEPS, Family, Option, Preset
+from envs.family import MAX_EPISODE_STEPS, SKIP, STACK, THREADS, Family, Option, Preset
 
 
 def check(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -27,31 +28,80 @@ def check(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 OPTIONS = (
-    Option(name="skip", default=4, kind=int, at_least=1, at_most=60, portable=True,
-           help="frames per step; the only skip there is, whatever the id"),
-    Option(name="stack", default=4, kind=int, at_least=1, at_most=16, portable=True, help="frames in an observation"),
-    Option(name="noop_max", default=30, kind=int, at_least=0, at_most=1000, portable=True,
-           help="before a game, do nothing for 1 to this many frames; 0: begin at once"),
-    Option(name="fire_reset", default=True, kind=bool, portable=True,
-           help="press FIRE at a game's start and after a lost life, in games with that button"),
-    Option(name="episodic_life", default=True, kind=bool, portable=True,
-           help="a lost life is an end for PPO, while the game goes on and its return is the whole game's"),
-    Option(name="clip_reward", default="sign", choices=("sign", "none"), training_only=True,
-           help="what PPO is shown: the reward's sign, or with none the reward itself"),
-    Option(name="sticky", default=None, kind=float, optional=True, at_least=0, below=1, portable=True,
-           help="probability per frame that the frame before's action is played again; default: what the id says"),
-    Option(name="full_actions", default=False, kind=bool, portable=True,
-           help="all 18 actions of the joystick, not only those that do something in this game"),
-    Option(name="mode", default=None, kind=int, optional=True, at_least=0, portable=True,
-           help="game mode, as ale-py numbers it; default: the game's own"),
-    Option(name="difficulty", default=None, kind=int, optional=True, at_least=0, portable=True,
-           help="difficulty, as ale-py numbers it; default: the game's own"),
-    Option(name="max_episode_frames", default=108_000, kind=int, optional=True, at_least=1, portable=True,
-           help="cut (truncate) games after this many frames: half an hour; none: no limit"),
+    replace(SKIP, help=f"{SKIP.help}; the only skip there is, whatever the id"),
+    STACK,
+    Option(
+        "noop_max",
+        30,
+        "before a game, do nothing for 1 to this many frames; 0: begin at once",
+        at_least=0,
+        at_most=1000,
+        portable=True,
+    ),
+    Option(
+        "fire_reset",
+        True,
+        "press FIRE at a game's start and after a lost life, in games with that button",
+        portable=True,
+    ),
+    Option(
+        "episodic_life",
+        True,
+        "a lost life is an end for PPO, while the game goes on and its return is the whole game's",
+        portable=True,
+    ),
+    Option(
+        "clip_reward",
+        "sign",
+        "what PPO is shown: the reward's sign, or with none the reward itself",
+        choices=("sign", "none"),
+        training_only=True,
+    ),
+    Option(
+        "sticky",
+        None,
+        "probability per frame that the frame before's action is played again; default: what the id says",
+        kind=float,
+        optional=True,
+        at_least=0,
+        below=1,
+        portable=True,
+    ),
+    Option(
+        "full_actions",
+        False,
+        "all 18 actions of the joystick, not only those that do something in this game",
+        portable=True,
+    ),
+    Option(
+        "mode",
+        None,
+        "game mode, as ale-py numbers it; default: the game's own",
+        kind=int,
+        optional=True,
+        at_least=0,
+        portable=True,
+    ),
+    Option(
+        "difficulty",
+        None,
+        "difficulty, as ale-py numbers it; default: the game's own",
+        kind=int,
+        optional=True,
+        at_least=0,
+        portable=True,
+    ),
+    Option(
+        "max_episode_frames",
+        108_000,
+        "cut (truncate) games after this many frames: half an hour; none: no limit",
+        optional=True,
+        at_least=1,
+        portable=True,
+    ),
     MAX_EPISODE_STEPS,
-    Option(name="threads", default=1, kind=int, at_least=1, at_most=256, affects="nothing",
-           help="games that each rank steps at the same time"),
-)  # fmt: skip
+    THREADS,
+)
 
 ATARI = Preset(
     "atari",

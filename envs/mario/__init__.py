@@ -8,9 +8,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from envs.family import MAX_EPISODE_STEPS, Family, Option, Preset
+from envs.family import Family, Preset
 from envs.mario import actions, ram, rules, stages
 from envs.mario.backends import EMULATORS, versions
+from envs.mario.options import OPTIONS
 from envs.mario.preprocess import PREPROCESS_VERSION
 from envs.vector import VecEnv
 from utils.columns import Column
@@ -98,42 +99,6 @@ def draw(env_id: str, seed: int, options: dict[str, Any]) -> VecEnv:
 
     return MarioVec(env_id, 1, seed, 0, options)
 
-
-OPTIONS = (
-    Option(name="actions", default="simple", kind=object, portable=True,
-           help='what can be pressed: right_only, simple, complex or a JSON list such as \'[["right","A"]]\''),
-    Option(name="skip", default=4, kind=int, at_least=1, at_most=60, portable=True, help="frames per step"),
-    Option(name="stack", default=4, kind=int, at_least=1, at_most=16, portable=True, help="frames in an observation"),
-    Option(name="crop_hud", default=False, kind=bool, portable=True, help="leave the score line out of the picture"),
-    Option(name="sticky", default=0.0, kind=float, at_least=0, below=1,
-           help="probability per frame that the frame before's buttons stay pressed"),
-    Option(name="start_frames", default=0, kind=int, at_least=0, at_most=30,
-           help="at the stage's start, play up to this many frames of start_mode"),
-    Option(name="start_mode", default="noop", choices=("noop", "random"),
-           help="what is pressed in the start frames: nothing, or a random action per frame"),
-    Option(name="start_states", default=None, optional=True, training_only=True,
-           help="file of states to start episodes from (scripts.states writes it); native emulator and rewards only"),
-    Option(name="start_share", default=0.5, kind=float, above=0, at_most=1, training_only=True,
-           help="share of the episodes that start from one of start_states, the others at the stage's start"),
-    Option(name="start_curriculum", default=None, optional=True, training_only=True,
-           help="file of states along ways (scripts.states --every): episodes start where they fail; native only"),
-    MAX_EPISODE_STEPS,
-    # A stranger's file must not name code to import: the reward is not portable.
-    Option(name="reward", default="env", training_only=True,
-           help="what PPO is shown: env, score, score-rules or MODULE:FUNCTION (envs/mario/rules.py)"),
-    Option(name="ram_obs", default=None, kind=list, optional=True, portable=True,
-           help="values of the console's memory in the picture's place, for --network mlp_wide: near, or names of "
-           "bytes (envs/mario/ram.py)"),
-    Option(name="ram_info", default=None, kind=list, optional=True, training_only=True, affects="detail",
-           help="names of bytes of the console's memory, which episodes.csv shall hold at each episode's end"),
-    Option(name="stages", default=None, kind=list, optional=True, portable=True,
-           help="of a RandomStages id, the stages to draw from, such as 1-1,1-2; none: all"),
-    Option(name="test_stages", default=None, kind=list, optional=True, training_only=True, affects="detail",
-           tests="stages", help="of a RandomStages id, other stages: each evaluation plays them too (columns Test...)"),
-    Option(name="emulator", default=None, optional=True, help="native or nes-py; default: the fastest there is"),
-    Option(name="threads", default=1, kind=int, at_least=1, at_most=256, affects="nothing",
-           help="threads of each rank's native environments"),
-)  # fmt: skip
 
 PRESETS = (
     Preset(

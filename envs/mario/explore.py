@@ -14,9 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from envs.family import SKIP
 from envs.mario import stages
 from envs.mario.actions import ACTION_SETS, button_byte, resolve
 from envs.mario.native_game import FLAG, NativeBackend
+from envs.mario.options import START_FRAMES
 from envs.mario.rules import RAM
 from utils.seeding import Purpose, generator
 
@@ -27,7 +29,6 @@ REPEAT = 0.7  # probability that a decision repeats the last action: a jump is a
 NEWEST, NEWEST_SPAN = 0.5, 20.0  # share of the returns that go to one of the newest places, and how many those are
 SHORTER = 0.8  # a place's way is replaced by one that takes less than this share of its decisions
 CELL, WATER_CELL = 16, 32  # pixels of the level; under water Mario is a place wherever he swims
-MAX_START_FRAMES = 30
 _WHERE = tuple(RAM[n] for n in ("world", "stage", "area_pointer", "loop_correct_count", "loop_pass_count"))
 _PAGE, _X, _Y, _Y_PAGE = RAM["player_page"], RAM["player_x"], RAM["player_y"], RAM["player_y_page"]
 _STATE, _FLOAT, _SWIMMING = RAM["player_state"], RAM["player_float_state"], RAM["swimming"]
@@ -105,11 +106,11 @@ def explore(
     game = stages.parse(env_id)
     if game is None or game.target is None:
         raise ValueError(f"env: {env_id!r}, expected one stage of Mario such as SuperMarioBros-1-1-v0")
-    if max_steps < 1 or not 0 <= start_frames <= MAX_START_FRAMES or not 1 <= skip <= 60:
-        raise ValueError(
-            f"expected max_steps of at least 1, start_frames 0..{MAX_START_FRAMES}, skip 1..60,"
-            f" got {max_steps}, {start_frames} and {skip}"
-        )
+    if max_steps < 1:
+        raise ValueError(f"max_steps: {max_steps}, expected at least 1")
+    for option, value in ((START_FRAMES, start_frames), (SKIP, skip)):
+        if not option.accepts(value):
+            raise ValueError(f"{option.name}: {value!r}, expected {option.allowed}")
     console = NativeBackend(game, game.target)
     choices = [button_byte(combination) for combination in resolve(actions)]
     start = disturb(console, choices, seed, start_frames)

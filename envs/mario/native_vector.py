@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from envs.family import MAX_STACK
 from envs.mario import native, stages
 from envs.mario.base import MAX_FRAMES, MarioVecBase, draw_start, draw_target
 from envs.mario.curriculum import NEVER, Curriculum, position
@@ -30,7 +31,6 @@ STATE_VERSION = 1
 KIND = "mario:native"
 REWARDS = ("env", "score", "score-rules")
 FILE_MAGIC = b"MARIOST\x01"
-MAX_STACK = 16  # pictures in an observation, as `envs.mario` allows
 FILE_BYTES = 1 << 30  # of a file of states
 
 _REPORT = np.dtype(

@@ -35,7 +35,7 @@ Array = NDArray[np.float64]
 
 PERFORMANCE = "Performance"  # Spinning Up's name for AverageTestEpRet where there is one, AverageEpRet otherwise
 LARGEST = 1e30  # a larger number in a log is damage, and its square would be too large for a figure
-MOST_COLUMNS = 200  # that a family declares
+MOST_DECLARED = 200  # that a family declares
 NO_ROWS: Array = np.zeros(0)
 
 
@@ -312,7 +312,7 @@ def declared_columns(run: LoggedRun) -> dict[str, Column]:
     """Return the columns that the run's family declares in config.json, by name; malformed ones are left out."""
     listed = run.config.get("columns")
     found: dict[str, Column] = {}
-    for entry in listed[:MOST_COLUMNS] if isinstance(listed, list) else []:
+    for entry in listed[:MOST_DECLARED] if isinstance(listed, list) else []:
         name = entry.get("name") if isinstance(entry, dict) else None
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,59}", name):
             continue
