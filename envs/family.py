@@ -76,6 +76,10 @@ def _no_parts(env_id: str) -> bool:
     return False
 
 
+def _none_drawn(env_id: str) -> tuple[str, ...]:
+    return ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """A family of environments.
@@ -103,6 +107,10 @@ class Family:
         best_by: name of the column that decides, before the return does, which policy is the best; None for the
             return alone.
         has_parts: whether an id is that of a game whose parts policies of their own can play, see `VecEnv.part`.
+        drawn_parts: keys of an episode's record, whole numbers, that name the part of the game which an id draws for
+            each episode; a report then counts each part apart. None where nothing is drawn.
+        plays_as: emulators and versions, as an environment's identity names them -> those that they are proven to
+            equal: a comparison takes both for the same.
         spec: entries of an environment's `spec_dict` in which a saved policy's file must agree.
     """
 
@@ -121,6 +129,8 @@ class Family:
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     best_by: str | None = None
     has_parts: Callable[[str], bool] = _no_parts
+    drawn_parts: Callable[[str], tuple[str, ...]] = _none_drawn
+    plays_as: Mapping[str, str] = field(default_factory=dict)
     spec: Mapping[str, Any] = field(default_factory=dict)
 
     def presets_of(self, env_id: str) -> tuple[Preset, ...]:

@@ -39,7 +39,8 @@ SCHEDULES = ("anneal_lr", "anneal_clip", "anneal_ent")  # what falls over the le
 # Keys of a run's config.json that are not settings.
 FACTS = frozenset(
     "world_size spec commit versions processor mpi torch_threads resolved_device resolved_precision arithmetic "
-    "instructions num_epochs lengths resumed_at_epochs fresh_episodes_at_epochs mismatch free_settings columns".split()
+    "instructions num_epochs lengths resumed_at_epochs fresh_episodes_at_epochs mismatch free_settings columns "
+    "drawn_parts plays_as".split()
 )
 
 

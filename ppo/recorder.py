@@ -102,6 +102,8 @@ class Recorder:
             "commit": system.commit(),
             "free_settings": free_settings(self.cfg),
             "columns": [asdict(column) for column in own_columns(training)],
+            "drawn_parts": training.env.family.drawn_parts(self.cfg.env),
+            "plays_as": dict(training.env.family.plays_as),
             "resolved_device": training.device.type,
             "resolved_precision": str(training.nets.dtype).removeprefix("torch."),
             "processor": system.processor(),

@@ -19,7 +19,7 @@ built: list[dict] = []  # the options of every vector that was made
 class CoinVec(VecEnv):
     """N coins."""
 
-    episode_fields = (*Episodes.FIELDS, "heads")
+    episode_fields = (*Episodes.FIELDS, "heads", "won")
 
     def __init__(self, env_id, num_envs, seed, first_index, options):
         super().__init__(num_envs, seed, first_index, Box(0.0, 1.0, (2,), np.float32), Discrete(2))
@@ -45,7 +45,7 @@ class CoinVec(VecEnv):
             infos |= {"final_obs": self._observe(), "_final_obs": ended.copy()}
             for i in np.flatnonzero(ended):
                 heads = float(self._sides[i, :-1].mean())
-                infos["episodes"].append({**self.episodes.row(i, True), "heads": heads})
+                infos["episodes"].append({**self.episodes.row(i, True), "heads": heads, "won": int(heads > 0.5)})
                 self._begin(i, int(self.episodes.number[i]) + 1)
         return self._observe(), right.astype(np.float32), ended, np.zeros_like(ended), infos
 
@@ -77,7 +77,12 @@ FAMILY = Family(
             {"num_envs": 4, "steps_per_epoch": 128, "minibatch_size": 64, "epochs": 4, "pi_lr": 1e-2, "length": 4},
         ),
     ),
-    columns=(Column("Heads", "mean share of heads in an episode", "%", "stays near the bias", 0.0, 1.0, "heads"),),
+    columns=(
+        Column("Heads", "mean share of heads in an episode", "%", "stays near the bias", 0.0, 1.0, "heads"),
+        Column("Won", "share of the episodes with more heads than tails", "%", "", 0.0, 1.0, "won", success=True),
+    ),
     evaluated=("Heads",),
     best_by="Heads",
+    plays_as={"coin": "penny"},
+    drawn_parts=lambda env_id: ("ep_len",),
 )

@@ -9,8 +9,7 @@ from envs.mario.base import MarioVecBase
 from envs.vector import Episodes
 from tests.run_folders import write_run
 from utils import columns
-from utils.analysis import runs
-from utils.analysis.older_runs import MARIO
+from utils.analysis import older_runs, runs
 from utils.columns import Column
 
 PAGE = Path(__file__).resolve().parents[1] / "data" / "README.md"
@@ -70,8 +69,12 @@ def test_what_runs_write_is_in_the_tables():
 
 def test_folders_of_earlier_versions_are_drawn_as_new_ones_are():
     for column in envs.mario.COLUMNS:
-        old = MARIO[column.name]
+        old = older_runs.COLUMNS[column.name]
         assert (old.axis, old.unit, old.low, old.high) == (column.axis, column.unit, column.low, column.high)
+        assert old.success == column.success and (old.field == column.field or not old.success)
+    assert envs.mario.FAMILY.plays_as == older_runs.PLAYS_AS
+    for env_id in ("SuperMarioBrosRandomStages-v0", "SuperMarioBros-1-1-v0", "SuperMarioBros-v0"):
+        assert older_runs.drawn_parts(env_id) == [*envs.mario.FAMILY.drawn_parts(env_id)]
 
 
 def test_every_column_has_a_meaning_a_label_and_possible_bounds():
@@ -84,8 +87,11 @@ def test_every_column_has_a_meaning_a_label_and_possible_bounds():
 
 def test_names_that_follow_from_others():
     assert columns.find("EvalEpRet").label == "Episode return, evaluation"
-    assert columns.find("EvalClearRate", MARIO).high == 1
-    assert columns.find("XMax100", MARIO).label == "Furthest x, last 100" and columns.find("XMax100", MARIO).low == 0
+    assert columns.find("EvalClearRate", older_runs.COLUMNS).high == 1
+    assert (
+        columns.find("XMax100", older_runs.COLUMNS).label == "Furthest x, last 100"
+        and columns.find("XMax100", older_runs.COLUMNS).low == 0
+    )
     assert columns.find("EpRet100") is columns.PROGRESS["EpRet100"]
     assert columns.find("Reward100") == Column("Reward100", "") and columns.find("Reward100").axis == "Reward100"
     assert columns.find("StopIter").meaning == "optimiser steps of the actor in this epoch"

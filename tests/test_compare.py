@@ -223,3 +223,15 @@ def test_the_two_emulators_are_comparable(tmp_path):
         write_run(tmp_path, "a", seed, spec={"emulator": "native", "versions": {"core": "1"}})
         write_run(tmp_path, "b", seed, spec={"emulator": "nes-py", "versions": versions})
     assert compare.main([str(tmp_path)]) == 0
+
+
+def test_what_a_family_declares_to_play_the_same_is_comparable(tmp_path, capsys):
+    """Each run's config.json says what it equals; where none says so, or something damaged, they differ."""
+    for seed in range(3):
+        write_run(tmp_path, "a", seed, spec={"emulator": "quick"}, plays_as={"quick": "plain"})
+        write_run(tmp_path, "b", seed, spec={"emulator": "plain"}, plays_as={})
+        write_run(tmp_path, "c", seed, spec={"emulator": "quick"}, plays_as=["quick"])
+    assert compare.main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    capsys.readouterr()
+    assert compare.main([str(tmp_path / "b"), str(tmp_path / "c")]) == 2
+    assert "differ in emulator" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from scripts import evaluate
 from tests import made_up
 from tests.conftest import run
 from tests.same_logs import differences, rows
-from utils import plot
+from utils import plot, report
 
 COIN = "tests.made_up:Coin-v0"
 
@@ -40,10 +40,14 @@ def test_it_is_trained_resumed_evaluated_and_plotted(tmp_path, capsys):
     assert facts["bias"] == 0.7 and facts["length"] == 4 and facts["columns"][0]["name"] == "Heads"
     assert {"quiet", "seed", "epochs", "data_dir"} <= set(facts["free_settings"])
     assert not {"bias", "hurry", "gamma", "env"} & set(facts["free_settings"])
+    assert facts["plays_as"] == {"coin": "penny"} and facts["drawn_parts"] == ["ep_len"]
     assert evaluate.main([str(whole), "--env", COIN, "--episodes", "8", "--jobs", "1"]) == 0
     assert "8 episodes" in (said := capsys.readouterr().out) and "heads" in said
     assert plot.main([str(whole), "-y", "Heads", "--out", str(tmp_path / "heads.png")]) in (0, None)
     assert (tmp_path / "heads.png").stat().st_size > 1000
+    assert report.main([str(whole), "--out", str(tmp_path / "r.html")]) == 0
+    page = (tmp_path / "r.html").read_text()
+    assert "by the ep_len in which they ended: won, 95% interval" in page and ">4</th>" in page
 
 
 def test_its_flags_its_help_and_its_preset(capsys):

@@ -56,7 +56,8 @@ def test_each_stage_is_counted_and_unseen_ones_are_marked(tmp_path, capsys):
     assert ["not trained on" in line for line in said if line.startswith(("  1-1", "  3-1"))] == [False, True]
     assert report.main([str(run), "--out", str(tmp_path / "r.html")]) == 0
     page = (tmp_path / "r.html").read_text()
-    section = page[page.index("id='stages'") :]
+    section = page[page.index("id='parts'") :]
+    assert "by the world and stage in which they ended: clear rate, 95% interval" in section
     assert ">1-1</th>" in section and ">2-1</th>" in section and "0% (0 to " in section
 
 

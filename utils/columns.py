@@ -65,7 +65,7 @@ _PROGRESS = (
     Column("Epoch", "number of the epoch, from 0", low=0, label="Epoch", short="epoch"),
     Column(
         STEPS,
-        "steps so far, over all ranks (a step is one decision of the agent; Mario: four emulator frames)",
+        "steps so far, over all ranks (a step is one decision of the agent, whatever number of frames it stands for)",
         unit="agent decisions",
         low=0,
         label="Environment steps",

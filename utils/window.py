@@ -1,4 +1,4 @@
-"""A window that shows pictures and knows which keys are down. pyglet comes with nes-py and is imported here only."""
+"""A window that shows pictures and knows which keys are down. pyglet is imported here only."""
 
 from __future__ import annotations
 

@@ -28,6 +28,12 @@ def has_parts(env_id: str) -> bool:
     return game is not None and game.target is None
 
 
+def drawn_parts(env_id: str) -> tuple[str, ...]:
+    """Return the keys of an episode's record that name the stage which was drawn for it."""
+    game = stages.parse(env_id)
+    return ("world", "stage") if game is not None and game.random else ()
+
+
 def check(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options as `make` takes them: what their bounds cannot say is checked here.
 
@@ -325,5 +331,8 @@ FAMILY = Family(
     evaluation={"start_frames": 30, "start_mode": "random"},
     best_by="ClearRate",
     has_parts=has_parts,
+    drawn_parts=drawn_parts,
+    # The native core plays what nes-py plays, frame by frame: `make identity`, data/results/identity.json.
+    plays_as={"native": "nes-py", "core 1": "gym-super-mario-bros 7.4.0, nes-py 8.2.1"},
     spec={"preprocess_version": PREPROCESS_VERSION},
 )

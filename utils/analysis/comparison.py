@@ -44,8 +44,6 @@ INCOMPARABLE = {
     "emulator": ("spec.emulator",),
     "game": ("spec.rom_sha256",),
 }
-# The native core plays what nes-py plays, frame by frame: `make identity`, data/results/identity.json.
-PROVEN_EQUAL = {"native": "nes-py", "core 1": "gym-super-mario-bros 7.4.0, nes-py 8.2.1"}
 TRAINING_REWARD = ("spec.reward", "reward")
 SHOWN_REWARD = {"AverageTrainRet", "AverageVVals"}
 
@@ -163,8 +161,7 @@ def _comparable(groups: Sequence[Group], y: str, mixed: bool) -> list[str]:
     questions = dict(INCOMPARABLE) | ({"training reward": TRAINING_REWARD} if y in SHOWN_REWARD else {})
     differing, notes = [], []
     for question, names in questions.items():
-        recorded = {group.label: _value(group.runs[0], names) for group in groups}
-        values = {label: PROVEN_EQUAL.get(value, value) for label, value in recorded.items()}
+        values = {group.label: runs.plays_as(group.runs[0], _value(group.runs[0], names)) for group in groups}
         known = {value for value in values.values() if value}
         if len(known) > 1:
             shown = runs.shortened([f"{label}: {value or 'not told'}" for label, value in values.items()])

@@ -17,7 +17,8 @@ from utils.command import printable
 # What config.json says beside the settings, and the seed.
 FACTS = {"world_size", "commit", "versions", "spec", "torch_threads", "resumed_at_epochs", "mismatch", "num_epochs"}
 MACHINE = {"processor", "instructions", "arithmetic", "mpi", "resolved_device", "resolved_precision"}
-NOT_SETTINGS = frozenset(FACTS | MACHINE | {"seed", "columns", "free_settings", "fresh_episodes_at_epochs"})
+FOR_READERS = {"columns", "free_settings", "drawn_parts", "plays_as"}
+NOT_SETTINGS = frozenset(FACTS | MACHINE | FOR_READERS | {"seed", "fresh_episodes_at_epochs"})
 NOT_SETTINGS_OF_SPEC = frozenset(("threads", "num_envs", "first_index", "seed"))
 LENGTHS = frozenset(("epochs", "total_steps", "lengths"))  # free, unless a schedule runs over them
 SCHEDULES = ("anneal_lr", "anneal_clip", "anneal_ent")

@@ -21,6 +21,8 @@ FILMS = ("play.mp4", "play.webm", "play.gif")
 MOST_POLICIES = 200
 MOST_LINES = 50  # of an evaluation
 LARGEST_PICTURE = 4 << 20  # bytes
+# Of a line of an evaluation: what was counted. All other words and numbers in it are options.
+FIGURES = {"greedy", "commit", "episodes", "starts", "trajectories", "cleared", "clear_rate", "worth"}
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -99,16 +101,12 @@ def clear_rates(evaluation: dict[str, Any]) -> str:
 
 
 def condition(line: dict[str, Any]) -> str:
-    """Return in a few words how an evaluation's episodes were disturbed."""
+    """Return how an evaluation's episodes were played: the actions, and each option that is set, by its name."""
     words = ["most probable actions" if line.get("greedy") else "sampled actions"]
-    if line.get("start_frames"):
-        pressed = "random buttons" if line.get("start_mode") == "random" else "nothing pressed"
-        words.append(f"up to {line['start_frames']} frames of {pressed} first")
-    else:
-        words.append("plain start")
-    if line.get("sticky"):
-        words.append(f"sticky buttons with probability {line['sticky']}")
-    return ", ".join([*words, f"emulator {line.get('emulator')}"])
+    options = [
+        (name, value) for name, value in line.items() if name not in FIGURES and isinstance(value, str | int | float)
+    ]
+    return ", ".join([*words, *(f"{name.replace('_', ' ')} {value}" for name, value in options if value)])
 
 
 def how(folder: Path, info: dict[str, Any]) -> str:

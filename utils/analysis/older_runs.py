@@ -7,15 +7,24 @@ from collections.abc import Mapping
 from utils.columns import Column
 
 # Columns of Super Mario Bros as a figure needs them; newer folders name a family's columns under "columns".
-MARIO: Mapping[str, Column] = {
+COLUMNS: Mapping[str, Column] = {
     column.name: column
     for column in (
-        Column("ClearRate", "", "%", low=0, high=1, label="Clear rate (share of episodes)", success=True),
+        Column("ClearRate", "", "%", low=0, high=1, field="flag", label="Clear rate (share of episodes)", success=True),
         Column("XMax", "", "pixels", low=0, label="Furthest x"),
         Column("Score", "", "points", low=0, label="Score"),
         Column("StagesCleared", "", "stages", low=0, label="Stages cleared"),
     )
 }
+
+# Its emulators that are proven to equal another one; newer folders name them under "plays_as".
+PLAYS_AS = {"native": "nes-py", "core 1": "gym-super-mario-bros 7.4.0, nes-py 8.2.1"}
+
+
+def drawn_parts(env_id: str) -> list[str]:
+    """Return the columns of episodes.csv that name a drawn stage; newer folders name them under "drawn_parts"."""
+    return ["world", "stage"] if "RandomStages" in env_id else []
+
 
 # Settings in which two runs of one experiment may differ; newer folders list them under "free_settings".
 WHERE = {"exp_name", "data_dir", "preset", "resume", "overwrite"}

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from utils import columns
 from utils.analysis import (
-    by_stage,
+    by_part,
     comparison,
     comparison_figure,
     comparison_text,
@@ -229,14 +229,14 @@ def page(
     drawn, curve_notes = curves(groups, curve_columns(groups, y), y, smooth)
     films, left_out = videos.videos(groups)
     machines, unread = system(groups)
-    stages, uncounted = by_stage.section(groups)
+    parts, uncounted = by_part.section(groups)
     own_notes = [note for group in groups for note in group.notes()]
     remarks = dict.fromkeys([*notes, *own_notes, *curve_notes, *left_out, *unread, *uncounted])
     sections = [
         ("run", "What was run", what_was_run(groups)),
         ("curves", "Learning curves", drawn),
         ("comparison", "Comparison", comparison_section(result, refusal)),
-        ("stages", "Stages", stages),
+        ("parts", "Parts of the game", parts),
         ("videos", "Videos", films),
         ("seeds", "Every seed", per_seed(groups, result, y)),
         ("diagnostics", "Diagnostics", diagnostics(groups, smooth)),

@@ -24,8 +24,8 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from utils import system
+from utils.analysis import older_runs
 from utils.analysis.files import LARGEST_LOG, object_and_note
-from utils.analysis.older_runs import MARIO
 from utils.analysis.tables import COMMA, TAB, Table, parse_table
 from utils.columns import STEPS, Column
 from utils.command import printable
@@ -314,18 +314,31 @@ def declared_columns(run: LoggedRun) -> dict[str, Column]:
     found: dict[str, Column] = {}
     for entry in listed[:MOST_DECLARED] if isinstance(listed, list) else []:
         name = entry.get("name") if isinstance(entry, dict) else None
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,59}", name):
+        if _word(name) != name or name is None:
             continue
         words = {key: _words(entry.get(key), limit) for key, limit in (("meaning", 300), ("unit", 30), ("label", 60))}
         low, high = _number(entry.get("low")), _number(entry.get("high"))
         if low is not None and high is not None and low >= high:
             low = high = None
         look_for = _words(entry.get("look_for"), 600)
-        success = entry.get("success", name in MARIO and MARIO[name].success) is True
+        success = entry.get("success", name in older_runs.COLUMNS and older_runs.COLUMNS[name].success) is True
         found[name] = Column(
-            name, words["meaning"], words["unit"], look_for, low, high, label=words["label"], success=success
+            name,
+            words["meaning"],
+            words["unit"],
+            look_for,
+            low,
+            high,
+            _word(entry.get("field")),
+            words["label"],
+            success=success,
         )
     return found
+
+
+def _word(value: object) -> str | None:
+    """Return the value if it can be the name of a column, else None."""
+    return value if isinstance(value, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,59}", value) else None
 
 
 def _words(value: object, limit: int) -> str:
@@ -337,7 +350,7 @@ def own_columns(runs: Iterable[LoggedRun]) -> dict[str, Column]:
     found: dict[str, Column] = {}
     for run in runs:
         found = declared_columns(run) | found
-    return dict(MARIO) | found
+    return dict(older_runs.COLUMNS) | found
 
 
 def success_column(run: LoggedRun) -> Column | None:
@@ -350,6 +363,28 @@ def success_words(runs: Iterable[LoggedRun]) -> str:
     """Return the name of that share for a heading, "clear rate" for instance; "" where no run has one."""
     found = [column.title.lower() for column in map(success_column, runs) if column is not None]
     return " or ".join(dict.fromkeys(found))
+
+
+# ---------------------------------------------------------------------------------------------- what it played
+
+
+def success_of_episodes(run: LoggedRun) -> Column:
+    """Return the column of the share of successful episodes; its `field` is the column of episodes.csv that is 1."""
+    candidates = [*declared_columns(run).values(), *older_runs.COLUMNS.values()]
+    return next(column for column in candidates if column.success and column.field)
+
+
+def drawn_parts(run: LoggedRun) -> list[str]:
+    """Return the columns of episodes.csv that name the part of the game which was drawn for each episode, if any."""
+    listed = run.config.get("drawn_parts", older_runs.drawn_parts(str(run.config.get("env"))))
+    return [word for entry in listed[:4] if (word := _word(entry))] if isinstance(listed, list) else []
+
+
+def plays_as(run: LoggedRun, played: str) -> str:
+    """Return the emulator or version that what the run played is proven to equal, or itself."""
+    declared = run.config.get("plays_as", older_runs.PLAYS_AS)
+    other = declared.get(played) if isinstance(declared, dict) else None
+    return _words(other, 200) or played
 
 
 # ---------------------------------------------------------------------------------------------- words
