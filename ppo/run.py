@@ -312,7 +312,10 @@ def describe_start(training: Training) -> str:
         networks += f"; PPG in phases of {cfg.phase_epochs} epochs, {size:,.1f} MB of observations each"
     ranks = f"{comm.world_size} rank{'s' if comm.world_size > 1 else ''}"
     spins = TORCH_CAME_FIRST and training.env.shows_images and torch.get_num_threads() > 1
-    machine = f"{training.device} in {str(training.nets.dtype).removeprefix('torch.')} ({training.arithmetic})"
+    compiled = [what.removeprefix("our own ") for what in training.arithmetic.split(", ") if "our own" in what]
+    machine = f"{training.device} in {str(training.nets.dtype).removeprefix('torch.')}"
+    machine += f" with compiled {' and '.join(compiled)}" if compiled else ""
+    machine += " without ppo.compute" if training.arithmetic == "plain" else ""
     return (
         f"{cfg.env} -> {cfg.run_dir}  (preset {cfg.preset}, seed {cfg.seed})\n"
         f"{ranks}, {cfg.num_envs} environments, {machine}; {networks}; "
