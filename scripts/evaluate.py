@@ -147,8 +147,12 @@ def by_stage(records: list[dict[str, Any]], trained: list[str] | None) -> dict[s
         cleared = [bool(record["flag"]) for record in part]
         low, high = stats.grouped_interval(cleared, [record["independent"] for record in part])
         interval = None if math.isnan(low) else [low, high]
-        found[name] = {"episodes": len(part), "cleared": sum(cleared), "clear_rate_95": interval,
-                       "trained": trained is None or name in trained}  # fmt: skip
+        found[name] = {
+            "episodes": len(part),
+            "cleared": sum(cleared),
+            "clear_rate_95": interval,
+            "trained": trained is None or name in trained,
+        }
     return found
 
 

@@ -10,7 +10,7 @@ import argparse
 import gymnasium as gym
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributions import Categorical
 
 N, T = 8, 128  # environments, and steps of each before an update
@@ -30,7 +30,7 @@ def network(inputs: int, outputs: int, last_gain: float) -> nn.Sequential:
     return net
 
 
-def advantages(rew: torch.Tensor, val: torch.Tensor, last_val: torch.Tensor, done: torch.Tensor) -> torch.Tensor:
+def advantages(rew: Tensor, val: Tensor, last_val: Tensor, done: Tensor) -> Tensor:
     """Return A (T, N): how much better an action turned out than the critic V (T, N) expected. `done`: s' is new."""
     adv, carry = torch.zeros_like(rew), torch.zeros(rew.shape[1])
     for t in reversed(range(len(rew))):
@@ -41,10 +41,7 @@ def advantages(rew: torch.Tensor, val: torch.Tensor, last_val: torch.Tensor, don
     return adv
 
 
-def losses(
-    pi: nn.Module, v: nn.Module, obs: torch.Tensor, act: torch.Tensor, logp_old: torch.Tensor, adv: torch.Tensor,
-    ret: torch.Tensor,
-) -> torch.Tensor:  # fmt: skip
+def losses(pi: nn.Module, v: nn.Module, obs: Tensor, act: Tensor, logp_old: Tensor, adv: Tensor, ret: Tensor) -> Tensor:
     """Return what a step of the optimiser makes smaller, for M samples."""
     logp = Categorical(logits=pi(obs)).log_prob(act)
     ratio = (logp - logp_old).exp()  # (6) r(theta) = pi_theta(a | s) / pi_old(a | s)
@@ -54,7 +51,7 @@ def losses(
     return value_loss - surrogate  # actor and critic share no weights, so that neither loss needs a coefficient
 
 
-def update(pi: nn.Module, v: nn.Module, optimiser: torch.optim.Optimizer, batch: tuple[torch.Tensor, ...]) -> None:
+def update(pi: nn.Module, v: nn.Module, optimiser: torch.optim.Optimizer, batch: tuple[Tensor, ...]) -> None:
     """Sweep over the batch (N * T rows of each tensor), in a new order each time."""
     params = [*pi.parameters(), *v.parameters()]
     for _ in range(PASSES):

@@ -21,9 +21,19 @@ OWN = [column for column in FAMILY.columns if column.name in FAMILY.evaluated]
 def row(epoch, returns=2000.0, clear=0.5, count=60):
     """What the console reads of a row of progress.txt, with numbers as wide as they become."""
     seconds = {"TimeCollect": 1.0, "TimeUpdate": 2.0, "TimeWait": 0.5, "TimeWaitUpdate": 0.25}
-    values = {"AverageEpRet": returns, "EpCount": count, "ClearRate": clear, "XMax": 3161.0, "EpRet100": returns,
-              "ClearRate100": clear, "Entropy": 1.61, "KL": 0.0134, "ExplainedVariance": -0.01,
-              "StepsPerSecond": 12345.0, "Time": 45296.0}  # fmt: skip
+    values = {
+        "AverageEpRet": returns,
+        "EpCount": count,
+        "ClearRate": clear,
+        "XMax": 3161.0,
+        "EpRet100": returns,
+        "ClearRate100": clear,
+        "Entropy": 1.61,
+        "KL": 0.0134,
+        "ExplainedVariance": -0.01,
+        "StepsPerSecond": 12345.0,
+        "Time": 45296.0,
+    }
     return {"Epoch": epoch, "TotalEnvInteracts": (epoch + 1) * 4096} | values | seconds
 
 
@@ -59,13 +69,16 @@ def tty(monkeypatch, capsys):
     os.close(master)
 
 
-@pytest.mark.parametrize(("values", "expected"), [
-    ([0.0, 0.5, 1.0], "▁▅█"),
-    ([0, 0, 1, 1, 3, 3], "▁▃█"),  # pairs; round(1 / 3 * 7) is 2
-    ([float("nan"), 1.0, 2.0], " ▁█"),
-    ([7.0, 7.0], "▁▁"),
-    ([], ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.5, 1.0], "▁▅█"),
+        ([0, 0, 1, 1, 3, 3], "▁▃█"),  # pairs; round(1 / 3 * 7) is 2
+        ([float("nan"), 1.0, 2.0], " ▁█"),
+        ([7.0, 7.0], "▁▁"),
+        ([], ""),
+    ],
+)
 def test_a_curve_shows_means_of_neighbours_between_its_ends(values, expected):
     """Three characters at most; the scale runs from the least mean to the largest."""
     assert console.sparkline(values, 3) == expected

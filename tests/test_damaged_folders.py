@@ -36,18 +36,64 @@ def nested(levels: int) -> Any:
 
 
 VALUES: list[Any] = [
-    None, True, -1, 10**400, 10**4000, 1e300, float("inf"), float("nan"), ESCAPE, [], {}, "", "\ud800", "x" * 100_000,
-    nested(10), nested(100), {ESCAPE: ESCAPE}, [ESCAPE], [[1]] * 1000, {str(i): i for i in range(5000)}, "0" * 5000,
-]  # fmt: skip
+    None,
+    True,
+    -1,
+    10**400,
+    10**4000,
+    1e300,
+    float("inf"),
+    float("nan"),
+    ESCAPE,
+    [],
+    {},
+    "",
+    "\ud800",
+    "x" * 100_000,
+    nested(10),
+    nested(100),
+    {ESCAPE: ESCAPE},
+    [ESCAPE],
+    [[1]] * 1000,
+    {str(i): i for i in range(5000)},
+    "0" * 5000,
+]
 TOKENS = [
-    b"1e999", b"-1e308", b"1e300", b"9" * 400, b"9" * 40, b"nan", b"\x00", b"\x1b[2J", b"\xff\xfe", b"\t" * 1000,
-    b"\n" * 50, b"0x10", b"1_000", b",", b'"', b"Epoch\tTotalEnvInteracts\tAverageEpRet\n", "\u202e\u0663".encode(),
-]  # fmt: skip
+    b"1e999",
+    b"-1e308",
+    b"1e300",
+    b"9" * 400,
+    b"9" * 40,
+    b"nan",
+    b"\x00",
+    b"\x1b[2J",
+    b"\xff\xfe",
+    b"\t" * 1000,
+    b"\n" * 50,
+    b"0x10",
+    b"1_000",
+    b",",
+    b'"',
+    b"Epoch\tTotalEnvInteracts\tAverageEpRet\n",
+    "\u202e\u0663".encode(),
+]
 WHOLE = [
-    b"", b"\n", b"\x00" * 10_000, b"[" * 100_000, b'{"a":' * 100_000, b"#" * 10_000, b"Epoch", b"{}", b"[]", b"null",
-    b"1" * 5000, ("\t".join(f"c{i}" for i in range(20_000)) + "\n").encode(), b"A\tB\n" * 5000, b"\xef\xbb\xbf{}",
+    b"",
+    b"\n",
+    b"\x00" * 10_000,
+    b"[" * 100_000,
+    b'{"a":' * 100_000,
+    b"#" * 10_000,
+    b"Epoch",
+    b"{}",
+    b"[]",
+    b"null",
+    b"1" * 5000,
+    ("\t".join(f"c{i}" for i in range(20_000)) + "\n").encode(),
+    b"A\tB\n" * 5000,
+    b"\xef\xbb\xbf{}",
     b"r,l,t\n" * 3000,
-]  # fmt: skip
+]
 
 
 def special(path: Path, kind: int) -> None:

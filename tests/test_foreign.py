@@ -79,9 +79,13 @@ def test_a_missing_simulator_is_named_with_what_to_install(tmp_path, monkeypatch
 
 
 SIMULATED = {
-    "LunarLander-v3": "Box2D", "LunarLanderContinuous-v3": "Box2D", "BipedalWalker-v3": "Box2D",
-    "HalfCheetah-v5": "mujoco", "Hopper-v5": "mujoco", "Walker2d-v5": "mujoco",
-}  # fmt: skip
+    "LunarLander-v3": "Box2D",
+    "LunarLanderContinuous-v3": "Box2D",
+    "BipedalWalker-v3": "Box2D",
+    "HalfCheetah-v5": "mujoco",
+    "Hopper-v5": "mujoco",
+    "Walker2d-v5": "mujoco",
+}
 
 
 @pytest.mark.parametrize("name", SIMULATED)

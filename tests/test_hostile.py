@@ -37,8 +37,27 @@ from utils.files import remove
 from utils.folder import Refused, read_json
 
 TRIES = 200
-ODD = (None, True, -1, 2**31, 2**63, 2**70, 0.5, float("nan"), float("inf"), "", "x" * 500, "\x1b[2J", [], {},
-       [[]] * 40, {"a": {}}, "1", 10**15, 10**400)  # fmt: skip
+ODD = (
+    None,
+    True,
+    -1,
+    2**31,
+    2**63,
+    2**70,
+    0.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "x" * 500,
+    "\x1b[2J",
+    [],
+    {},
+    [[]] * 40,
+    {"a": {}},
+    "1",
+    10**15,
+    10**400,
+)
 SOME = [TRIES // 10, pytest.param(TRIES, marks=pytest.mark.slow)]
 DEEP = "[" * 100_000
 EXPLORED = {"decisions": 3, "cpu_seconds": 0.5, "way": 2, "frames": 8}
@@ -321,14 +340,22 @@ def test_mutated_files_of_json_are_refused_or_work(tmp_path, kind, tries, monkey
     rng, random_bytes, refused = np.random.default_rng(8), random.Random(8), 0
     good = {
         "demonstration": lambda: (demonstrations.SHIPPED / "SuperMarioBros-1-1-v0.json").read_bytes(),
-        "recording": lambda: json.dumps({"format": play.RECORDING, "env": "SuperMarioBros-1-1-v0", "emulator": "native",
-                                         "checks": [1, 2], "episodes": ["0080", "01"]}).encode(),
+        "recording": lambda: json.dumps(
+            {
+                "format": play.RECORDING,
+                "env": "SuperMarioBros-1-1-v0",
+                "emulator": "native",
+                "checks": [1, 2],
+                "episodes": ["0080", "01"],
+            }
+        ).encode(),
         "evaluation.json": lambda: (PRETRAINED / "SuperMarioBros-1-1-v0" / "evaluation.json").read_bytes(),
         "settings": lambda: json.dumps(config.build(env="Echo-v0").to_dict()).encode(),
-        "explorations.json": lambda: json.dumps({"seed": 0, "start_frames": 0, "actions": None, "stages": {
-            f"1-{stage}": EXPLORED for stage in (1, 2, 3)}}).encode(),
+        "explorations.json": lambda: json.dumps(
+            {"seed": 0, "start_frames": 0, "actions": None, "stages": {f"1-{stage}": EXPLORED for stage in (1, 2, 3)}}
+        ).encode(),
         "proof": lambda: (PRETRAINED / "SuperMarioBros-1-1-v0" / "evaluation.json").read_bytes(),
-    }[kind]()  # fmt: skip
+    }[kind]()
     path.write_bytes(good)
     READERS[kind](path)
     for i in range(tries):

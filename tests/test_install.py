@@ -143,8 +143,14 @@ def test_a_shell_completes(tmp_path, line, offered, not_offered):
     """Commands, the flags of the family that the line names, ids, shipped policies, and files."""
     pytest.importorskip("argcomplete")
     answer = tmp_path / "answer"
-    asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_SHELL": "bash", "COMP_LINE": line,
-             "COMP_POINT": str(len(line)), "_ARGCOMPLETE_STDOUT_FILENAME": str(answer)}  # fmt: skip
+    asked = {
+        "_ARGCOMPLETE": "1",
+        "_ARGCOMPLETE_IFS": "\n",
+        "_ARGCOMPLETE_SHELL": "bash",
+        "COMP_LINE": line,
+        "COMP_POINT": str(len(line)),
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(answer),
+    }
     done = subprocess.run([sys.executable, "-m", "scripts"], cwd=ROOT, env=os.environ | asked, capture_output=True)
     found = {word.strip() for word in answer.read_text().split("\n")}
     assert offered <= found and not found & not_offered, (found, done.stderr)

@@ -59,8 +59,10 @@ def test_what_cannot_be_trained_is_refused_and_nothing_is_written(tmp_path):
     """A network that does not fit raises Refused, a ValueError, before there is a folder."""
     with pytest.raises(Refused, match=r"network 'nature' does not take observations of shape \(4,\)"):
         train(config.build(**TINY, network="nature", data_dir=str(tmp_path)))
-    for more, words in (({"steps_per_epoch": 2**40, "minibatch_size": 2**40}, "Unable to allocate"),
-                        ({"data_dir": "x" * 300}, "File name too long")):  # fmt: skip
+    for more, words in (
+        ({"steps_per_epoch": 2**40, "minibatch_size": 2**40}, "Unable to allocate"),
+        ({"data_dir": "x" * 300}, "File name too long"),
+    ):
         with pytest.raises(Refused, match=words):
             train(config.build(**TINY | {"data_dir": str(tmp_path)} | more))
     assert list(tmp_path.iterdir()) == []

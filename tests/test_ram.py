@@ -24,8 +24,18 @@ from tests.same_logs import differences
 STAGE = "SuperMarioBros-1-1-v0"
 NAMES = ["near", "player_x_speed", "0x000f"]
 SIZE = near.SIZE + 2
-TINY = {"env": STAGE, "network": "mlp", "ram_obs": NAMES, "num_envs": 2, "steps_per_epoch": 32, "minibatch_size": 16,
-        "train_pi_iters": 1, "train_v_iters": 1, "max_episode_steps": 12, "save_every": 1}  # fmt: skip
+TINY = {
+    "env": STAGE,
+    "network": "mlp",
+    "ram_obs": NAMES,
+    "num_envs": 2,
+    "steps_per_epoch": 32,
+    "minibatch_size": 16,
+    "train_pi_iters": 1,
+    "train_v_iters": 1,
+    "max_episode_steps": 12,
+    "save_every": 1,
+}
 
 
 def memory(**given):
@@ -131,13 +141,16 @@ def test_contract():
     checks.check_vec_env(lambda **place: envs.make_vec(STAGE, **place, **options), steps=60)
 
 
-@pytest.mark.parametrize(("flags", "words"), [
-    (["--ram-obs", "near,luigi"], "ram_obs: 'luigi', expected an address 0x0000..0x07ff or one of near, "),
-    (["--ram-obs", "[]"], "ram_obs: [], expected names, each once"),
-    (["--ram-obs", "near,near"], "each once"),
-    (["--ram-obs", '[["near"]]'], "ram_obs: ['near'], expected"),
-    (["--ram-info", "speed"], "ram_info: 'speed', expected"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--ram-obs", "near,luigi"], "ram_obs: 'luigi', expected an address 0x0000..0x07ff or one of near, "),
+        (["--ram-obs", "[]"], "ram_obs: [], expected names, each once"),
+        (["--ram-obs", "near,near"], "each once"),
+        (["--ram-obs", '[["near"]]'], "ram_obs: ['near'], expected"),
+        (["--ram-info", "speed"], "ram_info: 'speed', expected"),
+    ],
+)
 def test_unknown_names_are_refused(flags, words):
     """With one line that names the option and what it takes."""
     with pytest.raises(ValueError) as error:

@@ -106,8 +106,8 @@ def test_without_the_wing_the_first_update_is_the_same(tmp_path, monkeypatch, up
 @pytest.mark.parametrize("ranks", [1, 3, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_run_leaves_a_complete_folder(tmp_path, ranks):
     """`mpirun -np RANKS python -m ppo.run` ends with code 0 and every file that data/README.md names."""
-    args = ["-m", "ppo.run", "--epochs", "2", "--num-envs", "8", "--steps-per-epoch", "128", "--minibatch-size", "64",
-            "--train-pi-iters", "1", "--train-v-iters", "1", "--data-dir", str(tmp_path)]  # fmt: skip
+    sizes = "--epochs 2 --num-envs 8 --steps-per-epoch 128 --minibatch-size 64 --train-pi-iters 1 --train-v-iters 1"
+    args = ["-m", "ppo.run", *sizes.split(), "--data-dir", str(tmp_path)]
     done = run(args, ranks=ranks, timeout=120)
     assert done.code == 0, done.err
     assert done.err == ""

@@ -47,17 +47,20 @@ def test_wide_ranges_are_searched_by_their_logarithm():
     }
 
 
-@pytest.mark.parametrize(("words", "named"), [
-    ("--gamma 0.9", "nothing is searched"),
-    ("--gamma 0.9..x", "gamma: 0.9..x, expected two numbers"),
-    ("--gamma 0.99..0.9", "the lower one first"),
-    ("--gamma 2..3", "gamma must be a number in [0, 1]"),
-    ("--gama 0.9..0.99", "did you mean gamma"),
-    ("--gamma 0.9..0.99 --resume", "--resume: is chosen by"),
-    ("--gamma 0.9..0.99 --seed 0 1", "seed, env: one value each"),
-    ("--gamma 0.9..0.99 --trials 0", "trials: 0"),
-    ("--gamma 0.9..0.99 --column Return", "column: 'Return'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("--gamma 0.9", "nothing is searched"),
+        ("--gamma 0.9..x", "gamma: 0.9..x, expected two numbers"),
+        ("--gamma 0.99..0.9", "the lower one first"),
+        ("--gamma 2..3", "gamma must be a number in [0, 1]"),
+        ("--gama 0.9..0.99", "did you mean gamma"),
+        ("--gamma 0.9..0.99 --resume", "--resume: is chosen by"),
+        ("--gamma 0.9..0.99 --seed 0 1", "seed, env: one value each"),
+        ("--gamma 0.9..0.99 --trials 0", "trials: 0"),
+        ("--gamma 0.9..0.99 --column Return", "column: 'Return'"),
+    ],
+)
 def test_bad_input_is_one_line(words, named, capsys, tmp_path):
     """Exit code 2, and nothing is written."""
     try:

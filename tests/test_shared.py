@@ -17,8 +17,15 @@ from tests.test_networks import IMAGE, obs_for
 from tests.test_train import assert_same, rows
 from utils import mpi
 
-ECHO = {"env": "Echo-v0", "num_envs": 6, "steps_per_epoch": 6 * 64, "minibatch_size": 96, "train_pi_iters": 2,
-        "train_v_iters": 3, "chunk_size": 40}  # fmt: skip
+ECHO = {
+    "env": "Echo-v0",
+    "num_envs": 6,
+    "steps_per_epoch": 6 * 64,
+    "minibatch_size": 96,
+    "train_pi_iters": 2,
+    "train_v_iters": 3,
+    "chunk_size": 40,
+}
 
 
 @pytest.fixture(autouse=True)

@@ -40,11 +40,24 @@ class Calls:
         return [(args, kwargs) for called, args, kwargs in self.calls if called == name]
 
 
-@pytest.mark.parametrize(("name", "group"), [
-    ("AverageEpRet", "rollout"), ("ClearRate100", "rollout"), ("XMax", "rollout"), ("EvalEpRet", "eval"),
-    ("LossPi", "train"), ("DeltaLossV", "train"), ("AverageVVals", "train"), ("KL", "train"), ("Time", "time"),
-    ("TimeWaitUpdate", "time"), ("StepsPerSecond", "time"), ("MemoryMB", "time"), ("Epoch", "time"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("AverageEpRet", "rollout"),
+        ("ClearRate100", "rollout"),
+        ("XMax", "rollout"),
+        ("EvalEpRet", "eval"),
+        ("LossPi", "train"),
+        ("DeltaLossV", "train"),
+        ("AverageVVals", "train"),
+        ("KL", "train"),
+        ("Time", "time"),
+        ("TimeWaitUpdate", "time"),
+        ("StepsPerSecond", "time"),
+        ("MemoryMB", "time"),
+        ("Epoch", "time"),
+    ],
+)
 def test_every_column_has_a_group(name, group):
     """Those of episodes, of evaluations, of the update, of the clock; a family's own are of episodes."""
     assert columns.group(name) == group
@@ -65,8 +78,7 @@ def test_weights_and_biases_gets_rows_settings_and_films(tmp_path, monkeypatch):
     assert where == {"step": numbers["time/TotalEnvInteracts"]} and {"rollout/AverageEpRet", "train/KL"} <= set(numbers)
     sink = sinks.WeightsAndBiases(folder, {}, "offline")
     sink.film(folder / "videos" / "epoch_00001.mp4", 7)
-    assert run.of("log")[-1] == (
-        ({"rollout/video": (str(folder / "videos" / "epoch_00001.mp4"), "mp4")},), {"step": 7})  # fmt: skip
+    assert run.of("log")[-1] == (({"rollout/video": (str(folder / "videos" / "epoch_00001.mp4"), "mp4")},), {"step": 7})
 
 
 def test_tensorboard_gets_groups_and_settings(tmp_path, monkeypatch):

@@ -26,17 +26,20 @@ def test_stages_are_words_with_commas_or_json():
     assert """--stages '["1-1", "2-1"]'""" in cfg.command()
 
 
-@pytest.mark.parametrize(("flags", "words"), [
-    (["--stages", "1-1,1-2"], "--env SuperMarioBrosRandomStages-v0"),
-    (["--env", RANDOM, "--stages", "1-1,9-9"], "stages: '9-9', expected some of 1-1 .. 8-4"),
-    (["--env", RANDOM, "--stages", ""], "stages: ''"),
-    (["--test-stages", "1-2"], "test_stages: ['1-2'], only RandomStages ids draw stages"),
-    (["--env", RANDOM, "--test-stages", "1-2", "--eval-every", "1"], "test_stages: 1-2 is trained on"),
-    (["--env", RANDOM, "--stages", "1-1", "--test-stages", "9-9"], "test_stages: '9-9', expected some of"),
-    (["--env", RANDOM, "--stages", "1-1", "--test-stages", "1-2"], "eval-every must be at least 1 where"),
-    (["--env", RANDOM, "--stop-at", "TestClearRate>=0.9", "--eval-every", "1"], "names nothing to test on"),
-    (["--env", "Echo-v0", "--stop-at", "TestEpRet>=9", "--eval-every", "1"], "stop-at must be a goal for a column"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--stages", "1-1,1-2"], "--env SuperMarioBrosRandomStages-v0"),
+        (["--env", RANDOM, "--stages", "1-1,9-9"], "stages: '9-9', expected some of 1-1 .. 8-4"),
+        (["--env", RANDOM, "--stages", ""], "stages: ''"),
+        (["--test-stages", "1-2"], "test_stages: ['1-2'], only RandomStages ids draw stages"),
+        (["--env", RANDOM, "--test-stages", "1-2", "--eval-every", "1"], "test_stages: 1-2 is trained on"),
+        (["--env", RANDOM, "--stages", "1-1", "--test-stages", "9-9"], "test_stages: '9-9', expected some of"),
+        (["--env", RANDOM, "--stages", "1-1", "--test-stages", "1-2"], "eval-every must be at least 1 where"),
+        (["--env", RANDOM, "--stop-at", "TestClearRate>=0.9", "--eval-every", "1"], "names nothing to test on"),
+        (["--env", "Echo-v0", "--stop-at", "TestEpRet>=9", "--eval-every", "1"], "stop-at must be a goal for a column"),
+    ],
+)
 def test_stages_that_cannot_be_drawn_are_refused(flags, words):
     """With one line that names the stage, or the id to give."""
     with pytest.raises(ValueError, match=words.replace("[", "\\[")):
@@ -95,7 +98,9 @@ def test_rates_by_stage_are_those_counted_by_hand():
     records = [{"world": w, "stage": s, "flag": f, "independent": str(i)} for i, (w, s, f) in enumerate(ends)]
     found = evaluate.by_stage(records, ["1-2"])
     assert [(name, s["cleared"], s["episodes"], s["trained"]) for name, s in found.items()] == [
-        ("1-1", 2, 3, False), ("1-2", 0, 1, True)]  # fmt: skip
+        ("1-1", 2, 3, False),
+        ("1-2", 0, 1, True),
+    ]
 
 
 def test_columns_of_a_test_have_their_meaning():

@@ -19,8 +19,12 @@ def parser() -> argparse.ArgumentParser:
     p = arguments.parser(PROG, description, ("value", "smooth", "threshold", "target", "mixed"))
     p.add_argument("-o", "--out", required=True, metavar="FILE.html", help="the page")
     p.add_argument("--title", help="default: Training report, or Policies")
-    p.add_argument("--gallery", action="store_true", help="of folders of policies, such as data/pretrained, instead of "
-                   "runs: film, clear rates, curve and commands of each")  # fmt: skip
+    p.add_argument(
+        "--gallery",
+        action="store_true",
+        help="of folders of policies, such as data/pretrained, instead of "
+        "runs: film, clear rates, curve and commands of each",
+    )
     return p
 
 

@@ -61,9 +61,14 @@ class WeightsAndBiases:
 
         self._wandb = wandb
         self._run = wandb.init(
-            dir=str(folder), mode=mode, project=folder.parent.name, name=folder.name, id=folder.name, resume="allow",
+            dir=str(folder),
+            mode=mode,
+            project=folder.parent.name,
+            name=folder.name,
+            id=folder.name,
+            resume="allow",
             config=dict(settings),
-        )  # fmt: skip
+        )
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Take a row."""
