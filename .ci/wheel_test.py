@@ -12,12 +12,12 @@ import envs
 import ppo.run
 from envs.mario import demonstrations
 from ppo import config
-from ppo.compute import native
+from ppo.compute import cpp
 from ppo.evaluate import evaluate, find_policy
 from ppo.run import train
 
 assert Path(ppo.run.__file__).is_relative_to(sys.prefix), "the checkout was imported, not the wheel"
-assert native.library() is not None
+assert cpp.library() is not None
 seen = []
 small = {"num_envs": 2, "steps_per_epoch": 32, "minibatch_size": 32, "epochs": 1}
 cfg = config.build(env="SuperMarioBros-1-1-v0", network="small", data_dir="runs", **small)

@@ -15,7 +15,7 @@ from ppo import core
 class PPOBuffer:
     """Stores the steps of N environments and turns their paths into advantages and returns.
 
-    The order per step is `observe`, then `store`, then `finish_path` for each environment whose episode ended;
+    The order per step is `store_obs`, then `store`, then `finish_path` for each environment whose episode ended;
     `finish` cuts all open paths at the end of the epoch. A path is consecutive steps of one environment within one
     episode and one epoch.
     """
@@ -59,7 +59,7 @@ class PPOBuffer:
         self.path_start = np.zeros(num_envs, np.int64)
         self.ptr, self.max_size = 0, steps
 
-    def observe(self, obs: np.ndarray) -> np.ndarray:
+    def store_obs(self, obs: np.ndarray) -> np.ndarray:
         """Copy obs (N, *O) into this step's row and return that row: the environment may now reuse its array."""
         if self.ptr >= self.max_size:
             raise ValueError(f"buffer is full: it holds {self.max_size} steps")

@@ -115,7 +115,7 @@ def build_parts(cfg: PPOConfig, comm: mpi.Comm) -> Parts:
         assert shape is not None and obs_dtype is not None
         dtype = pick_precision(cfg.precision, env.shows_images, device)
         seed = int(generator(cfg.seed, 0, Purpose.WEIGHTS).integers(2**62))
-        network = cfg.network if cfg.network in networks.NETWORKS else networks.find(cfg.network)
+        network = cfg.network if cfg.network in networks.NETWORKS else networks.find_network(cfg.network)
         obs = env.reset()[0]
         kind = Architecture(**described(cfg) | {"network": network})
         build = functools.partial(kind.build, shape, dist, cfg.init, seed, cfg.log_std, cfg.chunk_steps)

@@ -13,7 +13,7 @@ import torch
 import envs
 from ppo.policy import Policy
 from utils.seeding import evaluation_uniforms
-from utils.video import VideoFile, even
+from utils.video import VideoFile, even_size
 
 LONGEST = 60  # seconds of a film made while training
 Act = Callable[[np.ndarray, np.ndarray, torch.Tensor], np.ndarray]  # obs (1, *O), uniform (1, U), memory -> actions
@@ -61,7 +61,7 @@ def film(
         path.parent.mkdir(exist_ok=True)
         file = VideoFile(path, fps)
         try:
-            steps = play(env, policy.act, policy.start(1), seed, lambda picture: file.show(even(picture), ""))
+            steps = play(env, policy.act, policy.start(1), seed, lambda picture: file.show(even_size(picture), ""))
             while not next(steps) and go_on() and file.count < LONGEST * fps:
                 pass
             file.close()

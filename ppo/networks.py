@@ -142,7 +142,7 @@ NETWORKS: dict[str, Body] = {
 FOR_VECTORS = ("mlp", "mlp_wide")  # the others take pictures
 
 
-def find(name: str) -> Body:
+def find_network(name: str) -> Body:
     """Return the body of a name in NETWORKS, or import a user's MODULE:FUNCTION, which is such a function.
 
     Raises:

@@ -22,7 +22,7 @@ from safetensors.torch import save
 from envs.spaces import MAX_OBS
 from envs.vector import VecEnv
 from ppo import actions, architecture, core
-from ppo.networks import ActorCritic, Body, find
+from ppo.networks import ActorCritic, Body, find_network
 from ppo.recurrent import evaluator
 from utils import checkpoint
 from utils.files import exchange, remove, sync_folder, write_synced
@@ -259,7 +259,7 @@ def _body(info: dict[str, Any], given: str | None) -> str | Body:
             f"policy.json: network is {name[:200]!r}, which names a module to import: if you trust it, add "
             f"--network {name[:200]}"
         )
-    return find(name)
+    return find_network(name)
 
 
 def _read(path: Path, info: dict[str, Any], prefix: str, network: str | None) -> Policy:

@@ -23,9 +23,9 @@ from torch import nn
 from ppo import core
 from ppo.buffer import PPOBuffer
 from ppo.config import PPOConfig
+from ppo.epoch_row import epoch_row
 from ppo.networks import ActorCritic, initialise
 from ppo.ppo import accumulate_gradients, advantages, collect, sum_over_ranks, take_steps, update
-from ppo.progress import epoch_row
 from ppo.training import Coefficients, Interrupted, Learner, Tensors, Training, stop_signal, to_device
 from utils.columns import AUXILIARY
 from utils.folder import Refused

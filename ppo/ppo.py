@@ -20,7 +20,7 @@ import torch
 
 from ppo import core
 from ppo.config import PPOConfig
-from ppo.progress import Episodes, epoch_row, joined, statistics
+from ppo.epoch_row import EndedEpisodes, epoch_row, join_episodes, statistics
 from ppo.training import (
     Coefficients,
     Interrupted,
@@ -80,7 +80,7 @@ def ppo(
 # 1. Collect: run the policy for T steps in each environment (Algorithm 1, lines 2 and 3) ------------------------------
 
 
-def collect(training: Training, save: Callable[[Training, bool], None] = lambda training, now: None) -> Episodes:
+def collect(training: Training, save: Callable[[Training, bool], None] = lambda training, now: None) -> EndedEpisodes:
     """Fill the buffer and return the finished episodes.
 
     Raises:
@@ -88,14 +88,14 @@ def collect(training: Training, save: Callable[[Training, bool], None] = lambda 
     """
     cfg, env, buf, dist = training.cfg, training.env, training.buf, training.ac.dist
     uniforms = action_uniforms(cfg, training.env_indices, training.epoch, dist.num_uniforms)  # (T, N, U)
-    episodes: Episodes = []
+    episodes: EndedEpisodes = []
     for t in range(cfg.steps_per_env):
         training.watchdog.touch(f"collect, epoch {training.epoch}, step {t}")
         if t % POLL_STEPS == 0 and (stop := stop_signal(training)):
             buf.clear()
             save(training, True)
             raise Interrupted(stop)
-        row = buf.observe(training.obs)  # (N, *O)
+        row = buf.store_obs(training.obs)  # (N, *O)
         params, val = training.nets.step(to_device(training, row))  # (N, P), (N,)
         act, logp = dist.sample(params.cpu(), uniforms[t])
         training.obs, rew, terminated, truncated, infos = env.step(dist.to_env(act).numpy())
@@ -112,7 +112,7 @@ def collect(training: Training, save: Callable[[Training, bool], None] = lambda 
         episodes += [(t, episode) for episode in infos["episodes"]]
     buf.finish(values_of(training, training.obs))
     if env.learns:  # where the next episodes start
-        env.learn_from(training.comm.broadcast(joined(training, episodes)))
+        env.learn_from(training.comm.broadcast(join_episodes(training, episodes)))
     training.snapshot()
     return episodes
 
@@ -182,7 +182,9 @@ def update(training: Training, data: dict[str, np.ndarray]) -> dict[str, float]:
     means: list[dict[str, float]] = []  # of each pass
     for i in range(max(learner.passes for learner in training.learners)):
         in_pass: dict[str, list[float]] = {}  # statistics of each minibatch
-        batches, adv = minibatches(training, batch["adv"], i)
+        batches, adv = minibatches(training, i), batch["adv"]
+        if training.cfg.adv_norm == "minibatch":
+            adv = normalise_per_minibatch(training, adv, batches)
         for rows in batches:
             active = [learner for learner in training.learners if i < learner.passes and not learner.stopped]
             if not active:
@@ -209,8 +211,8 @@ def begin_epoch(training: Training) -> Coefficients:
     return Coefficients(clip_ratio, core.anneal(cfg.ent_coef, progress, cfg.anneal_ent), v_clip)
 
 
-def minibatches(training: Training, adv: torch.Tensor, i: int) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Return this rank's part of each minibatch of pass `i`, as row numbers (M,) into T * N; and the pass's advantages.
+def minibatches(training: Training, i: int) -> list[torch.Tensor]:
+    """Return this rank's part of each minibatch of pass `i`, as row numbers (M,) into T * N.
 
     Every minibatch takes the same number of steps from every environment, by a permutation drawn from that
     environment's own stream: the joined minibatches are the same whatever the number of ranks. Networks that remember
@@ -224,22 +226,20 @@ def minibatches(training: Training, adv: torch.Tensor, i: int) -> tuple[list[tor
     chunks = np.stack([stream.permutation(steps // length) for stream in streams])  # (N, T / L)
     times = (chunks[:, :, None] * length + np.arange(length)).reshape(num_envs, steps)
     index = times * num_envs + np.arange(num_envs)[:, None]  # (N, T), into T * N
-    if cfg.adv_norm == "minibatch":
-        adv = normalise_per_minibatch(training, adv, index, per_env)
     parts = (index[:, start : start + per_env].reshape(-1) for start in range(0, steps, per_env))
-    return [torch.from_numpy(part).to(training.device) for part in parts], adv
+    return [torch.from_numpy(part).to(training.device) for part in parts]
 
 
-def normalise_per_minibatch(training: Training, adv: torch.Tensor, index: np.ndarray, per_env: int) -> torch.Tensor:
+def normalise_per_minibatch(training: Training, adv: torch.Tensor, batches: list[torch.Tensor]) -> torch.Tensor:
     """Return the advantages (T * N,) with mean 0 and standard deviation 1 in each joined minibatch of one pass."""
     host = adv.cpu().numpy()
-    groups = index.reshape(len(index), -1, per_env).swapaxes(0, 1)  # (minibatches, N, per_env)
-    values = host[groups].astype(np.float64).reshape(len(groups), -1)
+    groups = torch.stack(batches).cpu().numpy()  # (minibatches, M)
+    values = host[groups].astype(np.float64)
     sums = training.comm.sum(np.stack([values.sum(axis=1), np.square(values).sum(axis=1)]))
     mean = sums[0] / training.cfg.minibatch_size
     std = np.sqrt(np.maximum(sums[1] / training.cfg.minibatch_size - mean**2, 0.0))
     out = np.empty_like(host)
-    out[groups.reshape(len(groups), -1)] = (values - mean[:, None]) / (std[:, None] + 1e-8)
+    out[groups] = (values - mean[:, None]) / (std[:, None] + 1e-8)
     return torch.from_numpy(out).to(training.device)
 
 

@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     comm = mpi.connect()
     if comm.world_size == 1:
-        return command.run("scripts.evaluate", lambda: show(args, comm))
+        return command.run_command("scripts.evaluate", lambda: show(args, comm))
     try:
         show(args, comm)
     except ValueError as error:  # on all ranks alike

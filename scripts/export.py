@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
                         "probable one")  # fmt: skip
     parser.add_argument("--check-steps", type=int, default=500, help="decisions on which both must agree")
     args = parser.parse_args(argv)
-    return command.run("scripts.export", lambda: export(args))
+    return command.run_command("scripts.export", lambda: export(args))
 
 
 def export(args: Any) -> int:

@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     how.add_argument("--record", type=Path, metavar="FILE", help="with --human: keep every frame's buttons")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)  # as scripts.evaluate does; one observation is not worth a second
-    return command.run("scripts.play", lambda: play(args))
+    return command.run_command("scripts.play", lambda: play(args))
 
 
 def play(args: argparse.Namespace) -> None:
@@ -160,7 +160,7 @@ class Screen:
     def show(self, picture: np.ndarray) -> None:
         """Show a picture (H, W, 3) uint8 RGB."""
         self.frames += 1
-        large = video.even(video.enlarge(picture, self.scale))
+        large = video.even_size(video.enlarge(picture, self.scale))
         if self.thought is not None and self.thought is not self._panel[0]:
             self._panel = (self.thought, video.draw_panel(*self.thought, picture.shape[0], self.scale))
         beside = large if self.thought is None else np.hstack([large, self._panel[1][: len(large)]])

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         "--readme", type=Path, default=README, help="file with the marks between which the table stands"
     )
     args = parser.parse_args(argv)
-    return command.run("scripts.scoreboard", lambda: scoreboard(args))
+    return command.run_command("scripts.scoreboard", lambda: scoreboard(args))
 
 
 def scoreboard(args: argparse.Namespace) -> None:

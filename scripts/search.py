@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = "of progress.txt, whose last value is to be high (default EpRet100)"
     parser.add_argument("--column", default="EpRet100", metavar="NAME", help=text)
     args, words = parser.parse_known_args(argv)
-    return command.run(PROG, lambda: search(args, words))
+    return command.run_command(PROG, lambda: search(args, words))
 
 
 def search(args: argparse.Namespace, words: list[str]) -> int:

@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="default: data")
     args, flags = parser.parse_known_args(argv)
-    return command.run(PROG, lambda: solve_all(args, flags))
+    return command.run_command(PROG, lambda: solve_all(args, flags))
 
 
 def solve_all(args: argparse.Namespace, flags: list[str]) -> int:

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     which.add_argument("--before", type=int, default=1 << 16, metavar="X", help="and has not come to this x")
     which.add_argument("--append", action="store_true", help="add to the states that FILE holds")
     args = parser.parse_args(argv)
-    return command.run("scripts.states", lambda: take(args))
+    return command.run_command("scripts.states", lambda: take(args))
 
 
 def take(args: argparse.Namespace) -> None:

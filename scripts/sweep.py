@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import IO, TypeGuard
 
 from utils import columns, system
-from utils.analysis import files, runs
-from utils.command import PREEMPTED, Parser, printable
-from utils.command import run as run_command
+from utils.analysis import runs, untrusted
+from utils.command import PREEMPTED, Parser, printable, run_command
 
 PROG = "python -m scripts.sweep"
 COMMAND = (sys.executable, "-m", "ppo.run")
@@ -152,9 +151,9 @@ def arguments(flags: dict[str, str]) -> list[str]:
 
 def complete(job: Job) -> bool:
     """Return whether the run has finished with the values that are asked for now."""
-    if files.object_or_empty(job.folder / "exit.json").get("reason") != "finished":
+    if untrusted.object_or_empty(job.folder / "exit.json").get("reason") != "finished":
         return False
-    config = files.object_or_empty(job.folder / "config.json")
+    config = untrusted.object_or_empty(job.folder / "config.json")
     asked = {name.replace("-", "_"): value or "true" for name, value in job.flags.items()}
     asked |= {name.removeprefix("no_"): "false" for name in asked if name.startswith("no_")}
     return bool(config) and all(_same(config[name], value) for name, value in asked.items() if name in config)

@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     text = "a policy that teaches, such as one that sees the memory; default: the planner"
     parser.add_argument("--teacher", metavar="POLICY", help=text)
     args, flags = parser.parse_known_args(argv)
-    return command.run(PROG, lambda: teach(args.stage, args.out, args.labels, flags, args.teacher))
+    return command.run_command(PROG, lambda: teach(args.stage, args.out, args.labels, flags, args.teacher))
 
 
 def teach(env_id: str, out: Path, labels: int, flags: list[str], teacher: str | None = None) -> int:

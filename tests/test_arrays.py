@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from ppo.compute import arrays, native
+from ppo.compute import arrays, cpp
 from ppo.compute.adam import ShardedAdam
 from ppo.compute.networks import FastActorCritic, scale_image, take_images
 from ppo.networks import SCALE, ActorCritic
 from utils.mpi import Comm
 
-needs_the_library = pytest.mark.skipif(native.library() is None, reason="nothing was compiled")
+needs_the_library = pytest.mark.skipif(cpp.library() is None, reason="nothing was compiled")
 
 
 @needs_the_library
@@ -65,7 +65,7 @@ def test_without_the_library_torch_does_it(monkeypatch):
         return optimiser.weights.flat, optimiser.copies
 
     weights, copies = step()
-    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(cpp, "library", lambda: None)
     plain, plain_copies = step()
     torch.testing.assert_close(weights, plain, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(copies, plain_copies, rtol=2**-7, atol=1e-6)

@@ -61,7 +61,7 @@ def test_what_runs_write_is_in_the_tables():
     logs = sorted((PAGE.parent / "results").rglob("progress.txt"))
     names = {name for path in logs for name in path.open().readline().rstrip("\n").split("\t")}
     own = {column.name: column for column in (*envs.mario.COLUMNS, *envs.mario.LEARNED)}
-    assert len(logs) > 10 and all(columns.find(name, own).meaning for name in names), names
+    assert len(logs) > 10 and all(columns.find_column(name, own).meaning for name in names), names
     assert tuple(columns.EPISODES) == ("epoch", "steps", *Episodes.FIELDS)
     fields = MarioVecBase.episode_fields
     assert fields == (*Episodes.FIELDS, *(column.name for column in MARIO_EPISODES))
@@ -86,15 +86,18 @@ def test_every_column_has_a_meaning_a_label_and_possible_bounds():
 
 
 def test_names_that_follow_from_others():
-    assert columns.find("EvalEpRet").label == "Episode return, evaluation"
-    assert columns.find("EvalClearRate", older_runs.COLUMNS).high == 1
+    assert columns.find_column("EvalEpRet").label == "Episode return, evaluation"
+    assert columns.find_column("EvalClearRate", older_runs.COLUMNS).high == 1
     assert (
-        columns.find("XMax100", older_runs.COLUMNS).label == "Furthest x, last 100"
-        and columns.find("XMax100", older_runs.COLUMNS).low == 0
+        columns.find_column("XMax100", older_runs.COLUMNS).label == "Furthest x, last 100"
+        and columns.find_column("XMax100", older_runs.COLUMNS).low == 0
     )
-    assert columns.find("EpRet100") is columns.PROGRESS["EpRet100"]
-    assert columns.find("Reward100") == Column("Reward100", "") and columns.find("Reward100").axis == "Reward100"
-    assert columns.find("StopIter").meaning == "optimiser steps of the actor in this epoch"
+    assert columns.find_column("EpRet100") is columns.PROGRESS["EpRet100"]
+    assert (
+        columns.find_column("Reward100") == Column("Reward100", "")
+        and columns.find_column("Reward100").axis == "Reward100"
+    )
+    assert columns.find_column("StopIter").meaning == "optimiser steps of the actor in this epoch"
 
 
 def test_a_run_names_the_columns_of_its_family(tmp_path):
@@ -108,9 +111,9 @@ def test_a_run_names_the_columns_of_its_family(tmp_path):
         "X": Column("X", ""),
         "Y": Column("Y", ""),
     }
-    assert columns.find("Fuel100", own).axis == "Fuel, last 100 (litres)"
+    assert columns.find_column("Fuel100", own).axis == "Fuel, last 100 (litres)"
     assert runs.declared_columns(runs.read_run(write_run(tmp_path, "b", 0, columns={"name": "Fuel"}))) == {}
-    assert columns.find("KL", {"KL": Column("KL", "something else")}) is columns.PROGRESS["KL"]
+    assert columns.find_column("KL", {"KL": Column("KL", "something else")}) is columns.PROGRESS["KL"]
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def buffer(rew, val, gamma=0.5, lam=0.5, **kwargs):
     rew, val = np.atleast_2d(np.asarray(rew, float).T).T, np.atleast_2d(np.asarray(val, float).T).T
     buf = PPOBuffer(len(rew), rew.shape[1], (1,), np.dtype(np.float32), gamma, lam, **kwargs)
     for r, v in zip(rew, val, strict=True):
-        buf.observe(np.zeros((rew.shape[1], 1), np.float32))
+        buf.store_obs(np.zeros((rew.shape[1], 1), np.float32))
         buf.store(np.zeros(rew.shape[1]), r, v, np.zeros(rew.shape[1]))
     return buf
 
@@ -96,7 +96,7 @@ def test_buffer_refuses_to_give_an_unfinished_epoch():
     with pytest.raises(ValueError, match="full and finished"):
         buf.get()
     with pytest.raises(ValueError, match="full"):
-        buf.observe(np.zeros((1, 1), np.float32))
+        buf.store_obs(np.zeros((1, 1), np.float32))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 12])
@@ -106,7 +106,7 @@ def test_images_are_copied_and_lie_channels_last(channels):
     obs = np.random.default_rng(0).integers(0, 256, (2, channels, 5, 7), dtype=np.uint8)
     kept = obs.copy()
     for t in range(3):
-        row = buf.observe(obs)
+        row = buf.store_obs(obs)
         buf.store(*(np.zeros(2) for _ in range(4)))
         obs[:] = t
         assert np.array_equal(row, kept if t == 0 else np.full_like(kept, t - 1))
@@ -118,7 +118,7 @@ def test_buffer_copies_what_it_observes():
     """The environment may overwrite its observation: the stored one does not change."""
     buf = PPOBuffer(1, 1, (2,), np.dtype(np.uint8), 0.9, 0.9)
     obs = np.array([[1, 2]], np.uint8)
-    row = buf.observe(obs)
+    row = buf.store_obs(obs)
     obs[:] = 9
     assert row.tolist() == [[1, 2]] and buf.obs.dtype == np.uint8
 

@@ -87,10 +87,8 @@ def test_the_first_minibatch_sees_what_acted():
         ppo.collect(training)
         data, _ = ppo.advantages(training)
         batch = {name: ppo.to_device(training, a).flatten(0, 1) for name, a in data.items()}
-        (index, *_), adv = ppo.minibatches(training, batch["adv"], 0)
-        sums = ppo.accumulate_gradients(
-            training, training.learners, batch | {"adv": adv}, index, ppo.begin_epoch(training)
-        )
+        rows = ppo.minibatches(training, 0)[0]
+        sums = ppo.accumulate_gradients(training, training.learners, batch, rows, ppo.begin_epoch(training))
         assert abs(float(sums["KL"])) < 1e-6
         ppo.update(training, data)
         training.normaliser.end_epoch(data["obs"])

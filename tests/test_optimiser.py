@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from ppo.compute import native
+from ppo.compute import cpp
 from ppo.compute.adam import ShardedAdam
 from ppo.optimiser import Adam
 from utils.mpi import Comm
@@ -57,10 +57,10 @@ def test_steps_are_those_of_torch(max_norm, kind):
 
 
 @both
-@pytest.mark.parametrize("library", [native.library, lambda: None])
+@pytest.mark.parametrize("library", [cpp.library, lambda: None])
 def test_each_step_has_the_step_size_of_its_time(monkeypatch, kind, library):
     """Annealing sets it before each update: the first step of Adam is as long as it, the later ones change with it."""
-    monkeypatch.setattr(native, "library", library)
+    monkeypatch.setattr(cpp, "library", library)
     net = network()
     optimiser = kind(net, Comm(), lr=0.01, eps=0.0)
     moved = []

@@ -123,7 +123,7 @@ def test_the_update_sees_what_acted(kind, shared, wing):
         data, _ = ppo.advantages(run_)
         batch = {name: ppo.to_device(run_, a).flatten(0, 1) for name, a in data.items()}
         seen = []
-        for rows in ppo.minibatches(run_, batch["adv"], 0)[0]:
+        for rows in ppo.minibatches(run_, 0):
             chunks = run_.nets.prepare(batch["obs"], rows)
             logp = ppo.core.log_prob_and_entropy(run_.nets.logits(chunks), batch["act"][rows])[0]
             torch.testing.assert_close(logp, batch["logp"][rows], rtol=1e-4, atol=1e-5)

@@ -106,8 +106,8 @@ def test_rates_by_stage_are_those_counted_by_hand():
 def test_columns_of_a_test_have_their_meaning():
     """They follow from the plain ones, and stand with the evaluations'."""
     own = {column.name: column for column in FAMILY.columns}
-    assert columns.find("TestClearRate", own).label == "Clear rate, test"
-    assert "not trained on" in columns.find("TestEpRet").meaning and columns.find("TestStarts").label
+    assert columns.find_column("TestClearRate", own).label == "Clear rate, test"
+    assert "not trained on" in columns.find_column("TestEpRet").meaning and columns.find_column("TestStarts").label
     assert columns.group("TestClearRate") == "eval" and {"TestClearRate", "TestStarts"} <= set(
         config.progress_columns(RANDOM)
     )

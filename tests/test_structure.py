@@ -175,7 +175,7 @@ def test_the_rooms_of_ppo_know_what_they_should():
             assert others <= {"ppo", "ppo.networks", "ppo.optimiser"}, name
         elif name not in ("build.py", "run.py"):
             assert not any(word.startswith("ppo.compute") for word in found), name
-        if name in ("policy.py", "evaluate.py", "recorder.py", "resume.py", "progress.py", "training.py"):
+        if name in ("policy.py", "evaluate.py", "recorder.py", "resume.py", "epoch_row.py", "training.py"):
             assert not found & {"ppo.ppo", "ppo.run", "ppo.build"}, name
 
 
@@ -208,3 +208,13 @@ def test_ruff_lays_out_everything_but_one_table():
     mark = "fmt: " + "skip"
     texts = {path: path.read_text() for room in (*ROOMS, "tests") for path in (ROOT / room).rglob("*.py")}
     assert [str(path.relative_to(ROOT)) for path, text in texts.items() if mark in text] == ["envs/classic.py"]
+
+
+def test_each_file_of_the_wing_says_what_it_is_a_drop_in_for():
+    """In its first two lines; ppo/compute/__init__.py has a table of them."""
+    wing = ROOT / "ppo" / "compute"
+    files = [path for path in sorted(wing.iterdir()) if path.suffix in (".py", ".cpp", ".hpp")]
+    heads = {path.name: "".join(path.open().readlines()[:2]).lower() for path in files if path.name != "__init__.py"}
+    assert len(heads) > 6 and [name for name, head in heads.items() if "drop-in" not in head] == []
+    table = (wing / "__init__.py").read_text()
+    assert [name for name in heads if name not in table] == []

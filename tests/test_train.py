@@ -128,14 +128,14 @@ def test_ratio_is_one_on_the_first_minibatch(chunk_size, error, wing):
     run_ = build_training(cfg, mpi.Comm())
     ppo.collect(run_)
     batch = {name: ppo.to_device(run_, a).flatten(0, 1) for name, a in run_.buf.get().items()}
-    (rows_, *_), adv = ppo.minibatches(run_, batch["adv"], 0)
+    rows_ = ppo.minibatches(run_, 0)[0]
     for chunk in rows_.split(chunk_size):
         logits = run_.nets.logits(run_.nets.prepare(batch["obs"], chunk))
         logp = ppo.core.log_prob_and_entropy(logits, batch["act"][chunk])[0]
         ratio = torch.exp(logp - batch["logp"][chunk]).detach()
         assert (ratio - 1.0).abs().max() <= error
     now = ppo.Coefficients(0.2, 0.01, 0.2)
-    sums = ppo.accumulate_gradients(run_, run_.learners, batch | {"adv": adv}, rows_, now)
+    sums = ppo.accumulate_gradients(run_, run_.learners, batch, rows_, now)
     assert abs(float(sums["KL"])) < 1e-6 and float(sums["ClipFrac"]) == 0.0
     run_.close()
 
@@ -193,10 +193,10 @@ def test_the_best_policy_is_written_with_checkpoints_alone(tmp_path, monkeypatch
 def test_minibatches_take_equal_shares_and_every_step_once():
     """Each minibatch holds the same number of steps of every environment; a pass visits every step exactly once."""
     run_ = build_training(config.build(**ECHO), mpi.Comm())
-    seen, _ = ppo.minibatches(run_, torch.zeros(256), 0)
+    seen = ppo.minibatches(run_, 0)
     assert sorted(torch.cat(seen).tolist()) == list(range(256))
     assert all(torch.bincount(r % 4).tolist() == [16] * 4 for r in seen)
-    again, _ = ppo.minibatches(run_, torch.zeros(256), 1)
+    again = ppo.minibatches(run_, 1)
     assert not torch.equal(seen[0], again[0])
     run_.close()
 

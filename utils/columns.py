@@ -311,7 +311,7 @@ def group(name: str) -> str:
     return "train" if name in PROGRESS and any(word in name for word in _TRAIN) else "rollout"
 
 
-def find(name: str, own: Mapping[str, Column] | None = None) -> Column:
+def find_column(name: str, own: Mapping[str, Column] | None = None) -> Column:
     """Return the column of `progress.txt` with this name; one that says nothing but its name where none is known.
 
     Args:

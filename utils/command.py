@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(BAD_INPUT)
 
 
-def run(prog: str, action: Callable[[], int | None]) -> int:
+def run_command(prog: str, action: Callable[[], int | None]) -> int:
     """Return the exit code of `action`; a ValueError or an unreachable file becomes one line and code 2."""
     any_character(sys.stdout)
     try:

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.analysis import arguments, comparison, comparison_figure, comparison_text, figures
-from utils.command import printable
-from utils.command import run as run_command
+from utils.command import printable, run_command
 
 PROG = "python -m utils.compare"
 

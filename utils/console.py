@@ -119,7 +119,7 @@ class Console:
             "Time": (clock(row["Time"]), 7),
             "left": (clock(self._left()), 7),
         }
-        shown = {name: (columns.find(name, self._own).short or name, *cell) for name, cell in cells.items()}
+        shown = {name: (columns.find_column(name, self._own).short or name, *cell) for name, cell in cells.items()}
         for name in (*(c.name for c in own[:0:-1]), *DISPENSABLE):
             widths = [max(width, len(text), len(title)) for title, text, width in shown.values()]
             if sum(widths) + len(widths) - 1 <= self._columns():
@@ -167,7 +167,7 @@ class Console:
         return before + BAR[0] * filled + BAR[1] * (room - filled) + after
 
     def _curve(self, name: str, explained: bool) -> str:
-        column = columns.find(name, self._own)
+        column = columns.find_column(name, self._own)
         written = percent if column.unit == "%" else number
         bounds = (column.low, column.high) if column.high is not None else (None, None)
         values = self._curves[name]

@@ -10,8 +10,7 @@ from matplotlib.backends import BackendFilter, backend_registry
 from matplotlib.figure import Figure
 
 from utils.analysis import arguments, experiments, figures, learning_curves
-from utils.command import printable
-from utils.command import run as run_command
+from utils.command import printable, run_command
 
 PROG = "python -m utils.plot"
 

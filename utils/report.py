@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.analysis import arguments, gallery, page
-from utils.command import printable
-from utils.command import run as run_command
+from utils.command import printable, run_command
 
 PROG = "python -m utils.report"
 

@@ -158,7 +158,7 @@ def half_blocks(picture: np.ndarray, columns: int, lines: int) -> str:
     return "\n".join(rows)
 
 
-def even(picture: np.ndarray) -> np.ndarray:
+def even_size(picture: np.ndarray) -> np.ndarray:
     """Return the picture without a last odd row and column: a video needs even sizes."""
     return picture[: len(picture) // 2 * 2, : picture.shape[1] // 2 * 2]
 

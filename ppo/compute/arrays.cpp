@@ -1,4 +1,5 @@
-// What an update does to long arrays of numbers, in one pass over them. Called from ppo/compute/arrays.py by ctypes.
+// Drop-in for torch's operations on long arrays of numbers in an update, in one pass. ppo/compute/arrays.py calls it by
+// ctypes.
 //
 // On x86-64 each function is compiled for several processors, and the one that fits is taken; nothing is contracted or
 // reordered, so that all compute the same bits.

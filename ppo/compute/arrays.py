@@ -9,7 +9,7 @@ import ctypes
 
 import torch
 
-from ppo.compute import native
+from ppo.compute import cpp
 
 
 class AdamNumbers(ctypes.Structure):
@@ -20,7 +20,7 @@ class AdamNumbers(ctypes.Structure):
 
 def compiled() -> bool:
     """Return whether the functions of this file can be used."""
-    return native.library() is not None
+    return cpp.library() is not None
 
 
 def adam_step(
@@ -38,10 +38,10 @@ def adam_step(
         weights, gradient, exp_avg, exp_avg_sq: (P,) float32; all but the gradient change.
         copies: (Q,) bfloat16, Q <= P; receives the first Q weights.
     """
-    library, count = native.library(), ctypes.c_int64(len(weights))
+    library, count = cpp.library(), ctypes.c_int64(len(weights))
     assert library is not None
-    arrays = [native.pointer(tensor) for tensor in (weights, gradient, exp_avg, exp_avg_sq, copies)]
-    team = native.team(1 + len(weights) // (1 << 16))
+    arrays = [cpp.pointer(tensor) for tensor in (weights, gradient, exp_avg, exp_avg_sq, copies)]
+    team = cpp.team(1 + len(weights) // (1 << 16))
     library.adam_step(ctypes.byref(numbers), count, *arrays, ctypes.c_int64(len(copies)), ctypes.byref(team))
 
 
@@ -53,11 +53,11 @@ def scale_images(images: torch.Tensor, rows: torch.Tensor, scale: float) -> torc
         rows: (M,) int64, from 0 to N - 1.
         scale: factor.
     """
-    library, (_, channels, height, width) = native.library(), images.shape
+    library, (_, channels, height, width) = cpp.library(), images.shape
     assert library is not None and images.permute(0, 2, 3, 1).is_contiguous() and rows.is_contiguous()
     out = torch.empty((len(rows), height, width, channels), dtype=torch.bfloat16)
     sizes = ctypes.c_int64(len(rows)), ctypes.c_int64(channels * height * width)
-    team = native.team(len(rows))
-    pointers = native.pointer(rows), native.pointer(images), ctypes.c_float(scale), native.pointer(out)
+    team = cpp.team(len(rows))
+    pointers = cpp.pointer(rows), cpp.pointer(images), ctypes.c_float(scale), cpp.pointer(out)
     library.scale_images(*sizes, *pointers, ctypes.byref(team))
     return out.permute(0, 3, 1, 2)

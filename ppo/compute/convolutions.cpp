@@ -1,5 +1,5 @@
-// Stacks of convolutions in bfloat16, forward and backward, for processors with AVX512-BF16 and without a matrix unit.
-// Called from ppo/compute/convolutions.py by ctypes.
+// Drop-in for torch's Conv2d, in stacks: in bfloat16, forward and backward, for processors with AVX512-BF16 and without
+// a matrix unit. Called from ppo/compute/convolutions.py by ctypes.
 //
 // A sample goes through all layers before the next one does: activations between two layers, forward, and the gradients
 // of them, backward, stay in the core's own cache. Layer by layer, as torch computes, each passes through main memory,

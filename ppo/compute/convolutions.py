@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ppo.compute import native
+from ppo.compute import cpp
 from utils import system
 
 LANES = 16  # floats in a vector register
@@ -38,7 +38,7 @@ def library() -> ctypes.CDLL | None:
     flags = system.processor_flags()
     if os.environ.get("PPO_CONVOLUTION") == "0" or "avx512_bf16" not in flags or "amx_bf16" in flags:
         return None
-    return native.library()
+    return cpp.library()
 
 
 class Conv2d(nn.Conv2d):
@@ -169,8 +169,8 @@ class Call:
         compiled, samples = library(), len(self._x)
         assert compiled is not None
         sizes = ctypes.c_int64(len(self._layers)), ctypes.c_int64(samples)
-        threads = native.team(samples // 2)
-        getattr(compiled, name)(self._layers, *sizes, *map(native.pointer, tensors), ctypes.byref(threads))
+        threads = cpp.team(samples // 2)
+        getattr(compiled, name)(self._layers, *sizes, *map(cpp.pointer, tensors), ctypes.byref(threads))
 
 
 def channels_last(images: torch.Tensor) -> torch.Tensor:

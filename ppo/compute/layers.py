@@ -47,7 +47,7 @@ class BitwiseReLU(torch.autograd.Function):
         return out.view(torch.int16).clamp_max(1).mul_(grad.view(torch.int16)).view(torch.bfloat16)
 
 
-def fast(module: nn.Module) -> nn.Module:
+def with_fast_layers(module: nn.Module) -> nn.Module:
     """Return `module` with its convolutions and ReLUs replaced by ours, inside of it too; it may be changed.
 
     A ReLU is replaced only where it follows a layer whose output nobody else can have: ours takes its place in memory.
@@ -55,13 +55,13 @@ def fast(module: nn.Module) -> nn.Module:
     if type(module) is nn.Conv2d:
         return Conv2d.of(module)
     if type(module) is nn.Sequential:
-        layers = [fast(child) for child in module]
+        layers = [with_fast_layers(child) for child in module]
         for i, (before, layer) in enumerate(itertools.pairwise(list(module))):
             if type(layer) is nn.ReLU and type(before) in (nn.Conv2d, nn.Linear, Residual):
                 layers[i + 1] = ReLU()
         return with_stack(nn.Sequential(*layers))
     for name, child in list(module.named_children()):
-        setattr(module, name, fast(child))
+        setattr(module, name, with_fast_layers(child))
     return module
 
 

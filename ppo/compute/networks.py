@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ppo.compute import arrays
-from ppo.compute.layers import fast
+from ppo.compute.layers import with_fast_layers
 from ppo.networks import SCALE, ActorCritic, Evaluator, ScaleImage
 
 
@@ -35,7 +35,7 @@ class Copies:
     def __init__(self, body: nn.Sequential, dtype: torch.dtype) -> None:
         """Copy a body that is on its device."""
         self.weights: list[torch.Tensor] = list(body.parameters())
-        self.body = fast(copy.deepcopy(body).to(dtype))
+        self.body = with_fast_layers(copy.deepcopy(body).to(dtype))
         self.parameters: list[torch.Tensor] = list(self.body.parameters())
         self._received: set[int] = set()
         for i, parameter in enumerate(self.parameters):
@@ -83,7 +83,7 @@ class FastActorCritic(Evaluator):
         self.pi_copies, self.v_copies = None, None
         if dtype == torch.float32:  # other layers on the same parameters
             keep = {id(p): p for p in ac.parameters()}
-            self._bodies = [fast(copy.deepcopy(body, dict(keep))) for body in bodies]
+            self._bodies = [with_fast_layers(copy.deepcopy(body, dict(keep))) for body in bodies]
         else:
             copies = [Copies(body, dtype) for body in bodies]
             self.pi_copies, self.v_copies = copies[0], None if ac.shared else copies[1]

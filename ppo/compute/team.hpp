@@ -1,4 +1,4 @@
-// The threads that torch computes with, for our own code.
+// For the drop-ins' own code: the threads that torch computes with.
 
 #pragma once
 
@@ -7,7 +7,7 @@
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-// As ppo/compute/native.py has it. GOMP_parallel of torch's OpenMP library calls function(data) on each thread.
+// As ppo/compute/cpp.py has it. GOMP_parallel of torch's OpenMP library calls function(data) on each thread.
 struct Team {
     void (*parallel)(void (*function)(void*), void* data, unsigned threads, unsigned flags);
     int64_t threads;

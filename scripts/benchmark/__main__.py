@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--profile", action="store_true", help="where an epoch's time goes, instead of the sections")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there too")
     args = parser.parse_args(argv)
-    return command.run("scripts.benchmark", lambda: benchmark(args))
+    return command.run_command("scripts.benchmark", lambda: benchmark(args))
 
 
 def benchmark(args: Any) -> int:

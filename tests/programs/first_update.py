@@ -43,9 +43,11 @@ def first_update(cfg, comm, out, apart=False) -> None:
     episodes = ppo.collect(training)
     data, values = ppo.advantages(training)
     batch = {name: ppo.to_device(training, array).flatten(0, 1) for name, array in data.items()}
-    (rows, *_), adv = ppo.minibatches(training, batch["adv"], 0)
+    batches = ppo.minibatches(training, 0)
+    if cfg.adv_norm == "minibatch":
+        batch["adv"] = ppo.normalise_per_minibatch(training, batch["adv"], batches)
     now = ppo.Coefficients(cfg.clip_ratio, cfg.ent_coef, cfg.v_clip)
-    ppo.accumulate_gradients(training, training.learners, batch | {"adv": adv}, rows, now)
+    ppo.accumulate_gradients(training, training.learners, batch, batches[0], now)
     optimisers[0].sum_gradients(optimisers)
     if hasattr(optimisers[0], "gradient"):  # each rank has its part
         gradients = [optimiser.gradient.to_host() for optimiser in optimisers]

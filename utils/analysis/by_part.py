@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from utils.analysis import runs, stats
 from utils.analysis.experiments import Group
-from utils.analysis.files import LARGEST_LOG
 from utils.analysis.markup import table, text
 from utils.analysis.runs import LoggedRun
+from utils.analysis.untrusted import LARGEST_LOG
 from utils.files import read_file
 
 RECENT = 1000  # episodes of each run that are counted

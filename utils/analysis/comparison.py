@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from utils.analysis import grids, runs, stats
 from utils.analysis.experiments import Group, settings
 from utils.analysis.runs import LoggedRun
-from utils.columns import STEPS, Column, find
+from utils.columns import STEPS, Column, find_column
 
 Array = NDArray[np.float64]
 
@@ -150,7 +150,7 @@ def compare(
     pairs = [_pair(a, b) for a, b in combinations(summaries, 2)]
     notes += _warnings(summaries, pairs)
     own = runs.own_columns(run for _, members in kept for run in members)
-    return Comparison(y, find(y, own), low, high, threshold, target, summaries, pairs, notes)
+    return Comparison(y, find_column(y, own), low, high, threshold, target, summaries, pairs, notes)
 
 
 def _comparable(groups: Sequence[Group], y: str, mixed: bool) -> list[str]:

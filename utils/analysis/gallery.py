@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.analysis import markup, videos
-from utils.analysis.files import object_and_note
 from utils.analysis.markup import embedded, table, text
+from utils.analysis.untrusted import object_and_note
 from utils.files import read_file
 
 FILMS = ("play.mp4", "play.webm", "play.gif")
@@ -26,7 +26,7 @@ FIGURES = {"greedy", "commit", "episodes", "starts", "trajectories", "cleared", 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def find(folders: Sequence[str]) -> list[Path]:
+def find_policies(folders: Sequence[str]) -> list[Path]:
     """Return the policies in folders of policies, or that the folders are, by name.
 
     Raises:
@@ -44,7 +44,7 @@ def find(folders: Sequence[str]) -> list[Path]:
 
 def page(folders: Sequence[str], title: str) -> str:
     """Return the whole document."""
-    policies = find(folders)
+    policies = find_policies(folders)
     parts, notes = [], []
     for i, folder in enumerate(policies):
         content, more = policy(folder)

@@ -69,7 +69,7 @@ def _panel(axes: Axes, groups: Sequence[Group], y: str, options: Options) -> tup
     shown: dict[str, Line2D] = {}
     extent: list[float] = []
     own = runs.own_columns(run for group in groups for run in group.runs)
-    x_column, y_column = columns.find(options.x, own), columns.find(y, own)
+    x_column, y_column = columns.find_column(options.x, own), columns.find_column(y, own)
     for number, (label, members) in enumerate(_curves(groups, options)):
         drawn: list[runs.LoggedRun] = []
         for member in members:

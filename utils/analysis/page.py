@@ -26,9 +26,9 @@ from utils.analysis import (
     videos,
 )
 from utils.analysis.experiments import Group, counted
-from utils.analysis.files import object_and_note
 from utils.analysis.markup import picture, table, text
 from utils.analysis.runs import LoggedRun
+from utils.analysis.untrusted import object_and_note
 from utils.columns import EVALUATIONS, STEPS, Column
 
 # The report explains these where a run has them; `columns` has the words.
@@ -84,7 +84,7 @@ def curves(groups: Sequence[Group], names: Sequence[str], y: str, smooth: int) -
 
 
 def _column(groups: Sequence[Group], name: str) -> Column:
-    return columns.find(name, runs.own_columns(run for group in groups for run in group.runs))
+    return columns.find_column(name, runs.own_columns(run for group in groups for run in group.runs))
 
 
 def _curve(groups: Sequence[Group], column: str, smooth: int) -> tuple[Figure, list[str]] | None:

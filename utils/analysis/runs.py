@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from utils import system
 from utils.analysis import older_runs
-from utils.analysis.files import LARGEST_LOG, object_and_note
 from utils.analysis.tables import COMMA, TAB, Table, parse_table
+from utils.analysis.untrusted import LARGEST_LOG, object_and_note
 from utils.columns import STEPS, Column
 from utils.command import printable
 from utils.files import read_file

@@ -9,10 +9,10 @@ import numpy as np
 from ppo.training import Training
 from utils.system import memory_mb
 
-Episodes = list[tuple[int, dict[str, Any]]]  # (step of the epoch, record)
+EndedEpisodes = list[tuple[int, dict[str, Any]]]  # (step of the epoch, record)
 
 
-def joined(training: Training, episodes: Episodes) -> list[dict[str, Any]] | None:
+def join_episodes(training: Training, episodes: EndedEpisodes) -> list[dict[str, Any]] | None:
     """Return, on rank 0, the records of all ranks' episodes in the order they ended."""
     gathered = training.comm.gather(episodes)
     if gathered is None:
@@ -22,7 +22,7 @@ def joined(training: Training, episodes: Episodes) -> list[dict[str, Any]] | Non
 
 
 def epoch_row(
-    training: Training, episodes: Episodes, learned: dict[str, Any]
+    training: Training, episodes: EndedEpisodes, learned: dict[str, Any]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return, on rank 0, the row of progress.txt and the episodes of all ranks in the order they ended.
 
@@ -31,7 +31,7 @@ def epoch_row(
         episodes: those of this rank.
         learned: what `value_statistics` and `update` returned.
     """
-    done = joined(training, episodes)
+    done = join_episodes(training, episodes)
     memory = float(training.comm.max(np.array([memory_mb()]))[0])
     times = take_times(training)
     if done is None:

@@ -1,4 +1,4 @@
-"""Loads the compiled part of the wing, and runs its functions on torch's threads."""
+"""The C++ of the drop-ins beside this file: loads the one library, and runs its functions on torch's threads."""
 
 from __future__ import annotations
 
