@@ -79,7 +79,7 @@ def check_options(env_id: str, **options: Any) -> dict[str, Any]:
 
 
 def make_vec(env_id: str, num_envs: int, seed: int, *, first_index: int = 0, **options: Any) -> VecEnv:
-    """Return `num_envs` environments stepped together.
+    """Return a vector of `num_envs` environments.
 
     Args:
         env_id: id of the environment, see README.md for the families.

@@ -1,4 +1,4 @@
-"""The sixteen Procgen games (Cobbe et al. 2020, arXiv:1912.01588) behind this package's vector contract.
+"""The sixteen Procgen games (Cobbe et al. 2020, arXiv:1912.01588) under this package's vector contract.
 
 Their shared library is called through its C interface (libenv.h of openai/gym3, version 1), one library object per
 environment, so that an environment's levels depend on its global index and on nothing else. Of the package

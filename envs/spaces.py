@@ -3,7 +3,7 @@
 Observations: an image (three dimensions of uint8) stays one, channels first; everything else becomes a float32 vector:
 a Box is flattened, bytes are scaled to [0, 1], a Discrete value is one-hot, the parts of a Dict or Tuple follow one
 another. Actions: those of Discrete, MultiDiscrete and MultiBinary count from 0; those of a Box are numbers of which
--1 and 1 are the bounds, where it has both, and what lies beyond is clipped.
+-1 and 1 are the bounds, where it has both, and what is beyond is clipped.
 """
 
 from __future__ import annotations

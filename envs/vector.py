@@ -72,7 +72,7 @@ def unpack(
     Args:
         kind, version: which family and version of it must have written it.
         state: what `pack` returned.
-        most: bytes that its arrays can have together; nothing larger is allocated.
+        most: bytes that its arrays can have in all; nothing larger is allocated.
 
     Raises:
         ValueError: the bytes are not a state, are damaged, or come from another family or version.
@@ -230,7 +230,7 @@ class Episodes:
 
 
 class VecEnv(VectorEnv, ABC):
-    """N environments stepped together; the base class of every family in this package.
+    """N environments, all stepped by one call; the base class of every family in this package.
 
     `reset` and `step` return observations that may be views of an internal buffer which the next `reset`, `step` or
     `set_state` overwrites: a caller who keeps them copies them. Rewards, flags and infos are the caller's own.

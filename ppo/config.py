@@ -310,7 +310,7 @@ PRESETS = (
         "baselines",
         "openai/baselines, ppo2 as its walk-through starts it on images: one network with two heads, 8 environments x "
         "128 steps = 1,024 in 4 minibatches of 256, step size and clip falling to zero, 1.1 x 10 million steps. Its "
-        "value loss is half the larger square, of weight 0.5: together 0.25. Gradient norm and Adam's epsilon are "
+        "value loss is half the larger square, of weight 0.5: in all 0.25. Gradient norm and Adam's epsilon are "
         "ppo2's",
         {
             "shared": True,

@@ -62,7 +62,7 @@ def find_policy(name: str, which: str = "best") -> Path:
 def find_players(name: str, which: str = "best") -> tuple[Path, str | None]:
     """As `find_policy`; where `name` is the id of a game of several parts, the folder of all shipped policies and it.
 
-    A folder whose folders are policies is found as it is: its policies play together.
+    A folder whose folders are policies is found as it is: its policies share one game.
     """
     folder = Path(name)
     if which == "best" and not (folder / "policy").exists() and not (folder / "policy.json").exists():
@@ -78,7 +78,7 @@ def load_players(folder: Path, network: str | None = None, env_id: str | None = 
     if (folder / "policy.json").exists() or not any(folder.glob("*/policy.json")):
         return load_policy(folder, network)
     if env_id is None:
-        raise BadPolicy(f"{folder}: holds several policies: say with --env what they play together")
+        raise BadPolicy(f"{folder}: holds several policies: --env must name the game that they share")
     return load_policies(folder, env_id, network)
 
 

@@ -29,7 +29,7 @@ from utils.files import exchange, remove, sync_folder, write_synced
 from utils.folder import Refused, read_json
 
 FORMAT = 1
-GROUP = 4  # environments that go through the network together: in batches of another size it rounds differently
+GROUP = 4  # environments that share a forward pass: in batches of another size the network rounds differently
 DTYPES = ("F32", "F16")  # as safetensors names them; half precision becomes float32 when it is loaded
 
 
@@ -193,8 +193,8 @@ def load_policy(folder: Path, network: str | None = None) -> Policy:
 
     Args:
         folder: where it is.
-        network: the name of its network, given by whoever trusts it where it is a user's MODULE:FUNCTION: a module
-            that only a file names is never imported.
+        network: the name of its network, given by a caller that trusts it, where it is a user's MODULE:FUNCTION: a
+            module that only a file names is never imported.
 
     Raises:
         BadPolicy: a file is missing, damaged, or not what `policy.json` says; names, shapes and types are compared

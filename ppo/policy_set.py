@@ -82,7 +82,7 @@ class PolicySet:
 
 
 def load_policies(folder: Path, env_id: str, network: str | None = None) -> PolicySet:
-    """Return the policies in the folders of a folder, which play `env_id` together.
+    """Return the policies in the folders of a folder, which share the game `env_id`.
 
     Raises:
         BadPolicy: there is none, or one of them cannot be loaded.

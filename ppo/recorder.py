@@ -1,4 +1,4 @@
-"""What a run leaves behind: folder, log, checkpoints, policies. Rank 0 writes; the other ranks only send their parts.
+"""The files of a run: folder, log, checkpoints, policies. Rank 0 writes; the other ranks only send their parts.
 
 A checkpoint holds everything that the rest of the run depends on: weights, both Adam states, the environments' states
 as they were when the epoch began, the epoch's number, and how long the log was. Random numbers need no state: each is

@@ -142,7 +142,7 @@ class Screen:
         self.thought: tuple[list[str], list[float], int, float | None] | None = None  # what the overlay says
         self._panel: tuple[Any, np.ndarray] = (None, np.zeros(0))
         self.caption = ""
-        self.steps: int | None = None  # of training behind the policy, where one is followed
+        self.steps: int | None = None  # for which the policy has been trained, where one is followed
         self.window: window.Window | None = None
         if args.video:
             self.viewers.append(video.VideoFile(args.video, fps))

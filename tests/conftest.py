@@ -104,7 +104,7 @@ def start(
 
 
 def finish(process: subprocess.Popen, mark: str, timeout: float = 60.0, grace: float = 10.0) -> Done:
-    """Wait for a started command and assert that it leaves no process behind; kill what is left if it does."""
+    """Wait for a started command and assert that none of its processes is left; kill what is left if it does."""
     begun = time.monotonic()
     try:
         out, err = process.communicate(timeout=timeout)
@@ -117,7 +117,7 @@ def finish(process: subprocess.Popen, mark: str, timeout: float = 60.0, grace: f
         time.sleep(0.1)
     left = marked_processes(mark)
     kill_marked(mark)
-    assert not left, f"processes left behind: {left}"
+    assert not left, f"processes left over: {left}"
     return Done(process.returncode, out, err, seconds)
 
 

@@ -7,14 +7,14 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
 
 ROOM, ACTIONS = Box(-1, 1, (2,), np.float32), Discrete(2)
-FINE = np.zeros(2, np.float32)
+VALID = np.zeros(2, np.float32)
 
 
 class Fair(gymnasium.Env):
     """Keeps every promise; `wrong` says where a subclass does not, from its step number 3 on."""
 
     observation_space, action_space = ROOM, ACTIONS
-    first, after = (FINE, {}), (FINE, 1.0, False, False, {})
+    first, after = (VALID, {}), (VALID, 1.0, False, False, {})
     resets = steps = 0
 
     def reset(self, *, seed=None, options=None):
@@ -24,7 +24,7 @@ class Fair(gymnasium.Env):
     def step(self, action):
         self.steps += 1
         wrong = self.steps > 3
-        return (self.after(self) if callable(self.after) else self.after) if wrong else (FINE, 1.0, False, False, {})
+        return (self.after(self) if callable(self.after) else self.after) if wrong else (VALID, 1.0, False, False, {})
 
 
 def raises(error):
@@ -38,7 +38,7 @@ def reset(result, **more):
     return {"first": staticmethod(result) if callable(result) else result, **more}
 
 
-def step(obs=FINE, reward=1.0, terminated=False, truncated=False, info=None):
+def step(obs=VALID, reward=1.0, terminated=False, truncated=False, info=None):
     return {"after": (obs, reward, terminated, truncated, info or {})}
 
 
@@ -53,27 +53,27 @@ ROWS = {
     "ResetRaises": (reset(raises(RuntimeError("no board"))), "reset", "RuntimeError: no board"),
     "ResetExits": (reset(raises(SystemExit(3))), "reset", "SystemExit: 3"),
     "ResetNothing": (reset(None), "reset", "reset returned NoneType"),
-    "ResetAlone": (reset(FINE), "reset", "reset returned ndarray"),
-    "ResetThree": (reset((FINE, {}, 1)), "reset", "reset returned tuple"),
+    "ResetAlone": (reset(VALID), "reset", "reset returned ndarray"),
+    "ResetThree": (reset((VALID, {}, 1)), "reset", "reset returned tuple"),
     "ResetShape": (reset((np.zeros(3, np.float32), {})), "reset", "shape (3,), its space says float32 of shape (2,)"),
     "ResetText": (reset(("left", {})), "reset", "its space says float32"),
-    "ResetNaN": (reset((FINE + np.nan, {})), "reset", "is not finite"),
+    "ResetNaN": (reset((VALID + np.nan, {})), "reset", "is not finite"),
     "StepRaises": (thrown(KeyError("lever")), "step", "KeyError: 'lever'"),
     "StepExits": (thrown(SystemExit("bye")), "step", "SystemExit: bye"),
     "StepMemory": (thrown(MemoryError()), "step", "MemoryError"),
     "StepAsserts": (thrown(AssertionError("odd")), "step", "AssertionError: odd"),
     "StepNothing": ({"after": None}, "step", "step returned NoneType"),
-    "StepFour": ({"after": (FINE, 1.0, False, {})}, "step", "step returned 4 values"),
-    "StepSix": ({"after": (FINE, 1.0, False, False, {}, 0)}, "step", "step returned 6 values"),
-    "StepList": ({"after": [FINE, 1.0, False, False, {}]}, "step", "step returned list"),
-    "NaN": (step(FINE + np.nan), "step", "is not finite"),
-    "Infinity": (step(FINE + np.inf), "step", "is not finite"),
+    "StepFour": ({"after": (VALID, 1.0, False, {})}, "step", "step returned 4 values"),
+    "StepSix": ({"after": (VALID, 1.0, False, False, {}, 0)}, "step", "step returned 6 values"),
+    "StepList": ({"after": [VALID, 1.0, False, False, {}]}, "step", "step returned list"),
+    "NaN": (step(VALID + np.nan), "step", "is not finite"),
+    "Infinity": (step(VALID + np.inf), "step", "is not finite"),
     "Enormous": (step(np.full(2, 1e300)), "step", "is not finite"),
     "Shape": (step(np.zeros((1, 2), np.float32)), "step", "shape (1, 2)"),
     "Scalar": (step(0.5), "step", "shape ()"),
     "Nothing": (step(None), "step", "observation object of shape ()"),
     "Ragged": (step([[1.0], [2.0, 3.0]]), "step", "ValueError"),
-    "Complex": (step(FINE * 1j), "step", "complex"),
+    "Complex": (step(VALID * 1j), "step", "complex"),
     "RewardNaN": (step(reward=float("nan")), "step", "reward 'nan'"),
     "RewardInfinite": (step(reward=np.float32("inf")), "step", "reward 'inf'"),
     "RewardNone": (step(reward=None), "step", "reward 'None'"),
@@ -101,7 +101,7 @@ class Changing(Fair):
         return super().reset()
 
     def step(self, action):
-        return FINE, 1.0, self.resets == 1, False, {}
+        return VALID, 1.0, self.resets == 1, False, {}
 
 
 class Unclosable(Fair):

@@ -29,7 +29,7 @@ class Program:
         self.store(0x2006, value & 255)
 
     def copy(self, table: int, count: int, register: int = 0x2007) -> None:
-        """Write the first bytes of a table to a register, or behind an address in RAM."""
+        """Write the first bytes of a table to a register, or after an address in RAM."""
         opcode = 0x8D if register == 0x2007 else 0x9D
         loop = (
             0xBD,

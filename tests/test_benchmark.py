@@ -47,7 +47,7 @@ def test_the_plain_loop_computes_our_losses_and_gradients(network):
     ("network", "policy"), [("mario", "feedforward"), ("nature", "feedforward"), ("mario", "lstm")]
 )
 def test_stable_baselines_trains_networks_of_our_size(network, policy):
-    """Its actor and critic together have as many weights as ours, and its environment gives such observations."""
+    """Its actor and critic have as many weights as ours in all, and its environment gives such observations."""
     pytest.importorskip("stable_baselines3" if policy == "feedforward" else "sb3_contrib")
     cfg = config.build(
         **sections.WORK | {"network": network, "num_envs": 2, "steps_per_epoch": 64, "minibatch_size": 32},

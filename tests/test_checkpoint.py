@@ -22,7 +22,7 @@ from ppo.recorder import Recorder
 from ppo.run import parse, train
 from ppo.training import NotFinite
 from tests.conftest import finish, run, start
-from tests.test_faults import FLAGS, assert_sound, folder, wait_for_rows
+from tests.test_faults import FLAGS, assert_files_valid, folder, wait_for_rows
 from tests.test_train import ECHO, assert_same, rows
 from utils import checkpoint, files, logger
 from utils.folder import Refused
@@ -141,7 +141,7 @@ def test_a_full_disk_ends_the_run_in_the_end_and_loses_nothing(tmp_path, leave):
         (disk / "filler").unlink()
         epochs = str(len(rows(folder(disk))) + 4)
         assert run(["-m", "ppo.run", *flags, "--epochs", epochs, "--resume", "--data-dir", str(disk)]).code == 0
-        assert_sound(disk)
+        assert_files_valid(disk)
         cfg, _ = parse([*flags, "--epochs", epochs, "--data-dir", str(tmp_path / "whole")])
         train(cfg)
         assert_same(folder(tmp_path / "whole"), folder(disk))
@@ -246,7 +246,7 @@ def refused(cfg, **how):
     ],
 )
 def test_a_refused_resume_changes_no_file(tmp_path, changes):
-    """Not exit.json, not config.json, not a log: whoever resumes with other settings finds everything as it was."""
+    """Not exit.json, not config.json, not a log: a resume with other settings finds everything as it was."""
     path = train(config.build(**ECHO, epochs=2, data_dir=str(tmp_path)))
     before = contents(tmp_path)
     refused(config.build(**ECHO | changes, epochs=3, data_dir=str(tmp_path)), resume=True)

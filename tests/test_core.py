@@ -9,7 +9,7 @@ import torch
 from ppo import core
 from ppo.buffer import PPOBuffer
 
-# gamma 0.5, lambda 0.5; r = 1, 2, 3; V = 4, 5, 6; V behind = 8.
+# gamma 0.5, lambda 0.5; r = 1, 2, 3; V = 4, 5, 6; V after them = 8.
 # delta = 1 + 2.5 - 4 = -0.5; 2 + 3 - 5 = 0; 3 + 4 - 6 = 1.  A2 = 1; A1 = 0 + 0.25 * 1; A0 = -0.5 + 0.25 * 0.25.
 HAND = np.array([-0.4375, 0.25, 1.0])
 

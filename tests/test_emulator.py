@@ -133,7 +133,7 @@ def test_random_programs_equal_nes_py(seeds, tmp_path):
 
 @pytest.mark.reference
 def test_nes_py_is_undefined_where_a_colour_is_above_63(tmp_path):
-    """It reads behind its table of 64 colours then, so its pixels are whatever lies there; the console, and this core,
+    """It reads past its table of 64 colours then, so its pixels are whatever is there; the console, and this core,
     use the low six bits. The games never write such a byte: the random programs above stay below 64 as well."""
     shown = {}
     for colour in (*range(64), 64, 65, 100, 200, 255):

@@ -34,7 +34,7 @@ def folder(tmp_path):
     return tmp_path / "ppo_echo-v0" / "ppo_echo-v0_s0"
 
 
-def assert_sound(tmp_path):
+def assert_files_valid(tmp_path):
     """The newest checkpoint verifies and every row of the log is whole."""
     newest, _, rejected = checkpoint.load_newest(folder(tmp_path) / "checkpoints")
     assert newest is not None and rejected == []
@@ -55,12 +55,12 @@ def wait_for_rows(path, count, seconds=40):
     [("raise@2:100", 3), ("thread@1:100", 2), pytest.param("raise@0:100", 2, marks=pytest.mark.slow)],
 )
 def test_an_exception_on_any_rank_ends_the_job(tmp_path, fault, ranks):
-    """That rank's traceback, once, with its number; a non-zero code; nobody left; the files are sound."""
+    """That rank's traceback, once, with its number; a non-zero code; nobody left; the files are valid."""
     done = faulty(tmp_path, fault, ranks)
     assert done.code != 0
     assert done.err.count("Traceback") == 1 and "RuntimeError: the emulator broke" in done.err
     assert f"rank {fault.split('@')[1].split(':')[0]} failed" in done.err
-    assert_sound(tmp_path)
+    assert_files_valid(tmp_path)
 
 
 @pytest.mark.parametrize("fault", ["build@1:0", "import@1:0", pytest.param("import@0:0", marks=pytest.mark.slow)])
@@ -94,7 +94,7 @@ def test_exit_on_one_rank_ends_the_job_with_its_code(tmp_path):
 def test_a_killed_rank_ends_the_job(tmp_path):
     """SIGKILL of one rank: everything ends, and the last checkpoint is good."""
     assert faulty(tmp_path, "kill@1:200", 3).code != 0
-    assert_sound(tmp_path)
+    assert_files_valid(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["stop", *(pytest.param(k, marks=pytest.mark.slow) for k in ("loop", "pause-in-c"))])
@@ -107,7 +107,7 @@ def test_a_rank_that_does_not_move_is_found(tmp_path, kind):
         assert "rank 0 has not moved" in done.err and "waits for the other ranks" in done.err
     else:
         assert "rank 1 has not moved" in done.err and "faulty_run.py" in done.err
-    assert_sound(tmp_path)
+    assert_files_valid(tmp_path)
 
 
 @pytest.mark.slow
@@ -129,9 +129,9 @@ def test_a_run_that_was_suspended_goes_on(tmp_path):
 
 
 def test_a_rank_killed_while_it_saves_leaves_the_checkpoint_before(tmp_path):
-    """SIGKILL in the middle of writing: what was saved before is sound, and what is half written is invisible."""
+    """SIGKILL in the middle of writing: what was saved before is valid, and what is half written is invisible."""
     assert faulty(tmp_path, "kill-in-save@0:4", 2).code != 0
-    assert_sound(tmp_path)
+    assert_files_valid(tmp_path)
     assert len(list((folder(tmp_path) / "checkpoints").glob(".tmp-*"))) == 1
     assert run(["-m", "ppo.run", *FLAGS, "--epochs", "6", "--resume", "--data-dir", str(tmp_path)], 2).code == 0
     assert list((folder(tmp_path) / "checkpoints").glob(".tmp-*")) == []
@@ -141,9 +141,9 @@ def test_a_rank_killed_while_it_saves_leaves_the_checkpoint_before(tmp_path):
 def test_sigterm_to_the_launcher_in_the_middle_of_saving(tmp_path):
     """Whether the ranks are left the time to finish or not: a checkpoint verifies, and the run continues."""
     faulty(tmp_path, "term-in-save@0:4", 2)
-    assert_sound(tmp_path)
+    assert_files_valid(tmp_path)
     assert run(["-m", "ppo.run", *FLAGS, "--epochs", "9", "--resume", "--data-dir", str(tmp_path)], 2).code == 0
-    assert_sound(tmp_path)
+    assert_files_valid(tmp_path)
     assert list((folder(tmp_path) / "checkpoints").glob(".tmp-*")) == []
 
 
@@ -192,7 +192,7 @@ def test_more_ranks_than_cores_run(tmp_path):
 
 
 def test_ranks_die_with_their_launcher(tmp_path):
-    """SIGKILL of mpirun leaves no rank behind."""
+    """SIGKILL of mpirun ends every rank."""
     process, mark = start(["-m", "ppo.run", *FLAGS, "--data-dir", str(tmp_path)], ranks=3)
     wait_for_rows(folder(tmp_path), 1)
     assert len(marked_processes(mark)) >= 4
@@ -217,14 +217,14 @@ def test_a_signal_to_mpirun_saves_and_ends(tmp_path, number, code):
     process.send_signal(number)
     done = finish(process, mark)
     assert done.code == code, (done.code, done.out[-500:], done.err)
-    assert_sound(tmp_path)
+    assert_files_valid(tmp_path)
     assert json.loads((folder(tmp_path) / "exit.json").read_text())["code"] == code
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("second", [signal.SIGUSR1, signal.SIGTERM])
 def test_a_second_signal_saves_no_second_time(tmp_path, second):
-    """USR1 twice, and USR1 then TERM, while the ranks compute and save: one end, and everything is sound."""
+    """USR1 twice, and USR1 then TERM, while the ranks compute and save: one end, and every file is valid."""
     flags = [*FLAGS, "--epochs", "4000", "--data-dir", str(tmp_path)]
     process, mark = start(["-m", "ppo.run", *flags], ranks=2)
     wait_for_rows(folder(tmp_path), 3)
@@ -234,7 +234,7 @@ def test_a_second_signal_saves_no_second_time(tmp_path, second):
     done = finish(process, mark)
     assert done.code != 0 and done.out.count("saved. Continue") <= 1
     assert second == signal.SIGTERM or done.code == 75
-    assert_sound(tmp_path)
+    assert_files_valid(tmp_path)
 
 
 def test_a_signal_before_the_first_epoch(tmp_path):
@@ -247,14 +247,14 @@ def test_a_signal_before_the_first_epoch(tmp_path):
     process.send_signal(signal.SIGUSR1)
     done = finish(process, mark)
     assert done.code == 75, done.err
-    assert_sound(tmp_path)
+    assert_files_valid(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("library", "number"), [("/python3", signal.SIGINT), ("mpi", signal.SIGINT), ("mpi", signal.SIGTERM)]
 )
 def test_a_stop_before_the_first_epoch_is_one_line(tmp_path, library, number):
-    """However early a Ctrl-C comes to the ranks, all end together with 130, and with 143 once a SIGTERM is heard: no
+    """However early a Ctrl-C comes to the ranks, all end with 130, and with 143 once a SIGTERM is heard: no
     banner of the launcher, no traceback, nothing written. (Before `env` runs, a rank is still the launcher's.)"""
     process, mark = start(["-m", "ppo.run", *FLAGS, "--epochs", "4000", "--cpu", "2", "--data-dir", str(tmp_path)])
     deadline = time.monotonic() + 20
@@ -284,7 +284,7 @@ def environment(pid: int) -> str:
 
 
 def test_ctrl_c_on_a_terminal(tmp_path):
-    """The terminal sends SIGINT to the launcher and to every rank: they save together and say how to go on."""
+    """The terminal sends SIGINT to the launcher and to every rank: they save and say how to go on."""
     keyboard, terminal = os.openpty()
     process, mark = start(
         ["-m", "ppo.run", *FLAGS, "--epochs", "4000", "--save-every", "1000", "--data-dir", str(tmp_path)],
@@ -299,7 +299,7 @@ def test_ctrl_c_on_a_terminal(tmp_path):
     os.close(terminal)
     assert done.code != 0 and "Traceback" not in done.err, done.err
     assert "saved. Continue with the same command and --resume" in done.out
-    assert_sound(tmp_path)
+    assert_files_valid(tmp_path)
 
 
 def test_closed_output_does_not_end_a_run(tmp_path):

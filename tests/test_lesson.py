@@ -30,7 +30,7 @@ def test_there_is_a_lesson_for_each_step_of_the_way():
 
 @by_path
 def test_a_notebook_is_what_its_source_says(path):
-    """Byte for byte, so without outputs; `python -m scripts.lesson` makes them again. No other notebook lies there."""
+    """Byte for byte, so without outputs; `python -m scripts.lesson` makes them again. No other notebook is there."""
     assert path.read_text(encoding="utf-8") == MADE[path]
     assert set(path.parent.glob("*.ipynb")) == {other for other in MADE if other.parent == path.parent}
 

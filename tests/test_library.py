@@ -168,7 +168,7 @@ def test_without_the_fast_implementation_everything_works(tmp_path):
 
 
 def test_a_start_loads_no_library_that_it_does_not_use(tmp_path):
-    """torch's compiler, scipy's signals and joblib together take longer than torch: a run has no use for them."""
+    """torch's compiler, scipy's signals and joblib take longer in all than torch: a run has no use for them."""
     code = "import sys; from ppo.run import main; main()\nprint('loaded', *sys.modules)"
     done = run(["-c", code, "--env", "Echo-v0", "--epochs", "1", "--data-dir", str(tmp_path)])
     loaded = done.out.partition("\nloaded ")[2].split()

@@ -49,7 +49,7 @@ def test_an_episode_by_hand():
 
 
 def test_a_memory_earns_everything_and_the_present_alone_a_quarter():
-    """Whoever keeps the cue is always right; one answer to all questions is right one time in four."""
+    """An agent that keeps the cue is always right; one answer to all questions is right one time in four."""
     assert (play(remember) == [1.0, 31.0, 1.0]).all()
     alone = play(lambda obs, state: (np.full(8, 2), state))
     assert len(alone) == 800 and abs(alone[:, 0].mean() - 0.25) < 0.05

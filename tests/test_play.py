@@ -102,7 +102,7 @@ def test_the_panel_has_room_for_twelve_actions():
 
 
 def test_half_blocks_are_two_pixels_each():
-    """Red above blue is one character with red as its colour and blue behind it."""
+    """Red above blue is one character with red as its colour on blue."""
     picture = np.array([[[255, 0, 0]], [[0, 0, 255]]], np.uint8)
     assert video.half_blocks(picture, 1, 1) == "\x1b[38;2;255;0;0;48;2;0;0;255m\u2580\x1b[0m\x1b[K"
     lines = video.half_blocks(np.zeros((240, 256, 3), np.uint8), 80, 24).split("\n")

@@ -1,4 +1,4 @@
-"""Policies that play a game together: `scripts.evaluate SuperMarioBros-v0`."""
+"""Policies that share a game: `scripts.evaluate SuperMarioBros-v0`."""
 
 from types import SimpleNamespace
 

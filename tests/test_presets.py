@@ -1,4 +1,4 @@
-"""Presets per environment id: the right one is the default, and its numbers fit together."""
+"""Presets per environment id: the right one is the default, and its numbers fit each other."""
 
 import numpy as np
 import pytest

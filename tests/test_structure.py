@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -218,3 +219,11 @@ def test_each_file_of_the_wing_says_what_it_is_a_drop_in_for():
     assert len(heads) > 6 and [name for name, head in heads.items() if "drop-in" not in head] == []
     table = (wing / "__init__.py").read_text()
     assert [name for name in heads if name not in table] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_words_are_plain(path):
+    """None of behind (for after), lying, together, let go of (for release), of before, reckoned, whoever."""
+    odd = re.compile(r"\b(behind|lying|together|let go of|of before|reckon\w*|whoever\w*)\b", re.IGNORECASE)
+    lines = enumerate(path.read_text().splitlines(), 1)
+    assert [(i, line.strip()) for i, line in lines if odd.search(line)] == []

@@ -119,7 +119,7 @@ class Comm:
         This rank's part must stay as it is until the next collective call: other ranks may still be reading it.
 
         Args:
-            arrays: what is put together.
+            arrays: what is joined.
             begins: of each array, the first number that is wanted; those before it may stay as they are.
         """
 
@@ -399,7 +399,7 @@ def connect() -> Comm:
 
 
 class _Shared(NamedTuple):
-    """One buffer of each rank of a host, and where its ranks put together what comes from other hosts."""
+    """One buffer of each rank of a host, and where its ranks join what comes from other hosts."""
 
     buffers: list[np.ndarray]
     joined: np.ndarray  # empty where there is one host
@@ -413,7 +413,7 @@ class _Hosts(NamedTuple):
     place: int  # of this host among them
 
     def parts(self, count: int, world_size: int) -> list[slice]:
-        """Return the parts of `count` numbers that each host's ranks have together."""
+        """Return the parts of `count` numbers that each host's ranks have in all."""
         return [slice(first * count // world_size, end * count // world_size) for first, end in self.ranks]
 
 

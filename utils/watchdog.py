@@ -119,7 +119,7 @@ class Watchdog:
 
 
 class StopSignals:
-    """Remembers SIGINT, SIGTERM and SIGUSR1, so that all ranks can stop together at the next safe point.
+    """Remembers SIGINT, SIGTERM and SIGUSR1, so that all ranks can stop at the same safe point.
 
     The first signal asks; a second SIGINT ends this process as Python does by default. Until `armed`, there is
     nothing to save: SIGTERM and SIGINT end the process, SIGUSR1 is kept for the first safe point.
@@ -131,7 +131,7 @@ class StopSignals:
         Args:
             early: what a SIGINT does until `armed`. "end" ends the process, without a word; "raise" raises
                 KeyboardInterrupt, as for a notebook's kernel; "keep" keeps it, and a SIGTERM, for one of several ranks,
-                which must end together: a launcher takes one that a signal has ended for a failure, and shows it in
+                which must end as one: a launcher takes one that a signal has ended for a failure, and shows it in
                 ten lines.
         """
         self._early, self._interrupted = early, False

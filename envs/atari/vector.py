@@ -1,4 +1,4 @@
-"""Atari behind this package's vector contract. Observations (N, stack, 84, 84) uint8, the oldest frame first.
+"""Atari under this package's vector contract. Observations (N, stack, 84, 84) uint8, the oldest frame first.
 
 A lost life ends PPO's path, with `terminated` and a final observation, but not the episode: its record comes at the end
 of the game, with the score of all its lives.

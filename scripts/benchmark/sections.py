@@ -360,7 +360,7 @@ def _loop(network: str, options: Options) -> list[Figure]:
 
 
 def _recurrent(options: Options) -> list[Figure]:
-    """An LSTM behind the first network, against RecurrentPPO."""
+    """An LSTM after the first network, against RecurrentPPO."""
     if not peers.has_recurrent_baselines():
         return []
     network = options.networks[0]

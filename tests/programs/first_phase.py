@@ -1,4 +1,4 @@
-"""Run under mpirun: the first phase of PPG; rank 0 writes what all ranks together saw and learned.
+"""Run under mpirun: the first phase of PPG; rank 0 writes what the ranks saw and learned in all.
 
 mpirun -np 3 python tests/programs/first_phase.py OUT.npz '{"env": "Echo-v0", "algo": "ppg", ...}'
 """

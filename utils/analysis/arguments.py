@@ -93,7 +93,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def load(args: argparse.Namespace, wanted: Sequence[str] | None) -> tuple[list[Group], list[str]]:
-    """Return the experiments that the arguments name, and notes on how they were put together."""
+    """Return the experiments that the arguments name, and notes on how they were grouped."""
     return load_groups(
         args.folders, wanted, legend=args.legend, select=args.select, exclude=args.exclude, data_dir=args.data_dir
     )
@@ -109,7 +109,7 @@ def load_groups(
     data_dir: str = "data",
     jobs: int | None = None,
 ) -> tuple[list[Group], list[str]]:
-    """Return the experiments below the folders with the wanted columns, and notes on how they were put together.
+    """Return the experiments below the folders with the wanted columns, and notes on how they were grouped.
 
     Raises:
         ValueError: a folder holds no run, or none is left by `select` and `exclude`.

@@ -215,7 +215,7 @@ def page(
 
     Args:
         groups: the experiments, with all columns.
-        notes: on how they were put together.
+        notes: on how they were grouped.
         title: of the page.
         y: the column that is compared.
         smooth: rows of the window over which curves are averaged.
