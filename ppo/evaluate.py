@@ -27,7 +27,7 @@ import torch
 import envs
 from envs.family import Family
 from envs.vector import VecEnv
-from ppo.policy import GROUP, BadPolicy, Policy, load_policy
+from ppo.policy import GROUP, BadPolicy, Policy, load_policy, present
 from ppo.policy_set import PolicySet, load_policies
 from utils.mpi import Comm
 from utils.seeding import evaluation_uniforms
@@ -52,7 +52,7 @@ def find_policy(name: str, which: str = "best") -> Path:
     candidates = [folder, folder / "policy" / which, folder / "policy" / "last", PRETRAINED / name]
     candidates += [PRETRAINED / name.replace("/", "-")]  # ALE/Breakout-v5
     for candidate in candidates:
-        if (candidate / "policy.json").is_file():
+        if (present(candidate) / "policy.json").is_file():
             return candidate
     runs = sorted(path.parents[2] for path in folder.glob("*/policy/*/policy.json"))  # of an experiment's folder
     such = f", such as {runs[0]}" if runs else ""

@@ -184,7 +184,8 @@ def previous(folder: Path) -> Path:
     return folder.with_name(f".old-{folder.name}")
 
 
-def _present(folder: Path) -> Path:
+def present(folder: Path) -> Path:
+    """Return the folder, or the place where an interrupted replacement left it."""
     return folder if folder.exists() or not previous(folder).is_dir() else previous(folder)
 
 
@@ -200,7 +201,7 @@ def load_policy(folder: Path, network: str | None = None) -> Policy:
         BadPolicy: a file is missing, damaged, or not what `policy.json` says; names, shapes and types are compared
             before anything is allocated. Or its network is another one, or a user's that was not given.
     """
-    folder = _present(folder)
+    folder = present(folder)
     try:
         if (folder / "MANIFEST.json").is_file():
             checkpoint.verify(folder)
@@ -225,7 +226,7 @@ def load_policy(folder: Path, network: str | None = None) -> Policy:
 
 def read_info(folder: Path) -> dict[str, Any]:
     """Return `policy.json` after checking the sizes in it. Raises BadPolicy or Refused."""
-    return check_info(folder, read_json(_present(folder) / "policy.json"))
+    return check_info(folder, read_json(present(folder) / "policy.json"))
 
 
 def check_info(folder: Path, info: dict[str, Any]) -> dict[str, Any]:

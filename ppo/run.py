@@ -31,7 +31,7 @@ if __name__ == "__main__":  # an early Ctrl-C or SIGTERM waits for `main`
 from ppo import TORCH_CAME_FIRST  # noqa: E402
 from utils import mpi, system  # noqa: E402
 from utils.alike import check_hosts  # noqa: E402
-from utils.command import BAD_INPUT, drop_unwritten, ending, printable  # noqa: E402
+from utils.command import BAD_INPUT, drop_unwritten, ending, open_closed_streams, printable  # noqa: E402
 from utils.folder import Refused  # noqa: E402
 from utils.watchdog import StopSignals  # noqa: E402
 
@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run one training from the command line; exit with 0, 1 (failure), 2 (bad input), 75 (SIGUSR1) or 128 + signal."""
     from utils.folder import Refused
 
+    open_closed_streams()
     argv = sys.argv[1:] if argv is None else argv
     comm: mpi.Comm | None = None
     signals = StopSignals("keep" if mpi.launched_size() > 1 else "end")  # to the end: a late signal changes nothing

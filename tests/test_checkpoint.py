@@ -1,6 +1,7 @@
 """A checkpoint is complete and verified, or invisible: killed at any line, on a full disk, from a stranger."""
 
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ import torch
 
 from ppo import config, recorder
 from ppo import policy as module
+from ppo.evaluate import find_policy
 from ppo.networks import ActorCritic
 from ppo.policy import load_policy, previous, save_policy
 from ppo.recorder import Recorder
@@ -25,6 +27,7 @@ from tests.conftest import finish, run, start
 from tests.test_faults import FLAGS, assert_files_valid, folder, wait_for_rows
 from tests.test_train import ECHO, assert_same, rows
 from utils import checkpoint, files, logger
+from utils import folder as folders
 from utils.folder import Refused
 from utils.watchdog import Watchdog
 
@@ -155,6 +158,19 @@ def test_places_that_cannot_be_written_are_refused_at_the_start(tmp_path):
     with small_disk(tmp_path / "disk", "ro") as disk:
         done = run(["-m", "ppo.run", *FLAGS, "--data-dir", str(disk)])
         assert done.code == 2 and done.err.count("\n") == 1 and str(disk) in done.err
+
+
+def test_a_start_that_the_disk_has_no_room_for_leaves_nothing(tmp_path, monkeypatch):
+    """Not the folders that it made, its lock or half of the file that tells whose it is."""
+
+    def full(path, data):
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(folders, "write_synced", full)
+    with pytest.raises(Refused, match="No space left"):
+        train(config.build(**ECHO, epochs=2, data_dir=str(tmp_path / "data")))
+    assert not list(tmp_path.iterdir())
 
 
 def rewrite(step, tensors=None, **meta):
@@ -398,6 +414,14 @@ def test_there_is_never_an_instant_without_a_policy(tmp_path, exchange, monkeypa
         line += 1
     assert line > 20 and found == {True, False}
     assert not previous(tmp_path / "last").exists()
+
+
+def test_a_policy_is_found_where_an_interrupted_replacement_left_it(tmp_path):
+    """Killed between two renames, on a file system without RENAME_EXCHANGE: the run can be evaluated all the same."""
+    path = train(config.build(**ECHO, epochs=2, data_dir=str(tmp_path)))
+    shutil.rmtree(path / "policy" / "best", ignore_errors=True)
+    (path / "policy" / "last").rename(previous(path / "policy" / "last"))
+    assert load_policy(find_policy(str(path))).info["epoch"] == 2
 
 
 def die_at_line(action, line, path):

@@ -3,7 +3,10 @@
 import fcntl
 import json
 import os
+import shlex
 import signal
+import subprocess
+import sys
 import termios
 import time
 from pathlib import Path
@@ -311,6 +314,16 @@ def test_closed_output_does_not_end_a_run(tmp_path):
     done = finish(process, mark)
     assert done.code == 0, done.err
     assert json.loads((folder(tmp_path) / "exit.json").read_text())["reason"] == "finished"
+
+
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&- >&- 2>&-", "2>&-"])
+def test_a_run_without_outputs_runs(tmp_path, closed):
+    """Started by something that closed them: they are the null device, not the next files that are opened."""
+    command = shlex.join([sys.executable, "-m", "ppo.run", *FLAGS, "--epochs", "2", "--data-dir", str(tmp_path)])
+    assert subprocess.run(["sh", "-c", f"{command} {closed}"], timeout=60, capture_output=True).returncode == 0
+    assert_sound(tmp_path)
+    refused = subprocess.run(["sh", "-c", f"{command} {closed}"], timeout=60, capture_output=True)
+    assert refused.returncode == 2 and b"Traceback" not in refused.stderr
 
 
 THREADS = """

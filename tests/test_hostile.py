@@ -552,6 +552,30 @@ def test_a_pipe_in_a_run_folder_does_not_hang(tmp_path, name, capsys):
         assert "it had been killed" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["progress.txt", "episodes.csv", "progress.txt.bak", "episodes.csv.bak"])
+def test_a_pipe_in_the_place_of_a_log_is_refused_before_anything_is_written(tmp_path, name):
+    """Not after config.json has the new settings and exit.json says that it failed."""
+    path = train(config.build(**ECHO | {"save_every": 1}, epochs=2, data_dir=str(tmp_path)))
+    shutil.rmtree(path / "checkpoints" / "step_0000000512")  # so that a row is cut off
+    (path / name).unlink(missing_ok=True)
+    os.mkfifo(path / name)
+    before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    with pytest.raises(Refused, match=f"{name} is not a file"):
+        train(config.build(**ECHO | {"save_every": 1}, epochs=9, data_dir=str(tmp_path)), resume=True)
+    assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["progress.txt", "episodes.csv", "checkpoints", "policy", "videos"])
+def test_what_may_not_be_written_in_a_run_folder_is_refused_before_anything_is_written(tmp_path, name, monkeypatch):
+    """A log or a folder of another user: not after hours, when the first checkpoint is due."""
+    path = train(config.build(**ECHO | {"save_every": 1}, epochs=2, data_dir=str(tmp_path)))
+    before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    monkeypatch.setattr(os, "access", lambda place, mode: place != path / name)  # root may write everywhere
+    with pytest.raises(Refused, match=f"{name} cannot be written"):
+        train(config.build(**ECHO | {"save_every": 1}, epochs=9, data_dir=str(tmp_path)), resume=True)
+    assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
+
+
 def test_a_run_that_lost_its_config_is_not_written_over(tmp_path):
     """Neither a start nor --resume takes its folder for an empty one; --overwrite moves it aside."""
     cfg = config.build(**ECHO | {"save_every": 1}, epochs=3, data_dir=str(tmp_path))

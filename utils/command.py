@@ -44,6 +44,7 @@ class Parser(argparse.ArgumentParser):
 
 def run_command(prog: str, action: Callable[[], int | None]) -> int:
     """Return the exit code of `action`; a ValueError or an unreachable file becomes one line and code 2."""
+    open_closed_streams()
     any_character(sys.stdout)
     try:
         return action() or 0
@@ -68,6 +69,20 @@ def any_character(stream: TextIO) -> None:
     """Let a stream that cannot encode a character write its number, `\\xe9`, instead of failing."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
+
+
+def open_closed_streams() -> None:
+    """Give a process that was started with a closed output (`>&-`) the null device in its place.
+
+    Otherwise the next file that it opens, perhaps a log, gets the number 1 or 2, and what a library prints is in it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
+            if getattr(sys, name) is None:
+                setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
 def drop_unwritten(stream: TextIO) -> None:

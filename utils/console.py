@@ -212,6 +212,8 @@ class Console:
         return WIDTH
 
     def _write(self, text: str) -> None:
+        if sys.stdout is None:
+            return
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         text = text.encode(encoding, "backslashreplace").decode(encoding)  # a letter it lacks becomes its number
         try:
@@ -226,6 +228,8 @@ def terminal(launched: bool) -> int | None:
 
     Ranks write into a pipe of mpirun's: then it is where mpirun's own output goes (Linux; elsewhere nowhere).
     """
+    if sys.stdout is None:  # as pythonw has it
+        return None
     try:
         "".join((BLOCKS, BAR)).encode(sys.stdout.encoding or "ascii")
         if os.environ.get("TERM", "dumb") == "dumb":

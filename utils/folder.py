@@ -21,16 +21,8 @@ from utils.files import LARGEST_JSON, read_file, read_object, remove, write_atom
 
 FOLDERS = ("checkpoints", "policy", "videos")  # of a run
 SINKS = ("tensorboard", "wandb")  # folders of utils/sinks.py, where they are wanted
-FILES = (
-    "config.json",
-    "system.json",
-    "progress.txt",
-    "episodes.csv",
-    "progress.txt.bak",
-    "episodes.csv.bak",
-    "progress.jsonl",
-    "exit.json",
-)
+LOGS = ("progress.txt", "episodes.csv", "progress.txt.bak", "episodes.csv.bak")  # added to where they are
+FILES = (*LOGS, "config.json", "system.json", "progress.jsonl", "exit.json")  # the others are replaced
 
 
 class Refused(ValueError):
@@ -79,7 +71,7 @@ class RunFolder:
                     "folder"
                 )
             if not self._aside:
-                self._refuse_links()
+                self._check_contents()
         except BaseException:
             self.close()
             raise
@@ -92,12 +84,17 @@ class RunFolder:
         for name in FOLDERS:
             (self.path / name).mkdir(parents=True, exist_ok=True)
 
-    def _refuse_links(self) -> None:
-        for name in (*FOLDERS, *SINKS, *FILES):
-            if (self.path / name).is_symlink():
-                raise Refused(f"{self.path / name} is a link: what is written there would land elsewhere")
-            if (self.path / name).exists() and (self.path / name).is_dir() != (name not in FILES):
-                raise Refused(f"{self.path / name} is not a {'file' if name in FILES else 'folder'}")
+    def _check_contents(self) -> None:
+        """Refuse what could not be written later, so that nothing is written before: links, pipes, no permission."""
+        for path in (self.path / name for name in (*FOLDERS, *SINKS, *FILES)):
+            if path.is_symlink():
+                raise Refused(f"{path} is a link: what is written there would land elsewhere")
+            if not path.exists():
+                continue
+            if path.is_dir() != (path.name not in FILES) or (path.name in LOGS and not path.is_file()):
+                raise Refused(f"{path} is not a {'file' if path.name in FILES else 'folder'}")
+            if (path.is_dir() or path.name in LOGS) and not os.access(path, os.W_OK):
+                raise Refused(f"{path} cannot be written")
 
     def _take_lock(self) -> None:
         if self._lock_file.is_symlink():
@@ -112,7 +109,7 @@ class RunFolder:
         try:
             write_synced(self._owner_file, owner.encode())
         except OSError as error:
-            self._lock.release()
+            self.close()
             raise Refused(f"cannot write {self._owner_file}: {error.strerror}") from None
 
     def _owner(self) -> str:
