@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import setuptools
 
 from envs.mario import nespy, stages
 from scripts.__main__ import COMMANDS, main
@@ -154,3 +155,20 @@ def test_a_shell_completes(tmp_path, line, offered, not_offered):
     done = subprocess.run([sys.executable, "-m", "scripts"], cwd=ROOT, env=os.environ | asked, capture_output=True)
     found = {word.strip() for word in answer.read_text().split("\n")}
     assert offered <= found and not found & not_offered, (found, done.stderr)
+
+
+def test_a_changed_source_of_the_libraries_is_compiled_again(tmp_path, monkeypatch):
+    """Headers too: make installs again, and setup.py names each for the library that includes it."""
+    stamp = tmp_path / ".installed"
+    stamp.touch()
+    os.utime(stamp, (2**32, 2**32))
+    sources = [*(ROOT / "envs/mario/native").glob("*.?pp"), *(ROOT / "ppo/compute").glob("*.?pp")]
+    listed = {}
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(setuptools, "setup", lambda **given: listed.update(given))
+    runpy.run_path("setup.py", run_name="__main__")
+    compiled = {ROOT / name for library in listed["ext_modules"] for name in (*library.sources, *library.depends)}
+    assert set(sources) == compiled and any(path.suffix == ".hpp" for path in sources)
+    for changed in ([], *([f"-W{path.relative_to(ROOT)}"] for path in sources)):
+        asked = subprocess.run(["make", "-q", *changed, f"VENV={tmp_path}", str(stamp)], cwd=ROOT, capture_output=True)
+        assert asked.returncode == bool(changed), (changed, asked.stderr)

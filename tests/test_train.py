@@ -380,6 +380,17 @@ def test_a_parameter_that_is_not_finite_stops_the_run(tmp_path, precision, monke
     assert epochs == [1] and [p.name for p in (cfg.run_dir / "checkpoints").glob("step_*")] == ["step_0000000032"]
 
 
+def test_a_parameter_that_is_not_finite_is_found_long_before_the_next_checkpoint():
+    """Where checksums are compared, before the update spreads it: by its name, on one rank too."""
+    run_ = build_training(config.build(**ECHO, epochs=1), mpi.Comm())
+    ppo.collect(run_)
+    with torch.no_grad():
+        run_.ac.v[0].weight[0, 0] = math.inf
+    with pytest.raises(ppo.NotFinite, match=r"parameter v\.0\.weight"):
+        ppo.advantages(run_)
+    run_.close()
+
+
 @pytest.mark.parametrize(
     ("args", "names"),
     [
