@@ -1,6 +1,7 @@
 """What an installation brings: ROM files by content from any of three packages, and the commands under one name."""
 
 import importlib.util
+import itertools
 import os
 import runpy
 import shutil
@@ -172,3 +173,12 @@ def test_a_changed_source_of_the_libraries_is_compiled_again(tmp_path, monkeypat
     for changed in ([], *([f"-W{path.relative_to(ROOT)}"] for path in sources)):
         asked = subprocess.run(["make", "-q", *changed, f"VENV={tmp_path}", str(stamp)], cwd=ROOT, capture_output=True)
         assert asked.returncode == bool(changed), (changed, asked.stderr)
+
+
+def test_make_help_says_all_that_the_makefile_begins_with():
+    """Not half of it: the lines in a row that begin with #, without it."""
+    lines = (ROOT / "Makefile").read_text().splitlines()
+    head = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.splitlines() == [line[1:].removeprefix(" ") for line in head]
+    assert all(f"\n  {name} " in done.stdout for name in ("PYTHON", "TORCH", "NP", "ARGS"))
