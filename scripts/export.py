@@ -35,9 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--network", metavar="MODULE:FUNCTION", help="the policy's, where it is a user's and trusted")
     parser.add_argument("--half", action="store_true", help="16-bit weights")
     parser.add_argument("--with-critic", action="store_true", help="keep the critic, which --init-from can go on with")
-    parser.add_argument("--temperature", type=float, metavar="T",
-                        help="divide the logits by it for good: below 1 the actions drawn are closer to the most "
-                        "probable one")  # fmt: skip
+    cooler = "divide the logits by it for good: below 1 the actions drawn are closer to the most probable one"
+    parser.add_argument("--temperature", type=float, metavar="T", help=cooler)
     parser.add_argument("--check-steps", type=int, default=500, help="decisions on which both must agree")
     args = parser.parse_args(argv)
     return command.run_command("scripts.export", lambda: export(args))

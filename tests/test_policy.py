@@ -345,7 +345,7 @@ def test_a_network_of_ones_own_is_never_imported_for_a_file(tmp_path, monkeypatc
     plain = build(**tiny, init_from=out, exp_name="plain", data_dir=str(tmp_path))
     with pytest.raises(Refused, match=f"add --network {name}"):
         train(plain)
-    monkeypatch.setattr("ppo.policy.find", None)  # whatever a file names, nothing is looked for
+    monkeypatch.setattr("ppo.policy.find_network", None)  # whatever a file names, nothing is looked for
     info = json.loads(Path(out, "policy.json").read_text())
     Path(out, "policy.json").write_text(json.dumps(info | {"network": "antigravity:fly"}))
     with pytest.raises(BadPolicy, match="names a module to import"):
