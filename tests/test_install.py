@@ -179,6 +179,6 @@ def test_make_help_says_all_that_the_makefile_begins_with():
     """Not half of it: the lines in a row that begin with #, without it."""
     lines = (ROOT / "Makefile").read_text().splitlines()
     head = itertools.takewhile(lambda line: line.startswith("#"), lines)
-    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.splitlines() == [line[1:].removeprefix(" ") for line in head]
     assert all(f"\n  {name} " in done.stdout for name in ("PYTHON", "TORCH", "NP", "ARGS"))
