@@ -66,7 +66,8 @@ def scoreboard(args: argparse.Namespace) -> None:
         found = measure(folder, args)
         film(folder, found)
         (folder / "evaluation.json").write_text(json.dumps(found, indent=1) + "\n")
-        text = card(called(folder), load_policy(folder).info, found, (folder / "play.mp4").exists())
+        policy = load_policy(folder)
+        text = card(called(folder), policy.info, found, (folder / "play.mp4").exists(), policy.has_value)
         (folder / "README.md").write_text(text, encoding="utf-8")
         for line in found["lines"]:
             print(f"{name}, {describe(line)}", flush=True)
@@ -141,10 +142,10 @@ def describe(line: dict[str, Any]) -> str:
     return f"{describe_how(line)}: {rate}, {distinct(line)}, mean return {line['ep_ret']['mean']:.0f}"
 
 
-def card(name: str, info: dict[str, Any], found: dict[str, Any], filmed: bool) -> str:
-    """Return the model card of a policy."""
+def card(name: str, info: dict[str, Any], found: dict[str, Any], filmed: bool, critic: bool = False) -> str:
+    """Return the model card of a policy; `critic`: its folder holds one."""
     results = [(describe_how(line), line) for line in found["lines"]]
-    lines = [*model_card.front_matter(info, results), "", f"# {name}", "", *model_card.facts(info, filmed)]
+    lines = [*model_card.front_matter(info, results), "", f"# {name}", "", *model_card.facts(info, filmed, critic)]
     commits = dict.fromkeys(line["commit"][:12] for line in found["lines"])
     lines += ["", f"Evaluated at {', '.join(commits)}, seed {found['seed']}:", ""]
     lines += [f"- {describe(line)}" for line in found["lines"]]

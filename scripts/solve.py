@@ -218,8 +218,9 @@ def prove(args: argparse.Namespace, run: Path, policy: Path, out: Path) -> dict[
     plot.main([str(run), "-y", *columns, "--out", str(out / "curve.png")])
     path.unlink()  # a film is drawn where there are no figures of these weights
     scoreboard.film(out, found)
-    info = load_policy(out).info
-    card = scoreboard.card(info["env"], info, found, (out / "play.mp4").exists())
+    shown = load_policy(out)
+    filmed = (out / "play.mp4").exists()
+    card = scoreboard.card(shown.info["env"], shown.info, found, filmed, shown.has_value)
     (out / "README.md").write_text(card, encoding="utf-8")
     path.write_text(json.dumps(found | asked, indent=1) + "\n")  # last: it says that all is there
     return found

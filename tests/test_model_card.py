@@ -20,13 +20,17 @@ def metadata(card):
     return {key: json.loads(value) for key, value in (line.split(": ", 1) for line in yaml.splitlines())}
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+NEAR = sorted(f"near/{path.parent.name}" for path in PRETRAINED.glob("near/*/policy.json"))
+
+
+@pytest.mark.parametrize("name", [*SHIPPED, *NEAR])
 def test_shipped_cards_are_those_of_their_evaluations(name):
     """Metadata, facts and figures follow from policy.json and evaluation.json; none was written by hand."""
     folder = PRETRAINED / name
     found = scoreboard.read(folder)
     card = (folder / "README.md").read_text()
-    assert card == scoreboard.card(name, load_policy(folder).info, found, (folder / "play.mp4").exists())
+    policy, filmed = load_policy(folder), (folder / "play.mp4").exists()
+    assert card == scoreboard.card(name, policy.info, found, filmed, policy.has_value)
     results = metadata(card)["model-index"][0]["results"]
     values = [{m["type"]: m["value"] for m in result["metrics"]} for result in results]
     assert [v["clear_rate"] for v in values] == [round(line["clear_rate"], 4) for line in found["lines"]]
