@@ -81,6 +81,7 @@ def test_stable_baselines_does_the_work_of_a_preset_on_vectors(env):
     assert (model.n_epochs, model.gamma, model.clip_range(1.0)) == (cfg.train_pi_iters, cfg.gamma, cfg.clip_ratio)
 
 
+@pytest.mark.reference
 def test_the_usual_wrappers_show_what_our_environment_shows():
     """The same shape, the same reward, and pictures that differ by rounding alone."""
     import envs
@@ -126,6 +127,7 @@ def test_a_party_apart_has_a_process_of_its_own():
         party()
 
 
+@pytest.mark.reference
 def test_figures_are_printed_and_written(tmp_path):
     """Two quick sections from the command line."""
     out = tmp_path / "b.json"

@@ -633,7 +633,13 @@ def test_nothing_that_is_not_finite_is_saved(tmp_path, what, where, monkeypatch)
     assert "NotFinite" in json.loads((path / "exit.json").read_text())["reason"]
 
 
-@pytest.mark.parametrize("env", [{"env": "CartPole-v1"}, {"emulator": "nes-py", "num_envs": 2, "network": "small"}])
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"env": "CartPole-v1"},
+        pytest.param({"emulator": "nes-py", "num_envs": 2, "network": "small"}, marks=pytest.mark.reference),
+    ],
+)
 def test_a_long_episode_that_is_played_again_is_progress(tmp_path, env, monkeypatch):
     """The watchdog hears of every step of it, so that a resume of long episodes is not taken for a stall."""
     settings = {

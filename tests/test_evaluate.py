@@ -162,6 +162,7 @@ def test_episodes_start_with_random_buttons_unless_flags_say_otherwise(capsys, m
     assert ("from 1 start" in said) == (distinct == "1 start, 6 trajectories" and "--sticky" not in flags)
 
 
+@pytest.mark.reference
 def test_what_is_independent_is_told_by_digests(mario):
     """The same start: the same digest, on any emulator; sticky buttons make every episode independent."""
     plain = evaluate(mario, 3, num_envs=2, start_frames=0, max_episode_steps=12)

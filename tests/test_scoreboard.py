@@ -35,6 +35,7 @@ def shipped(tmp_path):
     return folder, readme
 
 
+@pytest.mark.reference
 def test_the_card_and_the_table_are_written(shipped, capsys):
     """Sampled under three conditions and greedy, on both emulators; the rest of the README stays as it is."""
     folder, readme = shipped
