@@ -106,6 +106,14 @@ def test_things_by_hand():
     assert list(near.KINDS)[int(things[0, 7:].argmax())] == "fire bar"
 
 
+@pytest.mark.parametrize(("kind", "direction", "shown"), [(0x1B, 0, [0, 0]), (0x1D, 16, [0, 1]), (0x1F, 0, [1, 0])])
+def test_a_fire_bar_shows_its_length_and_how_it_turns(kind, direction, shown):
+    """In one picture a bar that comes and one that goes look alike; the game keeps the direction at 0x34."""
+    ram = memory(enemy_active_0=1, enemy_id_0=kind, enemy_y_0=160, **STANDING)
+    ram[0, 0xB6], ram[0, 0x34] = 1, direction
+    assert parts(ram)[1][0, 5:7].tolist() == shown
+
+
 def test_shots_by_hand():
     """A hammer 32 pixels ahead, 16 above, flying left and down."""
     ram = memory(player_x=100, **STANDING)

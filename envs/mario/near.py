@@ -41,6 +41,7 @@ _KIND = np.full(256, _OTHER)
 for _name, _numbers in KINDS.items():
     _KIND[list(_numbers)] = _NAMES.index(_name)
 _ANGLES = 32  # of a fire bar's turn
+_LONG = 0x1F  # a fire bar of twelve balls; the others have six
 _WIDTH = 3  # blocks of a platform, about
 _DEFEATED, _SPINNING = 0x20, 0x80  # bits of a thing's state
 
@@ -78,7 +79,8 @@ def _things(ram: np.ndarray, x: np.ndarray, y: np.ndarray, around: np.ndarray) -
     """Return what moves, the nearest first, and draw it into the map: -1, platforms 1.
 
     (N, THINGS * 20): whether it is there, right of and below Mario, x and y speed (of a fire bar the cosine and sine of
-    its angle), state, whether it is a shell that spins, and the kind, 1 of 13.
+    its angle), state (of a fire bar: 1 if it is a long one), whether it is a shell that spins (a fire bar that turns
+    counterclockwise), and the kind, 1 of 13.
     """
     state, kind = ram[:, 0x1E + _THING], _KIND[ram[:, 0x16 + _THING]]
     dx = PAGE * ram[:, 0x6E + _THING] + ram[:, 0x87 + _THING] - x[:, None]
@@ -91,7 +93,9 @@ def _things(ram: np.ndarray, x: np.ndarray, y: np.ndarray, around: np.ndarray) -
     angle, bar = 2 * np.pi * high / _ANGLES, kind == _FIRE_BAR
     numbers[..., 3] = np.where(bar, np.cos(angle), signed(low) / 16.0)
     numbers[..., 4] = np.where(bar, np.sin(angle), signed(high) / 4.0)
-    numbers[..., 5], numbers[..., 6] = np.minimum(state & 0x0F, 8) / 4.0, state & _SPINNING > 0
+    long, backwards = ram[:, 0x16 + _THING] == _LONG, ram[:, 0x34 + _THING] > 0
+    numbers[..., 5] = np.where(bar, long, np.minimum(state & 0x0F, 8) / 4.0)
+    numbers[..., 6] = np.where(bar, backwards, state & _SPINNING > 0)
     np.put_along_axis(numbers, kind[..., None] + 7, 1.0, axis=2)
     np.clip(numbers, -3.0, 3.0, out=numbers)
     numbers *= there[..., None]
