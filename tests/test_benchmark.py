@@ -81,6 +81,21 @@ def test_stable_baselines_does_the_work_of_a_preset_on_vectors(env):
     assert (model.n_epochs, model.gamma, model.clip_range(1.0)) == (cfg.train_pi_iters, cfg.gamma, cfg.clip_ratio)
 
 
+def test_stable_baselines_does_the_work_of_the_preset_for_atari():
+    """The same network with two heads, the same stack of pictures and the same passes."""
+    pytest.importorskip("stable_baselines3")
+    cfg = config.build(**sections.ATARI, shared=True)
+    model = peers.stable_baselines_on_atari(cfg)
+    ours = build_training(cfg, mpi.Comm())
+    size = sum(p.numel() for p in ours.ac.parameters())
+    shape = ours.env.single_observation_space.shape
+    ours.close()
+    assert sum(p.numel() for p in model.policy.parameters()) == size
+    assert sorted(model.observation_space.shape) == sorted(shape)
+    assert (model.n_steps * model.n_envs, model.batch_size, model.n_epochs) == (1024, 256, 4)
+    model.get_env().close()
+
+
 @pytest.mark.reference
 def test_the_usual_wrappers_show_what_our_environment_shows():
     """The same shape, the same reward, and pictures that differ by rounding alone."""

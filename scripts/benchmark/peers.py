@@ -224,6 +224,23 @@ def stable_baselines_on_vectors(cfg: Any) -> Any:
     return PPO("MlpPolicy", env, policy_kwargs=policy, n_steps=cfg.steps_per_env, **_settings(cfg))
 
 
+def stable_baselines_on_atari(cfg: Any) -> Any:
+    """Return a Stable-Baselines3 PPO that does the work of `cfg` on an Atari id, as its own documentation builds it.
+
+    Its CnnPolicy is the Nature network with two heads, as `--network nature --shared` is.
+    """
+    with quiet_stderr():  # gym's notice of its own end
+        import ale_py
+        import gymnasium
+        from stable_baselines3 import PPO
+        from stable_baselines3.common.env_util import make_atari_env
+        from stable_baselines3.common.vec_env import VecFrameStack
+
+    gymnasium.register_envs(ale_py)
+    env = VecFrameStack(make_atari_env(cfg.env, cfg.num_envs, seed=cfg.seed), cfg.env_options["stack"])
+    return PPO("CnnPolicy", env, n_steps=cfg.steps_per_env, clip_range_vf=cfg.v_clip, **_settings(cfg))
+
+
 def baseline(cfg: Any) -> tuple[Any, str, dict[str, Any]]:
     """Return the class that does what `cfg.policy` asks for, the name of its policy, and arguments for a memory."""
     if cfg.policy == "lstm":

@@ -37,6 +37,7 @@ ENV = "SuperMarioBros-1-1-v0"
 NETWORKS = ("mario", "nature", "small", "impala")
 # What the parties do, whatever the presets say.
 WORK = {"env": ENV, "actions": "simple", "minibatch_size": 256, "train_pi_iters": 4, "train_v_iters": 4}
+ATARI: dict[str, Any] = {"env": "BreakoutNoFrameskip-v4", "preset": "atari", "num_envs": 8}
 _barrier: Any = None  # in a process of `threads`: where it waits until all are ready
 REFERENCE_FPS = 450.0  # frames/s of nes-py's raw step on the machine that published figures of emulators are scaled to
 
@@ -302,14 +303,14 @@ def _collect(network: str, options: Options) -> list[Figure]:
 # The whole loop ------------------------------------------------------------------------------------------------------
 
 
-def train_speed(ranks: int, epochs: int, settings: dict[str, Any]) -> dict[str, np.ndarray]:
+def train_speed(ranks: int, epochs: int, settings: dict[str, Any], *flags: str) -> dict[str, np.ndarray]:
     """Train, one thread per rank, in a folder thrown away; return the columns of progress.txt but the first row.
 
     Raises:
         ValueError: the run failed; with the last line that it printed.
     """
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        flags = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+        flags += tuple(word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value)))
         command = [sys.executable, "-m", "ppo.run", "--cpu", str(ranks), "--epochs", str(epochs + 1)]
         command += ["--data-dir", folder, "--exp-name", "b", *flags]
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
@@ -428,6 +429,56 @@ def stable_baselines_on_vectors(env: str, epochs: int) -> Callable[[], float]:
         start = time.perf_counter()
         model.learn(epochs * cfg.steps_per_epoch, reset_num_timesteps=False)
         return epochs * cfg.steps_per_epoch / (time.perf_counter() - start)
+
+    return measured
+
+
+def atari(options: Options) -> list[Figure]:
+    """Breakout: the environments alone against ale-py's own vector, and the whole loop against Stable-Baselines3."""
+    what = f"Breakout, {ATARI['num_envs']} environments, {system.cores()} threads"
+    values = in_turn(
+        {"ale-py's AtariVectorEnv": _ale_vector(options), "AtariVec": _atari_vector(options)}, options.rounds
+    )
+    rows = figures("Atari", what, "decisions/s", values, ours="AtariVec")
+    ours = f"ppo.run --preset atari --shared, {options.num_ranks} ranks"
+    with ExitStack() as stack:
+        parties: dict[str, Callable[[], float]] = {}
+        if peers.has_stable_baselines():
+            parties["Stable-Baselines3"] = stack.enter_context(apart(stable_baselines_on_atari))
+        parties[ours] = lambda: float(np.median(train_speed(options.num_ranks, 4, ATARI, "--shared")["StepsPerSecond"]))
+        values = in_turn(parties, max(3, options.rounds // 2))
+    return rows + figures("Atari", "Breakout, whole loop, all cores", "decisions/s", values, ours=ours)
+
+
+def _atari_vector(options: Options) -> Callable[[], float]:
+    return _random_play(envs.make_vec(ATARI["env"], ATARI["num_envs"], 0, threads=system.cores()), options)
+
+
+def _ale_vector(options: Options) -> Callable[[], float]:
+    from ale_py.vector_env import AtariVectorEnv
+
+    vec = AtariVectorEnv("breakout", ATARI["num_envs"], num_threads=system.cores(), episodic_life=True)
+    return _random_play(vec, options)
+
+
+def _random_play(vec: Any, options: Options) -> Callable[[], float]:
+    """Return a measure of a vector's steps with random actions."""
+    rng = np.random.default_rng(0)
+    actions = rng.integers(vec.single_action_space.n, size=(512, vec.num_envs))
+    vec.reset()
+    return rate(lambda: vec.step(actions[rng.integers(512)]) and None, vec.num_envs, options.seconds)
+
+
+def stable_baselines_on_atari() -> Callable[[], float]:
+    """Return Stable-Baselines3's part of `atari`: four epochs."""
+    torch.set_num_threads(system.cores())
+    cfg = config.build(**ATARI)
+    model = peers.stable_baselines_on_atari(cfg)
+
+    def measured() -> float:
+        start = time.perf_counter()
+        model.learn(4 * cfg.steps_per_epoch, reset_num_timesteps=False)
+        return 4 * cfg.steps_per_epoch / (time.perf_counter() - start)
 
     return measured
 
@@ -564,6 +615,7 @@ SECTIONS: dict[str, Callable[[Options], list[Figure]]] = {
     "collect": collect,
     "loop": loop,
     "vectors": vectors,
+    "atari": atari,
     "ranks": ranks,
     "memory": memory,
 }
