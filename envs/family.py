@@ -163,8 +163,6 @@ class Family:
         return {"EpRet": "ep_ret", "EpLen": "ep_len", **own}
 
     def tested(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the options under which a run's policy is tested, None where they name nothing to test on."""
+        """Return the options that are others where a run's policy is tested, None where it is tested on nothing."""
         named = {option.tests: options.get(option.name) for option in self.options if option.tests}
-        if not any(value is not None for value in named.values()):
-            return None
-        return {**options, **{name: value for name, value in named.items() if value is not None}}
+        return {name: value for name, value in named.items() if value is not None} or None

@@ -98,8 +98,9 @@ def check(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"distribution_mode: {mode!r}, expected one of {', '.join(allowed)} for {game}")
     first, count = options["start_level"], options["num_levels"]
     check_integer("num_levels", count, 0, LAST_LEVEL - first)
-    if options["levels"] == "test" and not 0 < count < LAST_LEVEL - first:
-        raise ValueError(f"levels: 'test', but training on num_levels {count} leaves no levels for it")
+    for name in ("levels", "test_levels"):
+        if options[name] == "test" and not 0 < count < LAST_LEVEL - first:
+            raise ValueError(f"{name}: 'test', but training on num_levels {count} leaves no levels for it")
     _find_package()
     return options
 
@@ -136,6 +137,17 @@ OPTIONS = (
         "which are played: the training levels, all that come after them, or all there are",
         choices=("train", "test", "all"),
         training_only=True,
+    ),
+    Option(
+        "test_levels",
+        None,
+        "each evaluation plays these levels too (columns Test...): test shows the generalisation gap",
+        kind=str,
+        choices=("test", "all"),
+        optional=True,
+        training_only=True,
+        affects="detail",
+        tests="levels",
     ),
     Option("use_backgrounds", True, "pictures as backgrounds, not black", portable=True),
     Option(
@@ -255,7 +267,7 @@ class ProcgenVec(VecEnv):
         self.options, self._game = options, game
         self.spec_dict = {
             "env_id": env_id,
-            "options": options,
+            "options": {name: value for name, value in options.items() if name != "test_levels"},
             "reward": options["reward"],
             "buttons": BUTTONS,
             "emulator": "procgen",

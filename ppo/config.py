@@ -241,17 +241,14 @@ class PPOConfig:
     def evaluation_options(self) -> dict[str, Any]:
         """Return the options of the run's own evaluations: disturbed as the family says or as this run is, whichever
         is more, and without what only training is given."""
-        return self._evaluated_under(self.env_options)
+        family = envs.find_family(self.env)
+        left_out = {option.name for option in family.options if option.training_only}
+        return family.disturbed({name: value for name, value in self.env_options.items() if name not in left_out})
 
     def test_options(self) -> dict[str, Any] | None:
         """Return the same for what the run is tested on and not trained on, None where it names nothing."""
         tested = envs.find_family(self.env).tested(self.env_options)
-        return None if tested is None else self._evaluated_under(tested)
-
-    def _evaluated_under(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        family = envs.find_family(self.env)
-        left_out = {option.name for option in family.options if option.training_only}
-        return family.disturbed({name: value for name, value in options.items() if name not in left_out})
+        return None if tested is None else self.evaluation_options() | tested
 
     def command(self, ranks: int = 1) -> str:
         """Return the command line that starts this run: the settings that are not the preset's own, without folders."""

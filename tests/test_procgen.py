@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -10,7 +11,10 @@ import pytest
 
 import envs
 from envs import checks, procgen
+from ppo import config
+from ppo.run import train
 from tests.test_envs import maker
+from utils.analysis.tables import read_table
 
 try:
     procgen._find_package()
@@ -32,6 +36,7 @@ BIGFISH = "procgen-bigfish-v0"
         (BIGFISH, {"num_levels": -1}, ["num_levels", "-1"]),
         (BIGFISH, {"start_level": 2**31 - 2, "num_levels": 2}, ["num_levels", "0..1"]),
         (BIGFISH, {"levels": "test", "num_levels": 0}, ["levels", "test", "num_levels 0"]),
+        (BIGFISH, {"test_levels": "test", "num_levels": 0}, ["test_levels", "num_levels 0"]),
         (BIGFISH, {"stack": 4}, ["stack", "not an option"]),
     ],
 )
@@ -191,3 +196,17 @@ def test_the_same_seed_gives_what_the_packages_own_interface_gives(game, tmp_pat
         if step:
             assert (rewards[0], ended[0]) == (theirs["rew"][step], theirs["first"][step])
         obs, rewards, ended, _, _ = env.step(np.array([act]))
+
+
+@needs_procgen
+def test_a_run_is_tested_on_levels_that_it_does_not_train_on(tmp_path):
+    """Its own evaluations keep the training levels; a state does not care what the run is tested on."""
+    given = {"env": BIGFISH, "test_levels": "test", "eval_every": 1, "eval_episodes": 4, "num_levels": 1}
+    small = {"network": "small", "num_envs": 2, "steps_per_epoch": 64, "minibatch_size": 64, "epochs": 1}
+    cfg = config.build(**given, **small, train_pi_iters=1, train_v_iters=1, data_dir=str(tmp_path))
+    assert cfg.test_options()["levels"] == "test" and "levels" not in cfg.evaluation_options()
+    run_dir = train(cfg)
+    row = read_table(run_dir / "progress.txt").columns
+    assert row["EvalStarts"][0] == 1 and row["TestStarts"][0] == 4  # one level; as many as there are episodes
+    spec = json.loads((run_dir / "policy" / "last" / "policy.json").read_text())["spec"]
+    assert "test_levels" not in spec["options"]
