@@ -387,12 +387,16 @@ def stable_baselines(network: str, same_emulator: bool, settings: dict[str, Any]
     """Return Stable-Baselines3's part of `loop`: two epochs of the work that `settings` describe."""
     torch.set_num_threads(system.cores())
     cfg = config.build(**settings)
-    model = peers.stable_baselines(network, same_emulator, cfg.num_envs, cfg.steps_per_env, cfg)
+    return _learning(peers.stable_baselines(network, same_emulator, cfg.num_envs, cfg.steps_per_env, cfg), cfg, 2)
+
+
+def _learning(model: Any, cfg: config.PPOConfig, epochs: int) -> Callable[[], float]:
+    """Return a measure of a Stable-Baselines3 model's training, so many epochs at a time."""
 
     def measured() -> float:
         start = time.perf_counter()
-        model.learn(2 * cfg.steps_per_epoch, reset_num_timesteps=False)
-        return 2 * cfg.steps_per_epoch / (time.perf_counter() - start)
+        model.learn(epochs * cfg.steps_per_epoch, reset_num_timesteps=False)
+        return epochs * cfg.steps_per_epoch / (time.perf_counter() - start)
 
     return measured
 
@@ -423,14 +427,7 @@ def stable_baselines_on_vectors(env: str, epochs: int) -> Callable[[], float]:
     """Return Stable-Baselines3's part of `vectors`."""
     torch.set_num_threads(1)
     cfg = config.build(env=env)
-    model = peers.stable_baselines_on_vectors(cfg)
-
-    def measured() -> float:
-        start = time.perf_counter()
-        model.learn(epochs * cfg.steps_per_epoch, reset_num_timesteps=False)
-        return epochs * cfg.steps_per_epoch / (time.perf_counter() - start)
-
-    return measured
+    return _learning(peers.stable_baselines_on_vectors(cfg), cfg, epochs)
 
 
 def atari(options: Options) -> list[Figure]:
@@ -473,14 +470,7 @@ def stable_baselines_on_atari() -> Callable[[], float]:
     """Return Stable-Baselines3's part of `atari`: four epochs."""
     torch.set_num_threads(system.cores())
     cfg = config.build(**ATARI)
-    model = peers.stable_baselines_on_atari(cfg)
-
-    def measured() -> float:
-        start = time.perf_counter()
-        model.learn(4 * cfg.steps_per_epoch, reset_num_timesteps=False)
-        return 4 * cfg.steps_per_epoch / (time.perf_counter() - start)
-
-    return measured
+    return _learning(peers.stable_baselines_on_atari(cfg), cfg, 4)
 
 
 def ranks(options: Options) -> list[Figure]:
