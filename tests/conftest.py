@@ -135,6 +135,9 @@ def run(args: list[str], ranks: int = 1, timeout: float = 60.0, env: dict[str, s
     return finish(*start(args, ranks, env), timeout=timeout)
 
 
+fast_only = pytest.mark.skipif(os.environ.get("PPO_COMPUTE") == "plain", reason="about what only ppo.compute has")
+
+
 @pytest.fixture(params=["fast", "plain"])
 def wing(request, monkeypatch):
     """With ppo.compute and without it."""

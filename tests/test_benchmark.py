@@ -10,7 +10,7 @@ import torch
 from ppo import config, ppo
 from ppo.build import build_training
 from scripts.benchmark import measure, peers, sections
-from tests.conftest import run
+from tests.conftest import fast_only, run
 from utils import mpi
 
 
@@ -24,6 +24,7 @@ def one_minibatch(network):
     return ours, {name: torch.from_numpy(array).flatten(0, 1) for name, array in data.items()}
 
 
+@fast_only
 @pytest.mark.parametrize("network", ["mario", "nature", "small", "impala"])
 def test_the_plain_loop_computes_our_losses_and_gradients(network):
     """From the same weights and the same minibatch: the same losses and the same norms of the gradients."""

@@ -173,7 +173,10 @@ def test_a_start_loads_no_library_that_it_does_not_use(tmp_path):
     done = run(["-c", code, "--env", "Echo-v0", "--epochs", "1", "--data-dir", str(tmp_path)])
     loaded = done.out.partition("\nloaded ")[2].split()
     assert done.code == 0 and "torch" in loaded
-    assert not {"torch._dynamo", "scipy.signal", "joblib", "matplotlib", "pandas"} & set(loaded)
+    unused = {"scipy.signal", "joblib", "matplotlib", "pandas"}
+    if os.environ.get("PPO_COMPUTE") != "plain":  # torch's own Adam loads its compiler
+        unused.add("torch._dynamo")
+    assert not unused & set(loaded)
 
 
 class Skip(nn.Sequential):

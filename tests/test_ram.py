@@ -114,6 +114,15 @@ def test_a_fire_bar_shows_its_length_and_how_it_turns(kind, direction, shown):
     assert parts(ram)[1][0, 5:7].tolist() == shown
 
 
+@pytest.mark.parametrize("kind", [0x08, 0x33])
+def test_bullets_are_in_the_map(kind):
+    """Those from beyond the screen and those of cannons, which have a number of their own."""
+    ram = memory(enemy_active_0=1, enemy_id_0=kind, enemy_x_0=64, enemy_y_0=160, **STANDING)
+    ram[0, 0xB6] = 1
+    around, things, _, _ = parts(ram)
+    assert list(near.KINDS)[int(things[0, 7:].argmax())] == "flies" and (around < 0).sum() == 1
+
+
 def test_shots_by_hand():
     """A hammer 32 pixels ahead, 16 above, flying left and down."""
     ram = memory(player_x=100, **STANDING)

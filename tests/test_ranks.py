@@ -2,14 +2,13 @@
 
 import functools
 import json
-import os
 import runpy
 
 import numpy as np
 import pytest
 
 from tests import test_actions, test_arcade_training, test_normalise
-from tests.conftest import ROOT, run
+from tests.conftest import ROOT, fast_only, run
 from tests.test_recurrent import SMALL as MEMORY
 from tests.test_shared import ECHO
 
@@ -134,7 +133,7 @@ def test_a_run_leaves_a_complete_folder(tmp_path, ranks):
     assert (folder / "policy" / "last" / "policy.safetensors").exists()
 
 
-@pytest.mark.skipif(os.environ.get("PPO_COMPUTE") == "plain", reason="only the fast implementation has such copies")
+@fast_only
 @pytest.mark.mpi
 def test_copies_that_travel_give_the_same_update(tmp_path):
     """What a GPU does, whose vectors have a copy in the host's memory: the same bits as without one.

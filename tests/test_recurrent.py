@@ -16,6 +16,7 @@ from ppo.policy import BadPolicy, load_policy
 from ppo.recurrent import LSTM, MEMORIES, LayerNormLSTM
 from ppo.run import train
 from scripts import export
+from tests.conftest import fast_only
 from tests.test_train import assert_same
 from tests.test_train import rows as rows_of
 from utils import mpi
@@ -289,6 +290,7 @@ def test_a_file_that_says_otherwise_is_refused(tmp_path, changes):
         load_policy(path.parent)
 
 
+@fast_only
 def test_bodies_in_bfloat16():
     """With ppo.compute's copies below the memory, outputs and gradients stay close to those of float32."""
     settings = {"num_envs": 2, "steps_per_epoch": 64, "minibatch_size": 64, "policy": "lstm", "lstm_units": 32}

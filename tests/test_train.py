@@ -17,7 +17,7 @@ from ppo import config, ppo, recorder
 from ppo.build import build_training
 from ppo.evaluate import evaluate
 from ppo.run import train
-from tests.conftest import finish, run, start
+from tests.conftest import fast_only, finish, run, start
 from utils import checkpoint, mpi
 from utils.folder import Refused, RunFolder
 from utils.logger import EpochLogger
@@ -359,7 +359,7 @@ def test_nan_stops_the_run_before_it_reaches_a_parameter(tmp_path, where, monkey
     run_.close()
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=fast_only)])
 def test_a_parameter_that_is_not_finite_stops_the_run(tmp_path, precision, monkeypatch):
     """Even where activations hide it (a negative NaN is 0 after a ReLU by bits); it reaches no file, on one rank."""
     sizes = {"num_envs": 2, "steps_per_epoch": 32, "minibatch_size": 32, "train_pi_iters": 1, "train_v_iters": 1}
