@@ -321,6 +321,13 @@ def test_vector_equals_the_python_path_over_nes_py(env_id, steps, options):
     both(env_id, steps, **options)
 
 
+def put(memory, x):
+    """Move Mario and both edges of the screen."""
+    for (page, low), value in {(0x6D, 0x86): x, (0x71A, 0x71C): x - 100, (0x71B, 0x71D): x + 155}.items():
+        memory[page], memory[low] = divmod(value, 256)
+
+
+@pytest.mark.parametrize("reward", ["score-rules", "score-loops"])
 @pytest.mark.parametrize(
     ("env_id", "x", "lost"),
     [
@@ -328,16 +335,28 @@ def test_vector_equals_the_python_path_over_nes_py(env_id, steps, options):
         *(("SuperMarioBros-4-2-v0", 3040, False), ("SuperMarioBros-4-2-v0", 3060, True)),
     ],
 )
-def test_the_native_rule_of_the_warp_zones(env_id, x, lost):
+def test_the_native_rule_of_the_warp_zones(env_id, x, lost, reward):
     """Put past the last pipe under ground, Mario has lost by the native rule as by `rules._past_the_pipe`."""
-    env = envs.make_vec(env_id, 1, 0, reward="score-rules")
+    env = envs.make_vec(env_id, 1, 0, reward=reward)
     env.reset()
-    memory = env._rams[0]
-    for (page, low), value in {(0x6D, 0x86): x, (0x71A, 0x71C): x - 100, (0x71B, 0x71D): x + 155}.items():
-        memory[page], memory[low] = divmod(value, 256)  # Mario, and both edges of the screen
+    put(env._rams[0], x)
     _, rewards, terminated, _, infos = env.step(np.array([0]))
     assert terminated[0] == lost and rewards[0] == (-5.0 if lost else 0.0)
     assert [record["cause"] for record in infos["episodes"]] == ["rule"] * lost
+    env.close()
+
+
+@pytest.mark.parametrize(("to", "area", "lost"), [(250, 0, True), (700, 0, False), (250, 1, False)])
+def test_the_native_rule_of_loops(to, area, lost):
+    """Moved back by 900 pixels Mario has lost, by 450 or into another area he has not."""
+    env = envs.make_vec("SuperMarioBros-4-4-v0", 1, 0, reward="score-loops")
+    env.reset()
+    put(env._rams[0], 1150)
+    assert not env.step(np.array([0]))[2][0]
+    put(env._rams[0], to)
+    env._rams[0][0xE7] += area
+    _, _, terminated, _, infos = env.step(np.array([0]))
+    assert terminated[0] == lost and [record["cause"] for record in infos["episodes"]] == ["rule"] * lost
     env.close()
 
 

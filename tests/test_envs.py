@@ -173,7 +173,7 @@ def test_pack_never_writes_or_reads_pickles():
         ("SuperMarioBros-1-1-v0", {"actions": [["right", "C"]]}, ["'C'"]),
         ("SuperMarioBros-1-1-v0", {"actions": []}, ["actions"]),
         ("SuperMarioBros-1-1-v0", {"actions": [["A", "right"], ["right", "A"]]}, ["twice"]),
-        ("SuperMarioBros-1-1-v0", {"reward": "best"}, ["best", "env, score, score-rules"]),
+        ("SuperMarioBros-1-1-v0", {"reward": "best"}, ["best", "env, score, score-rules, score-loops"]),
         ("SuperMarioBros-1-1-v0", {"reward": "no_such_module:f"}, ["no_such_module"]),
         ("SuperMarioBros-1-1-v0", {"reward": "math:no_such_function"}, ["no_such_function"]),
         ("SuperMarioBros-1-1-v0", {"ram_info": ["player_speed"]}, ["player_speed", "player_x_speed"]),

@@ -363,6 +363,16 @@ def test_rule_of_7_4_when_sent_back():
         assert rules.reward_score_rules(transition(at(980, 0, **where), at(980 - back, 0, **where)))[1] is lost
 
 
+@pytest.mark.parametrize(("back", "area", "lost"), [(500, 0, False), (501, 0, True), (1024, 0, True), (1024, 1, False)])
+def test_rule_of_loops(back, area, lost):
+    """Sent back in one area, the frame pays 5 less and the episode ends; another area begins where it likes."""
+    t = transition(at(1480, 0, world=3, stage=3), at(1480 - back, 0, world=3, stage=3, area_data_low=area))
+    assert rules.reward_score_loops(t) == (pytest.approx(-5.0 if lost else 0.0), lost)
+    low = at(1400, 79, world=3, stage=3)  # where the rule of 4-4 sees a wrong way
+    assert rules.reward_score_loops(transition(low, low)) == (0.0, False)
+
+
+@pytest.mark.parametrize("reward", [rules.reward_score_rules, rules.reward_score_loops])
 @pytest.mark.parametrize(
     ("world", "stage", "x", "kind", "lost"),
     [
@@ -370,10 +380,10 @@ def test_rule_of_7_4_when_sent_back():
         *((4, 2, 3057, 2, True), (4, 2, 3056, 2, False), (4, 2, 3100, 1, False), (5, 2, 3100, 2, False)),
     ],
 )
-def test_rule_of_the_warp_zones(world, stage, x, kind, lost):
+def test_rule_of_the_warp_zones(world, stage, x, kind, lost, reward):
     """Past the pipe that leads out of 1-2 or 4-2 the frame pays 5 less and the episode ends; outside it goes on."""
     there = at(x, 100, world=world - 1, stage=stage - 1, area_type=kind)
-    found = rules.reward_score_rules(transition(there, there, env_reward=3.0))
+    found = reward(transition(there, there, env_reward=3.0))
     assert found == ((pytest.approx(-4.7), True) if lost else (pytest.approx(0.3), False))
 
 

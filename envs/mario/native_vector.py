@@ -29,7 +29,7 @@ from utils.seeding import Purpose, generator
 
 STATE_VERSION = 1
 KIND = "mario:native"
-REWARDS = ("env", "score", "score-rules")
+REWARDS = ("env", "score", "score-rules", "score-loops")
 FILE_MAGIC = b"MARIOST\x01"
 FILE_BYTES = 1 << 30  # of a file of states
 

@@ -53,7 +53,7 @@ OPTIONS = (
     Option(
         "reward",
         "env",
-        "what PPO is shown: env, score, score-rules or MODULE:FUNCTION (envs/mario/rules.py)",
+        "what PPO is shown: env, score, score-rules, score-loops or MODULE:FUNCTION (envs/mario/rules.py)",
         training_only=True,
     ),
     Option(

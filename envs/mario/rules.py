@@ -204,6 +204,23 @@ def reward_score_rules(t: Transition) -> tuple[float, bool]:
     return reward_score(t)
 
 
+def reward_score_loops(t: Transition) -> tuple[float, bool]:
+    """`reward_score`, and an episode ends, with 50 less, where a maze sends Mario back or he goes past the last pipe.
+
+    In 4-4, 7-4 and 8-4 the game moves him back by 1024 pixels if he took a wrong way, and the same progress would be
+    paid again. Nothing is said of where the wrong ways are; 4-4's rule in `reward_score_rules` forbids right ones too.
+    """
+    stage = (t.after.world, t.after.stage)
+    sent_back = _area(t.ram) == _area(t.ram_before) and t.after.x_pos < t.before.x_pos - 500
+    if sent_back or _past_the_pipe(stage, t.after, t.ram):
+        return (_shaped(t) - 50.0) / 10.0, True
+    return reward_score(t)
+
+
+def _area(ram: bytes) -> tuple[int, int]:
+    return ram[RAM["area_data_low"]], ram[RAM["area_data_high"]]
+
+
 def _shaped(t: Transition) -> float:
     total = t.env_reward + (t.after.score - t.before.score) / 40.0
     if t.done:
@@ -238,7 +255,12 @@ def _past_the_pipe(stage: tuple[int, int], info: Info, ram: bytes) -> bool:
     return end is not None and info.x_pos > end and ram[RAM["area_type"]] == 2
 
 
-REWARDS: dict[str, Reward] = {"env": reward_env, "score": reward_score, "score-rules": reward_score_rules}
+REWARDS: dict[str, Reward] = {
+    "env": reward_env,
+    "score": reward_score,
+    "score-rules": reward_score_rules,
+    "score-loops": reward_score_loops,
+}
 
 
 def find_reward(name: str) -> Reward:

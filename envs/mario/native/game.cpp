@@ -11,7 +11,7 @@ namespace {
 constexpr int kPlayerState = 0x000e, kEnemyIds = 0x0016, kFloatState = 0x001d, kPage = 0x006d, kX = 0x0086,
               kPageY = 0x00b5;
 constexpr int kScreenY = 0x03b8, kAreaTimer = 0x06de, kLives = 0x075a, kStage = 0x075c, kWorld = 0x075f, kArea = 0x0760;
-constexpr int kAreaType = 0x074e, kUnderground = 2;
+constexpr int kAreaType = 0x074e, kUnderground = 2, kAreaData = 0x00e7;
 constexpr int kMode = 0x0770, kLevelTimer = 0x07a0, kScore = 0x07de, kCoins = 0x07ed, kTime = 0x07f8;
 constexpr uint8_t kDying = 0x0b, kDead = 0x06, kWorldOver = 2, kSliding = 3, kBowser = 0x2d, kFlag = 0x31,
                   kGameOver = 0xff;
@@ -59,6 +59,7 @@ Info decode(const Ram& ram) {
     info.fell = falls(ram);
     info.dying = dying(ram) || ram[kPlayerState] == kDead;
     info.underground = ram[kAreaType] == kUnderground;
+    info.area = ram[kAreaData] + 256 * ram[kAreaData + 1];
     return info;
 }
 

@@ -24,6 +24,7 @@ struct Info {
     bool dying = false;    // has died or is about to
     bool fell = false;     // below the screen
     bool underground = false;
+    int32_t area = 0;  // where in the ROM the area is described
 };
 Info decode(const Ram& ram);
 

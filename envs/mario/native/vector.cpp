@@ -52,6 +52,9 @@ bool past_the_pipe(const Info& info) {
     return info.stage == 2 && (info.world == 1 || info.world == 4) && info.underground && info.x > end;
 }
 
+// A maze has sent Mario back to where he went in.
+bool sent_back(const Info& before, const Info& info) { return info.area == before.area && info.x < before.x - 500; }
+
 // Waits for a moment without sleeping: falling asleep and waking up takes longer than what a thread usually waits for.
 template <typename Condition>
 void spin(const Condition& met) {
@@ -245,7 +248,7 @@ void Vector::redraw(Environment& environment, const Snapshot& before, const uint
         environment.game.step(pressed[frame], frame >= last - 1 ? &environment.screens[frame & 1] : nullptr);
 }
 
-// The reward that PPO is shown: see `reward_env`, `reward_score` and `reward_score_rules` in envs/mario/rules.py.
+// The reward that PPO is shown: see the functions `reward_...` in envs/mario/rules.py.
 double Vector::shape(const Outcome& outcome, const Info& before, const Info& after, bool& end) const {
     const Reward kind = static_cast<Reward>(options_.reward);
     if (kind == Reward::kEnv) return outcome.reward;
@@ -255,8 +258,10 @@ double Vector::shape(const Outcome& outcome, const Info& before, const Info& aft
         end = true;
         return -50.0 / 10.0;
     }
-    const bool lost = (after.world == 7 && after.stage == 4 && lost_in_7_4(before, after)) || past_the_pipe(after);
-    if (kind == Reward::kScoreRules && lost) {
+    const bool rules = kind == Reward::kScoreRules, loops = kind == Reward::kScoreLoops;
+    const bool in_7_4 = after.world == 7 && after.stage == 4;
+    if ((rules && in_7_4 && lost_in_7_4(before, after)) || (loops && sent_back(before, after)) ||
+        ((rules || loops) && past_the_pipe(after))) {
         end = true;
         return (total - 50.0) / 10.0;
     }

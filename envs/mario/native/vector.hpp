@@ -18,7 +18,7 @@
 
 namespace mario {
 
-enum class Reward : int32_t { kEnv, kScore, kScoreRules };
+enum class Reward : int32_t { kEnv, kScore, kScoreRules, kScoreLoops };
 
 // Why an episode ended; the order is that of CAUSES in envs/mario/base.py.
 enum class Cause : int32_t { kNone, kFlag, kGameOver, kTimeout, kPit, kEnemy, kRule };
