@@ -50,6 +50,7 @@ def play(env: VecEnv, steps: int, first_index: int = 0, from_step: int = 0) -> T
     assert env.observation_space.shape == (env.num_envs, *(env.single_observation_space.shape or ()))
     family = getattr(env, "family", None)  # set where `envs.make_vec` made it
     assert family is None or {column.field for column in family.columns} <= set(env.episode_fields)
+    assert family is None or {column.name for column in family.episode_columns} <= set(env.episode_fields)
     trace: Trace = []
     if from_step == 0:
         obs, infos = env.reset()

@@ -53,7 +53,7 @@ ZOO = "DLR-RM/rl-baselines3-zoo, hyperparams/ppo.yml at 00128b5, "
 CLASSIC = Preset(
     "classic",
     ZOO + "CartPole-v1: 8 environments x 32 steps = 256, 390 times; the default of ids that have no preset of their "
-    "own. Other than there, rewards are normalised: returns of 50 can saturate the critic's tanh units at this step "
+    "own. Unlike there, rewards are normalised: returns of 50 can saturate the critic's tanh units at this step "
     "size, so that it gives one value everywhere (data/results/classic)",
     {
         "network": "mlp",

@@ -99,7 +99,8 @@ class Family:
         presets: its own; `presets_of` puts them in order.
         defaults: settings of the algorithm that hold for this family under presets that do not mention them.
         columns: of progress.txt, each the mean of `field` over the finished episodes' records.
-        learned: columns of progress.txt that environments which learn add, see `VecEnv.learn_from`.
+        episode_columns: of episodes.csv, beside those that every family has: keys of an episode's record.
+        learned, learned_episode_columns: of both tables, what environments which learn add, see `VecEnv.learn_from`.
         evaluated: names of those columns that an evaluation reports too, as Eval + name, a test as Test + name.
         evaluation: options with which policies are evaluated unless others are asked for: what disturbs an episode, so
             that a policy which knows one way by heart is not taken for one that plays. A run's own evaluations use
@@ -124,7 +125,9 @@ class Family:
     presets: tuple[Preset, ...]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     columns: tuple[Column, ...] = ()
+    episode_columns: tuple[Column, ...] = ()
     learned: tuple[Column, ...] = ()
+    learned_episode_columns: tuple[Column, ...] = ()
     evaluated: tuple[str, ...] = ()
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     best_by: str | None = None

@@ -240,6 +240,11 @@ COLUMNS = (
     ),
 )
 
+EPISODES = (
+    Column("level", "number of the level that was played"),
+    Column("level_complete", "1 where the episode completed it"),
+)
+
 FAMILY = Family(
     name="procgen",
     known=known,
@@ -250,6 +255,7 @@ FAMILY = Family(
     presets=(PROCGEN, PPG),
     defaults={"network": "impala"},
     columns=COLUMNS,
+    episode_columns=EPISODES,
     evaluated=("LevelComplete",),
 )
 
@@ -258,7 +264,7 @@ class ProcgenVec(VecEnv):
     """N games, each with a level generator of its own."""
 
     metadata = {**VecEnv.metadata, "render_fps": 15}
-    episode_fields = (*Episodes.FIELDS, "level", "level_complete")
+    episode_fields = (*Episodes.FIELDS, *(column.name for column in EPISODES))
 
     def __init__(self, env_id: str, num_envs: int, seed: int, first_index: int, options: dict[str, Any]) -> None:
         super().__init__(num_envs, seed, first_index, Box(0, 255, (3, SIZE, SIZE), np.uint8), Discrete(ACTIONS))

@@ -18,7 +18,7 @@ from envs.family import Option
 from ppo import config
 from ppo.config import PPOConfig
 from utils.folder import read_json
-from utils.settings import Setting
+from utils.settings import FACTS, Setting
 
 # Group of the help -> its first setting; the others follow in the order of the config.
 GROUPS = {
@@ -108,6 +108,20 @@ def add_starting(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--presets", action="store_true", help="print the presets side by side and stop")
 
 
+def add_option_flags(group: argparse._ActionsContainer, *names: str) -> None:
+    """Add flags for options of environments of any family, None where they are not used; the help says whose they are.
+
+    Bounds are checked when the environment is built, whose family is not known before.
+    """
+    for name in names:
+        owners = {f.name: option for f in envs.families() for option in f.options if option.name == name}
+        standards = [f.evaluation[name] for f in envs.families() if name in f.evaluation]
+        option = next(iter(owners.values()))
+        whose = "; ".join([", ".join(owners), *(f"default {value}" for value in standards)])
+        text = f"{option.help} ({whose})".replace("%", "%%")
+        group.add_argument(option.flag, type=option.read, metavar=option.metavar, help=text)
+
+
 def read_settings(path: Path, env: str | None, flags: Container[str] = ()) -> dict[str, Any]:
     """Return the settings in a run's config.json, or in what --print-config printed.
 
@@ -121,7 +135,7 @@ def read_settings(path: Path, env: str | None, flags: Container[str] = ()) -> di
         ValueError: the file cannot be read, holds an unknown name or a value of the wrong kind, or names code of which
             the command line says nothing: the file may be a stranger's.
     """
-    found = {name: value for name, value in read_json(path).items() if name not in config.FACTS}
+    found = {name: value for name, value in read_json(path).items() if name not in FACTS}
     own = found.get("env", PPOConfig.env)
     try:
         if ":" in str(own) and env != own:

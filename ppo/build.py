@@ -60,10 +60,14 @@ def build_training(cfg: PPOConfig, comm: mpi.Comm, watchdog: Watchdog | None = N
     env, obs, ac, buf, device, dtype = mpi.agreed(
         comm, lambda: build_parts(cfg, comm), (ValueError, MemoryError), Refused
     )
-    check_alike(comm, device, dtype)
-    check_same(comm, users_code(cfg.to_dict().values()))
-    heads = ppg.heads(cfg, ac).to(device)
-    nets, learners = build_learners(cfg, comm, ac.to(device), dtype, heads)
+    try:
+        check_alike(comm, device, dtype)
+        check_same(comm, users_code(cfg.to_dict().values()))
+        heads = ppg.heads(cfg, ac).to(device)
+        nets, learners = build_learners(cfg, comm, ac.to(device), dtype, heads)
+    except BaseException:
+        env.close()
+        raise
     timer = Timer(lambda: comm.wait_seconds)
     training = Training(
         cfg=cfg,
@@ -274,7 +278,7 @@ def pick_precision(wanted: str, images: bool, device: torch.device) -> torch.dty
     if wanted != "auto":
         return getattr(torch, wanted)
     if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
+        has_it = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
-        native = bool({"avx512_bf16", "amx_bf16"} & system.processor_flags())
-    return torch.bfloat16 if native and images else torch.float32
+        has_it = bool({"avx512_bf16", "amx_bf16"} & system.processor_flags())
+    return torch.bfloat16 if has_it and images else torch.float32

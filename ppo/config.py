@@ -36,12 +36,6 @@ TARGETS = ("lambda", "rewards-to-go")
 NORMALISED = ("batch", "minibatch", "none")
 PRECISIONS = ("auto", "float32", "bfloat16")
 SCHEDULES = ("anneal_lr", "anneal_clip", "anneal_ent")  # what falls over the length of the run
-# Keys of a run's config.json that are not settings.
-FACTS = frozenset(
-    "world_size spec commit versions processor mpi torch_threads resolved_device resolved_precision arithmetic "
-    "instructions num_epochs lengths resumed_at_epochs fresh_episodes_at_epochs mismatch free_settings columns "
-    "drawn_parts plays_as".split()
-)
 
 
 def _field(default: Any, text: str, choices: tuple[str, ...] = (), **more: Any) -> Any:
@@ -359,7 +353,7 @@ def progress_columns(env: str) -> list[str]:
     family = envs.find_family(env)
     kinds = ["Eval", *(["Test"] if any(option.tests for option in family.options) else [])]
     evaluated = [f"{kind}{name}" for kind in kinds for name in (*family.evaluated_fields, *DISTINCT)]
-    own = [column.name for column in family.columns]
+    own = [column.name for column in (*family.columns, *family.learned)]
     recent = [f"{family.best_by}{RECENT}"] if family.best_by else []
     return list(dict.fromkeys([*PROGRESS, *own, *evaluated, *recent]))
 

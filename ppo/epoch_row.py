@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ppo.training import Training
+from utils.columns import STEPS
 from utils.system import memory_mb
 
 EndedEpisodes = list[tuple[int, dict[str, Any]]]  # (step of the epoch, record)
@@ -22,14 +23,14 @@ def join_episodes(training: Training, episodes: EndedEpisodes) -> list[dict[str,
 
 
 def epoch_row(
-    training: Training, episodes: EndedEpisodes, learned: dict[str, Any]
+    training: Training, episodes: EndedEpisodes, trained: dict[str, Any]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return, on rank 0, the row of progress.txt and the episodes of all ranks in the order they ended.
 
     Args:
         training: the run.
         episodes: those of this rank.
-        learned: what `value_statistics` and `update` returned.
+        trained: what `value_statistics` and `update` returned.
     """
     done = join_episodes(training, episodes)
     memory = float(training.comm.max(np.array([memory_mb()]))[0])
@@ -45,10 +46,10 @@ def epoch_row(
     for column in training.env.family.columns:
         row[column.name] = mean([float(e[str(column.field)]) for e in done])
     row |= training.env.learned()
-    explained = learned.pop("ExplainedVariance")
-    row |= {name: learned.pop(name) for name in ("AverageVVals", "StdVVals", "MaxVVals", "MinVVals")}
-    row["TotalEnvInteracts"] = training.epoch * cfg.steps_per_epoch
-    row |= learned
+    explained = trained.pop("ExplainedVariance")
+    row |= {name: trained.pop(name) for name in ("AverageVVals", "StdVVals", "MaxVVals", "MinVVals")}
+    row[STEPS] = training.epoch * cfg.steps_per_epoch
+    row |= trained
     row["ExplainedVariance"] = explained
     row["StepsPerSecond"] = cfg.steps_per_epoch / (times["TimeCollect"] + times["TimeUpdate"])
     return row | times | {"MemoryMB": memory}, done

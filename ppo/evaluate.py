@@ -173,7 +173,7 @@ def evaluate(
     env_id, options = environment(policy, **wanted)  # what is wrong with it shows before processes start
     options |= evaluation_defaults(env_id, wanted)
     if comm is not None and comm.world_size > 1:
-        return evaluate_together(policy, env_id, options, episodes, seed, num_envs, greedy, comm)
+        return evaluate_on_ranks(policy, env_id, options, episodes, seed, num_envs, greedy, comm)
     import joblib  # here, not at the top: a training run imports this file, and has no processes of its own
 
     tasks = [
@@ -183,7 +183,7 @@ def evaluate(
     return [record for records in joblib.Parallel(n_jobs=len(tasks))(tasks) for record in records]
 
 
-def evaluate_together(
+def evaluate_on_ranks(
     policy: Policy | PolicySet,
     env_id: str,
     options: dict[str, Any],

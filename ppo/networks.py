@@ -2,7 +2,7 @@
 
 Letters of the shapes: M samples, C H W image, D vector, P parameters of a distribution of actions (A logits of a
 Discrete space's). Images are uint8 and are scaled to [0, 1] inside the network. A new network is one function
-and one row of NETWORKS. `ppo/compute` evaluates the same networks faster.
+and one row of NETWORKS.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class Adam:
     """The optimiser of one network: Kingma and Ba 2015, "Adam", arXiv:1412.6980, algorithm 1, as torch computes it.
 
     A minibatch is `zero_gradient`, backward passes, `sum_gradients`, `step`, `publish`. What the ranks exchange goes
-    through static methods, which take the optimisers of all networks: one exchange serves them all.
+    through static methods, which take the optimisers of all networks.
     """
 
     def __init__(self, net: nn.Module, comm: Comm, lr: float, eps: float) -> None:

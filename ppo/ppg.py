@@ -3,8 +3,8 @@
 Top to bottom in the order of Algorithm 1 of Cobbe et al. 2020, "Phasic Policy Gradient", arXiv:2009.04416, cited as PPG
 below. A policy phase is some epochs of PPO, by the functions of `ppo.py`; their observations and value targets are
 kept. In the auxiliary phase actor and critic go through all of them again: the actor with a second head that predicts
-values, and with a penalty on moving the policy, the critic as ever. They share nothing: that the critic is not trained
-on the actor's features is the point of the two phases.
+values, and with a penalty on moving the policy, the critic as before. They share nothing: that the critic is not
+trained on the actor's features is the point of the two phases.
 
 Letters of the shapes: T steps of an epoch, E epochs of a phase, N environments of this rank, M samples of a minibatch
 on this rank, *O one observation, P parameters of a distribution of actions.

@@ -22,12 +22,12 @@ import torch
 
 from ppo import actions, architecture, resume
 from ppo.config import GOAL, PPOConfig, free_settings, progress_columns
-from ppo.evaluate import NUM_ENVS, evaluate_together, find_policy
+from ppo.evaluate import NUM_ENVS, evaluate_on_ranks, find_policy
 from ppo.film import film
 from ppo.policy import Policy, copy_weights, load_policy, write_policy
 from ppo.training import NotFinite, Training
 from utils import checkpoint, logger, system
-from utils.columns import DISTINCT, RECENT, Column
+from utils.columns import DISTINCT, RECENT, STEPS, Column
 from utils.command import printable
 from utils.console import Console
 from utils.folder import Refused, RunFolder, read_json
@@ -94,6 +94,10 @@ class Recorder:
     def _look(self, training: Training, allow_mismatch: bool) -> tuple[resume.Saved | None, list[str]]:
         """Return the newest good checkpoint of the folder, None if there is none yet, and what there is to say."""
         assert self.folder is not None
+        goal = GOAL.match(self.cfg.stop_at or "")
+        learned = {column.name for column in training.env.family.learned}
+        if goal and goal[1] in learned and not training.env.learns:
+            raise Refused(f"stop_at is {self.cfg.stop_at!r}, whose column only environments that learn have")
         self._facts = {
             **self.cfg.to_dict(),
             "exp_name": self.cfg.experiment,
@@ -199,7 +203,7 @@ class Recorder:
             row |= evaluated
             insert_before(row, "AverageVVals", self._recent_means(training))
             self._add_times(training, row)
-            self.logger.log_episodes(row["Epoch"], row["TotalEnvInteracts"], episodes)
+            self.logger.log_episodes(row["Epoch"], row[STEPS], episodes)
             for name, value in row.items():
                 self.logger.log(name, value)
             self._attempt("row of the log", self.logger.dump)
@@ -261,14 +265,14 @@ class Recorder:
         for kind, options in kinds.items():
             if options is not None:
                 records = self._play_episodes(training, options) if due else []
-                row |= {f"{kind}{name}": value for name, value in evaluated(training, records).items()}
+                row |= {f"{kind}{name}": value for name, value in evaluation_means(training, records).items()}
         return row
 
     def _play_episodes(self, training: Training, options: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the records of an evaluation's episodes, on rank 0."""
         cfg = self.cfg
         with training.timer("evaluate"):
-            return evaluate_together(
+            return evaluate_on_ranks(
                 frozen_policy(training),
                 cfg.env,
                 options,
@@ -436,14 +440,22 @@ class Recorder:
         self.console.say(text)
 
     def close(self, reason: str, code: int, epoch: int) -> None:
-        """Write how the run ended, where anything was written, and give the folder back."""
-        self.console.close()
+        """Write how the run ended, where anything was written, and give the folder back, whatever fails."""
+        try:
+            self.console.close()
+            self._close_logger(epoch)
+        finally:
+            self._close_folder(reason, code, epoch)
+
+    def _close_logger(self, epoch: int) -> None:
         if self.logger is not None:
             with contextlib.suppress(OSError):  # a full disk
                 if not_finite(self._best_weights(), epoch) is None:
                     self._save_best()
             self.logger.close()
             self.logger = None
+
+    def _close_folder(self, reason: str, code: int, epoch: int) -> None:
         if self.folder is not None:
             ending = {"reason": reason, "code": code, "epoch": epoch, "time": time.strftime("%F %T%z")}
             try:
@@ -463,7 +475,7 @@ def insert_before(row: dict[str, Any], name: str, new: dict[str, Any]) -> None:
     row.update([*items[:place], *new.items(), *items[place:]])
 
 
-def evaluated(training: Training, records: list[dict[str, Any]]) -> dict[str, float]:
+def evaluation_means(training: Training, records: list[dict[str, Any]]) -> dict[str, float]:
     """Return what the records of an evaluation come to, by the columns' names without Eval or Test; NaN without any."""
     fields = training.env.family.evaluated_fields
     if not records:

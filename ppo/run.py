@@ -95,7 +95,7 @@ def exit_code(comm: mpi.Comm | None, error: BaseException) -> int:
 
     if isinstance(error, Interrupted):
         return ending(error.signal_number)[1]
-    mpi.exit_together(comm, error)  # whatever happened to this rank, the others must not wait for it
+    mpi.abort_job(comm, error)  # whatever happened to this rank, the others must not wait for it
 
 
 def parse(argv: list[str]) -> tuple[PPOConfig, argparse.Namespace]:
@@ -215,7 +215,7 @@ def train(
         raise
     except BaseException as error:
         if comm.world_size > 1:
-            mpi.exit_together(comm, error)
+            mpi.abort_job(comm, error)
         raise
     comm.free_buffers()
     return cfg.run_dir

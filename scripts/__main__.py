@@ -6,6 +6,8 @@ import importlib
 import os
 import sys
 
+from utils import command
+
 # Name of a command -> its module, and what it does.
 COMMANDS = {
     "train": ("ppo.run", "train"),
@@ -38,10 +40,10 @@ def main(argv: list[str] | None = None) -> int:
         completion.complete(COMMANDS, os.environ.get("COMP_LINE", ""))
     if argv[:1] in ([], ["-h"], ["--help"]):
         print(help_text())
-        return 0 if argv else 2
+        return 0 if argv else command.BAD_INPUT
     if argv[0] not in COMMANDS:
         sys.stderr.write(f"mario-ppo: error: {argv[0]!r}, expected one of {', '.join(COMMANDS)}\n")
-        return 2
+        return command.BAD_INPUT
     module = importlib.import_module(COMMANDS[argv[0]][0])
     return int(module.main(argv[1:]) or 0)
 

@@ -20,11 +20,13 @@ from typing import Any
 import numpy as np
 
 import envs
+from ppo.arguments import add_option_flags
 from ppo.evaluate import NUM_ENVS, environment, evaluate, evaluation_defaults, find_players, load_players
 from utils import command, mpi, system
 from utils.analysis import stats
 from utils.columns import Column
 
+DISTURBANCE = ("emulator", "start_frames", "start_mode", "sticky", "max_episode_steps")
 LABELS = {"ep_ret": "return", "ep_len": "length", "x_max": "furthest x", "stages_cleared": "stages"}
 
 
@@ -41,21 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", default="best", metavar="best|last|K", help="of a run; K: after K steps")
     parser.add_argument("--network", metavar="MODULE:FUNCTION", help="the policy's, where it is a user's and trusted")
     parser.add_argument("--env", help="another environment id than the policy's own")
-    parser.add_argument("--env-kwargs", type=command.json_table, metavar="JSON", help="of a Gymnasium environment")
-    parser.add_argument("--wrapper", metavar="MODULE:FUNCTION", help="around a Gymnasium environment, as in training")
-    parser.add_argument("--emulator", help="Mario: native or nes-py")
-    parser.add_argument(
-        "--start-frames",
-        type=int,
-        help="up to this many frames of start-mode before each episode; Mario: 30, 0 for none",
-    )
-    parser.add_argument("--start-mode", choices=("noop", "random"), help="Mario: random")
-    parser.add_argument("--sticky", type=float, help="probability per frame that buttons stay pressed; Mario and Atari")
-    parser.add_argument("--max-episode-steps", type=int, help="cut episodes after this many steps")
-    text = "of a RandomStages id, other stages than the policy's: a test set; each is counted apart"
-    parser.add_argument("--stages", metavar="1-1,1-2", help=text)
-    text = "Mario: bytes of the console's memory, by name, which --csv shall hold at each episode's end"
-    parser.add_argument("--ram-info", metavar="NAME,...", help=text)
+    add_option_flags(parser, "env_kwargs", "wrapper", *DISTURBANCE, "stages", "ram_info")
     text = "Procgen: on which levels; of two, the gap between them too"
     parser.add_argument("--levels", nargs="+", choices=("train", "test", "all"), metavar="train|test|all", help=text)
     parser.add_argument("--seed", type=int, default=0, help="of starts and actions; default: 0")
@@ -76,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"scripts.evaluate: error: {command.printable(error, 1000)}", file=sys.stderr)
         return command.BAD_INPUT
     except BaseException as error:
-        mpi.exit_together(comm, error)
+        mpi.abort_job(comm, error)
     return 0
 
 
@@ -87,10 +75,8 @@ def show(args: Any, comm: mpi.Comm) -> None:
     for name in ("json", "csv"):
         if getattr(args, name) is not None:
             command.check_writable(name, getattr(args, name))
-    names = "env emulator start_frames start_mode sticky max_episode_steps env_kwargs wrapper".split()
+    names = ("env", "env_kwargs", "wrapper", *DISTURBANCE, "stages", "ram_info")
     wanted = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    lists = {name: getattr(args, name) for name in ("stages", "ram_info")}
-    wanted |= {name: text.split(",") for name, text in lists.items() if text is not None}
     policy = load_players(folder, args.network, args.env)
     env_id, _ = environment(policy, **wanted)
     wanted = evaluation_defaults(env_id, wanted) | wanted
@@ -110,8 +96,10 @@ def show(args: Any, comm: mpi.Comm) -> None:
             "options": options,
             "versions": system.versions(),
         }
-        if env_id.startswith("SuperMarioBrosRandomStages"):
-            summary["stages"] = by_stage(records, policy.info["spec"]["options"].get("stages"))
+        family = envs.find_family(env_id)
+        if family.drawn_parts(env_id) and family.best_field:
+            trained_on = policy.info["spec"]["options"].get("stages")
+            summary["stages"] = by_stage(records, family.drawn_parts(env_id), family.best_field, trained_on)
         print("\n".join(table(summary)))
         played.append(records)
         summaries.append(summary)
@@ -132,19 +120,23 @@ def show(args: Any, comm: mpi.Comm) -> None:
             out.writerows(record for records in played for record in records)
 
 
-def by_stage(records: list[dict[str, Any]], trained: list[str] | None) -> dict[str, dict[str, Any]]:
+def by_stage(
+    records: list[dict[str, Any]], parts: tuple[str, ...], success: str, trained: list[str] | None
+) -> dict[str, dict[str, Any]]:
     """Return, for each stage in which episodes ended, how many reached the flag, and whether it was trained on.
 
     Args:
         records: of the episodes.
+        parts: keys that name the stage, see `Family.drawn_parts`.
+        success: key that says whether an episode reached the flag.
         trained: stages of the training, None for all.
     """
     groups = collections.defaultdict(list)
     for record in records:
-        groups[f"{record['world']}-{record['stage']}"].append(record)
+        groups["-".join(str(record[key]) for key in parts)].append(record)
     found = {}
     for name, part in sorted(groups.items()):
-        cleared = [bool(record["flag"]) for record in part]
+        cleared = [bool(record[success]) for record in part]
         low, high = stats.grouped_interval(cleared, [record["independent"] for record in part])
         interval = None if math.isnan(low) else [low, high]
         found[name] = {

@@ -11,6 +11,7 @@ import torch
 
 import envs
 from ppo import core
+from ppo.arguments import add_option_flags
 from ppo.evaluate import environment, find_policy
 from ppo.policy import Policy, load_policy, write_policy
 from scripts import model_card
@@ -30,8 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder to write")
     parser.add_argument("--checkpoint", default="best", metavar="best|last|K", help="of a run; K: after K steps")
     parser.add_argument("--env", metavar="MODULE:ID", help="the policy's, where a module of yours declares it")
-    parser.add_argument("--env-kwargs", type=command.json_table, metavar="JSON", help="of a Gymnasium environment")
-    parser.add_argument("--wrapper", metavar="MODULE:FUNCTION", help="around a Gymnasium environment, as in training")
+    add_option_flags(parser, "env_kwargs", "wrapper")
     parser.add_argument("--network", metavar="MODULE:FUNCTION", help="the policy's, where it is a user's and trusted")
     parser.add_argument("--half", action="store_true", help="16-bit weights")
     parser.add_argument("--with-critic", action="store_true", help="keep the critic, which --init-from can go on with")

@@ -26,9 +26,11 @@ from envs.mario.actions import button_byte
 from envs.mario.backends import Consoles, rgb
 from envs.mario.python_vector import FPS
 from ppo import film
+from ppo.arguments import add_option_flags
 from ppo.evaluate import environment, find_players, load_players
 from ppo.policy import BadPolicy, Policy, load_policy
 from ppo.policy_set import PolicySet
+from scripts.evaluate import DISTURBANCE
 from utils import command, video, window
 from utils.folder import read_json
 
@@ -62,8 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     where = parser.add_argument_group("what is played")
     where.add_argument("--env", help=f"environment id; default: the policy's own, or {DEFAULT_ENV}")
     where.add_argument("--network", metavar="MODULE:FUNCTION", help="the policy's, where it is a user's and trusted")
-    where.add_argument("--env-kwargs", type=command.json_table, metavar="JSON", help="of a Gymnasium environment")
-    where.add_argument("--wrapper", metavar="MODULE:FUNCTION", help="around a Gymnasium environment, as in training")
+    add_option_flags(where, "env_kwargs", "wrapper")
     where.add_argument("--checkpoint", metavar="best|last|K", help="of a run; default: best")
     where.add_argument("--deterministic", action="store_true", help="the most probable action, not a sampled one")
     where.add_argument(
@@ -76,13 +77,8 @@ def main(argv: list[str] | None = None) -> int:
     where.add_argument(
         "--seed", type=int, default=0, help="with the same flags, the first episode is that of scripts.evaluate"
     )
-    where.add_argument("--emulator", help="Mario: native or nes-py")
+    add_option_flags(where, *DISTURBANCE)
     where.add_argument("--actions", choices=("right_only", "simple", "complex"), help="with --random")
-    text = "as in scripts.evaluate"
-    where.add_argument("--start-frames", type=int, help=text)
-    where.add_argument("--start-mode", choices=("noop", "random"), help=text)
-    where.add_argument("--sticky", type=float, help=text)
-    where.add_argument("--max-episode-steps", type=int, help=text)
     how = parser.add_argument_group("how it is shown; without any of these in a window")
     how.add_argument("--video", type=Path, metavar="FILE", help="write FILE.mp4 or FILE.webm")
     how.add_argument("--gif", type=Path, metavar="FILE", help="write a GIF")
@@ -181,7 +177,7 @@ class Screen:
 
 def by_steps(args: argparse.Namespace) -> None:
     """Play episodes decision by decision."""
-    names = "env emulator start_frames start_mode sticky max_episode_steps actions env_kwargs wrapper".split()
+    names = ("env", "actions", "env_kwargs", "wrapper", *DISTURBANCE)
     wanted = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     policy: Policy | PolicySet | None = None
     newest = Follower(args) if args.follow else None

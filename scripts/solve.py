@@ -141,7 +141,7 @@ def solve(args: argparse.Namespace, env_id: str, flags: list[str]) -> int:
             words += ["--start-curriculum", str(ways)]
         began = [sys.executable, "-m", "ppo.run", *words, "--resume"]
         code = subprocess.run(began, check=False).returncode
-        if code == 2:
+        if code == command.BAD_INPUT:
             raise ValueError(f"{env_id}: training was refused, see the line above")
         if code:
             raise SystemExit(FAILED if code == 1 else code)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import envs.mario
-from envs.mario.base import MarioVecBase
 from envs.vector import Episodes
 from tests.run_folders import write_run
 from utils import columns
@@ -14,36 +13,20 @@ from utils.columns import Column
 
 PAGE = Path(__file__).resolve().parents[1] / "data" / "README.md"
 MARK = "<!-- generated: do not edit below this line -->\n"
-MARIO_EPISODES = (
-    Column("flag", "1 where the episode reached the flag"),
-    Column("cause", "why it ended: flag, pit, enemy, timeout, rule, step_limit, goal or game_over"),
-    Column("x_max", "furthest x", "pixels"),
-    Column("score", "the game's score", "points"),
-    Column("time_left", "what the game's clock showed at the end", "units of the game's clock"),
-    Column("coins", "coins that the game showed at the end"),
-    Column("world", "world of the last stage"),
-    Column("stage", "stage of the last stage"),
-    Column("stages_cleared", "stages cleared in this episode"),
-    Column("start_frames", "frames played before the agent's first decision"),
-)
-MARIO_CURRICULUM = (
-    Column("start_place", "number of the place along the way where it began, from 0; -1 for the stage's start"),
-    Column("way_begin", "how far along the way it began", "pixels"),
-    Column("way_end", "how far along the way it came", "pixels"),
-)
 
 
 def generated() -> str:
     """Return the part of data/README.md that is made from the tables."""
     parts = {
-        "### `progress.txt`": columns.PROGRESS.values(),
-        "### `progress.txt`, Super Mario Bros": envs.mario.COLUMNS,
-        "### `progress.txt`, Super Mario Bros with `--start-curriculum`": envs.mario.LEARNED,
-        "### `episodes.csv`": columns.EPISODES.values(),
-        "### `episodes.csv`, Super Mario Bros": MARIO_EPISODES,
-        "### `episodes.csv`, Super Mario Bros with `--start-curriculum`": MARIO_CURRICULUM,
+        "### `progress.txt`": tuple(columns.PROGRESS.values()),
+        "### `episodes.csv`": (*columns.EPISODES.values(),),
     }
-    return "".join(f"\n{title}\n\n{columns.markdown(table)}" for title, table in parts.items())
+    for family in envs.families():
+        parts[f"### `progress.txt` of the family `{family.name}`"] = family.columns
+        parts[f"### `progress.txt` of `{family.name}` while its environments learn"] = family.learned
+        parts[f"### `episodes.csv` of the family `{family.name}`"] = family.episode_columns
+        parts[f"### `episodes.csv` of `{family.name}` while its environments learn"] = family.learned_episode_columns
+    return "".join(f"\n{title}\n\n{columns.markdown(table)}" for title, table in parts.items() if table)
 
 
 def written(page: str) -> str:
@@ -60,15 +43,13 @@ def test_what_runs_write_is_in_the_tables():
     """No column of a run in data/results, and no field of an episode, is missing."""
     logs = sorted((PAGE.parent / "results").rglob("progress.txt"))
     names = {name for path in logs for name in path.open().readline().rstrip("\n").split("\t")}
-    own = {column.name: column for column in (*envs.mario.COLUMNS, *envs.mario.LEARNED)}
+    own = {column.name: column for family in envs.families() for column in (*family.columns, *family.learned)}
     assert len(logs) > 10 and all(columns.find_column(name, own).meaning for name in names), names
     assert tuple(columns.EPISODES) == ("epoch", "steps", *Episodes.FIELDS)
-    fields = MarioVecBase.episode_fields
-    assert fields == (*Episodes.FIELDS, *(column.name for column in MARIO_EPISODES))
 
 
 def test_folders_of_earlier_versions_are_drawn_as_new_ones_are():
-    for column in envs.mario.COLUMNS:
+    for column in envs.mario.FAMILY.columns:
         old = older_runs.COLUMNS[column.name]
         assert (old.axis, old.unit, old.low, old.high) == (column.axis, column.unit, column.low, column.high)
         assert old.success == column.success and (old.field == column.field or not old.success)
@@ -78,7 +59,7 @@ def test_folders_of_earlier_versions_are_drawn_as_new_ones_are():
 
 
 def test_every_column_has_a_meaning_a_label_and_possible_bounds():
-    for column in (*columns.PROGRESS.values(), *envs.mario.COLUMNS):
+    for column in (*columns.PROGRESS.values(), *envs.mario.FAMILY.columns):
         assert column.meaning and not column.meaning.endswith(".") and column.label, column
         assert column.low is None or column.high is None or column.low < column.high
         assert column.look_for == "" or column.look_for.endswith("."), column

@@ -12,7 +12,7 @@ import envs
 from ppo import config
 from ppo.config import build
 from ppo.run import main, parse, train
-from utils.settings import Setting
+from utils.settings import FACTS, Setting
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = sorted((ROOT / "data" / "results").rglob("config.json"))
@@ -179,7 +179,7 @@ def test_a_folder_of_an_earlier_version_is_resumed(tmp_path):
     """Its config.json held every family's options and not yet the ones that came later."""
     folder = train(build(**ECHO, epochs=1, data_dir=str(tmp_path)))
     facts = json.loads((folder / "config.json").read_text())
-    for name in ("truncate", *(config.FACTS & set(facts) - {"world_size", "spec", "versions"})):
+    for name in ("truncate", *(FACTS & set(facts) - {"world_size", "spec", "versions"})):
         del facts[name]
     facts |= {"actions": "simple", "reward": "env", "skip": 4, "emulator": None, "threads": 1}
     (folder / "config.json").write_text(json.dumps(facts))

@@ -204,13 +204,15 @@ def test_what_a_run_declares_free_does_not_divide_an_experiment(tmp_path):
     write_run(tmp_path, "b", 1, sound=False)
     write_run(tmp_path, "c", 0, free_settings=free, keep=3)
     write_run(tmp_path, "c", 1, free_settings=free, keep=4)
-    write_run(tmp_path, "d", 0, free_settings=free, epochs=10, anneal_lr=True)
-    write_run(tmp_path, "d", 1, free_settings=free, epochs=20, anneal_lr=True)
+    write_run(tmp_path, "d", 0, free_settings=["seed", "sound"], epochs=10)
+    write_run(tmp_path, "d", 1, free_settings=["seed", "sound"], epochs=20)
+    write_run(tmp_path, "old", 0, epochs=10, anneal_lr=True)
+    write_run(tmp_path, "old", 1, epochs=20, anneal_lr=True)
     write_run(tmp_path, "e", 0, free_settings=free, lengths=[[0, 10]], processor="A", resolved_device="cpu")
     write_run(tmp_path, "e", 1, lengths=[[0, 5], [4, 10]], processor="B", resolved_device="cuda")
     labels = [group.label for group in load_groups([str(tmp_path)])[0]]
     pairs = ["b [sound=true]", "b [sound=false]", "c [keep=3]", "c [keep=4]", "d [epochs=10]", "d [epochs=20]"]
-    assert labels == ["a", *pairs, "e"]
+    assert labels == ["a", *pairs, "e", "old [epochs=10]", "old [epochs=20]"]
 
 
 def test_long_settings_that_differ_at_their_ends_are_kept_apart(tmp_path):

@@ -108,7 +108,7 @@ def test_the_functions_of_algorithm_1_exist():
 
 TINY = ["--num-envs", "2", "--steps-per-epoch", "16", "--minibatch-size", "8", "--epochs", "1"]
 RECIPES = re.findall(
-    r"^\*\*(\w+ \w+)\.\*\*.*?^```python\n(.*?)^```$\s+`python -m ([^`]+)`",
+    r"^\*\*(\w+ \w+)\.\*\*.*?^```python\n(.*?)^```$\s+`python -m ([^`]+)`(?:, and.*?`python -m ([^`]+)`)?",
     README.read_text().partition("## Recipes")[2],
     re.DOTALL | re.MULTILINE,
 )
@@ -116,23 +116,20 @@ RECIPES = re.findall(
 
 def test_there_are_three_recipes():
     """A reward, a network, an environment."""
-    assert [title for title, _, _ in RECIPES] == ["A reward", "A network", "An environment"]
+    assert [title for title, *_ in RECIPES] == ["A reward", "A network", "An environment"]
+    assert [bool(measure) for *_, measure in RECIPES] == [False, False, True]
 
 
-@pytest.mark.parametrize(("title", "code", "command"), RECIPES, ids=[title for title, _, _ in RECIPES])
-def test_a_recipe_runs_as_printed(title, code, command, tmp_path):
-    """In an empty folder, with the file `mine.py` and the command of the page: one small epoch, and it is logged."""
+@pytest.mark.parametrize(("title", "code", "command", "measure"), RECIPES, ids=[title for title, *_ in RECIPES])
+def test_a_recipe_runs_as_printed(title, code, command, measure, tmp_path):
+    """In an empty folder, with the file `mine.py` and the page's commands: one small epoch, logged; two episodes."""
     (tmp_path / "mine.py").write_text(code)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PMI_", "OMPI_"))}
     env |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", *shlex.split(command), *TINY],
-        cwd=tmp_path,
-        env=env,
-        text=True,
-        capture_output=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+    for words in ([*shlex.split(command), *TINY], [*shlex.split(measure), "--episodes", "2"] if measure else []):
+        if words:
+            python = [sys.executable, "-m", *words]
+            done = subprocess.run(python, cwd=tmp_path, env=env, text=True, capture_output=True, timeout=120)
+            assert done.returncode == 0, done.stderr
     (log,) = Path(tmp_path).glob("data/*/*_s0/progress.txt")
     assert len(log.read_text().splitlines()) == 2 and "mine:" in (log.parent / "config.json").read_text()

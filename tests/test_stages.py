@@ -96,7 +96,7 @@ def test_rates_by_stage_are_those_counted_by_hand():
     """Two of three episodes of 1-1 and none of 1-2 reached the flag."""
     ends = [(1, 1, True), (1, 1, False), (1, 2, False), (1, 1, True)]
     records = [{"world": w, "stage": s, "flag": f, "independent": str(i)} for i, (w, s, f) in enumerate(ends)]
-    found = evaluate.by_stage(records, ["1-2"])
+    found = evaluate.by_stage(records, ("world", "stage"), "flag", ["1-2"])
     assert [(name, s["cleared"], s["episodes"], s["trained"]) for name, s in found.items()] == [
         ("1-1", 2, 3, False),
         ("1-2", 0, 1, True),

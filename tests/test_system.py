@@ -175,7 +175,7 @@ if sys.argv[1] == "stall":
     with Watchdog(mpi.Comm(), 1.0):
         time.sleep(60)
 print("unread")
-mpi.exit_together(mpi.Comm(), RuntimeError())
+mpi.abort_job(mpi.Comm(), RuntimeError())
 """
 
 

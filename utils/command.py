@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import NoReturn, TextIO
 
 BAD_INPUT = 2
 PREEMPTED = 75  # EX_TEMPFAIL: saved after SIGUSR1; a batch system may start the job again
@@ -20,17 +19,6 @@ PREEMPTED = 75  # EX_TEMPFAIL: saved after SIGUSR1; a batch system may start the
 def ending(signal_number: int) -> tuple[str, int]:
     """Return the reason and the exit code of a command that a signal ended."""
     return ("preempted", PREEMPTED) if signal_number == signal.SIGUSR1 else ("interrupted", 128 + signal_number)
-
-
-def json_table(text: str) -> dict[str, Any]:
-    """Return the table that a flag's JSON stands for."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text[:100]!r}, expected a table of JSON such as '{{\"gravity\": 9.8}}'")
-    return value
 
 
 class Parser(argparse.ArgumentParser):

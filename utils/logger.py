@@ -156,12 +156,11 @@ class EpochLogger:
 
     def close(self) -> None:
         """Write what waits, if there is room by now, and close the files."""
-        with contextlib.suppress(OSError):
-            self.flush()
-        for file in self._files:
-            file.close()
-        for sink in self.sinks:
-            sink.close()
+        with contextlib.ExitStack() as stack:
+            for close in (*(sink.close for sink in self.sinks), *(file.close for file in self._files)):
+                stack.callback(close)
+            with contextlib.suppress(OSError):
+                self.flush()
 
 
 def json_line(cells: Mapping[str, str]) -> str:

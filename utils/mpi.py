@@ -3,7 +3,7 @@
 `connect()` returns a `Comm`; everything else takes it as an argument. Arrays travel through upper-case (buffer)
 calls; small Python objects are pickled by mpi4py between the ranks of one job only, never from a file.
 
-A rank that fails must end the whole job: see `exit_together`.
+A rank that fails must end the whole job: see `abort_job`.
 """
 
 from __future__ import annotations
@@ -456,7 +456,7 @@ def agreed(comm: Comm, action: Callable[[], T], caught: tuple[type[Exception], .
     return cast("T", result)
 
 
-def exit_together(comm: Comm | None, error: BaseException) -> NoReturn:
+def abort_job(comm: Comm | None, error: BaseException) -> NoReturn:
     """Print this rank's traceback and end all ranks, at once and with a non-zero code.
 
     Other threads of this process are not waited for. A rank that fails before MPI starts (comm is None) joins MPI

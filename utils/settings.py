@@ -22,6 +22,12 @@ AFFECTS = {
     "detail": "rounding, or what is recorded: the same experiment, but a resumed run keeps its value",
     "nothing": "places, speed, saving: a resumed run may change it",
 }
+# Keys of a run's config.json that are not settings.
+FACTS = frozenset(
+    "world_size spec commit versions processor mpi torch_threads resolved_device resolved_precision arithmetic "
+    "instructions num_epochs lengths resumed_at_epochs fresh_episodes_at_epochs mismatch free_settings columns "
+    "drawn_parts plays_as".split()
+)
 _KINDS: dict[type, tuple[str, Any]] = {
     int: ("an integer", (int, np.integer)),
     float: ("a number", (int, float, np.integer, np.floating)),
@@ -144,6 +150,12 @@ class Setting:
         if self.kind is bool:
             group.add_argument(self.flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
             return
-        metavar = "{" + ",".join(self.choices) + "}" if self.choices else self.kind.__name__.upper()
-        metavar = {"OBJECT": "VALUE", "LIST": "A,B,...", "DICT": "JSON"}.get(metavar, metavar)
-        group.add_argument(self.flag, type=self.read, default=argparse.SUPPRESS, metavar=metavar, help=text)
+        group.add_argument(self.flag, type=self.read, default=argparse.SUPPRESS, metavar=self.metavar, help=text)
+
+    @property
+    def metavar(self) -> str:
+        """What stands for the value in a help."""
+        if self.choices:
+            return "{" + ",".join(self.choices) + "}"
+        word = self.kind.__name__.upper()
+        return {"OBJECT": "VALUE", "LIST": "A,B,...", "DICT": "JSON"}.get(word, word)

@@ -16,7 +16,7 @@ import importlib.util
 from dataclasses import replace
 from typing import Any
 
-from envs.atari.rules import PREPROCESS_VERSION, ids, known
+from envs.atari.rules import EPISODES, PREPROCESS_VERSION, ids, known
 from envs.family import MAX_EPISODE_STEPS, SKIP, STACK, THREADS, Family, Option, Preset
 
 
@@ -144,5 +144,6 @@ FAMILY = Family(
     check=check,
     presets=(ATARI,),
     defaults={"network": "nature"},
+    episode_columns=EPISODES,
     spec={"preprocess_version": PREPROCESS_VERSION},
 )

@@ -5,7 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
+from utils.columns import Column
+
 SIZE = 84  # pixels of an observation's side
+EPISODES = (
+    Column("frames", "frames of the whole game, those before the first decision included"),
+    Column("lives_lost", "lives lost in it"),
+)
 PREPROCESS_VERSION = 1  # of what `envs/atari/game.py` lists: raised when an observation changes
 
 # ROMs by ale-py's names, without those of its four games that need two players. An id says AirRaid for air_raid.

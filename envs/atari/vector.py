@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from envs.atari.game import AtariEnv, rom_path
-from envs.atari.rules import PREPROCESS_VERSION, SIZE, rules
+from envs.atari.rules import EPISODES, PREPROCESS_VERSION, SIZE, rules
 from envs.vector import Episodes, VecEnv, check_arrays, check_count, check_number, pack
 
 STATE_VERSION = 1
@@ -26,7 +26,7 @@ class AtariVec(VecEnv):
     """N games, each with an emulator of its own."""
 
     metadata = {**VecEnv.metadata, "render_fps": 60}
-    episode_fields = (*Episodes.FIELDS, "frames", "lives_lost")
+    episode_fields = (*Episodes.FIELDS, *(column.name for column in EPISODES))
 
     def __init__(self, env_id: str, num_envs: int, seed: int, first_index: int, options: dict[str, Any]) -> None:
         self._obs = np.zeros((num_envs, options["stack"], SIZE, SIZE), np.uint8)

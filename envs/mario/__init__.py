@@ -11,10 +11,10 @@ from typing import Any
 from envs.family import Family, Preset
 from envs.mario import actions, ram, rules, stages
 from envs.mario.backends import EMULATORS, versions
+from envs.mario.columns import EPISODES, LEARNED, LEARNED_EPISODES, PROGRESS
 from envs.mario.options import OPTIONS
 from envs.mario.preprocess import PREPROCESS_VERSION
 from envs.vector import VecEnv
-from utils.columns import Column
 
 
 def known(env_id: str) -> bool:
@@ -219,102 +219,6 @@ PRESETS = (
     ),
 )
 
-COLUMNS = (
-    Column(
-        "ClearRate",
-        "share of the finished episodes that reached the flag",
-        "%",
-        "It should rise towards 100%. `EpCount` says of how many episodes it is the share.",
-        low=0.0,
-        high=1.0,
-        field="flag",
-        label="Clear rate (share of episodes)",
-        success=True,
-    ),
-    Column(
-        "XMax",
-        "mean of the furthest place that an episode reached",
-        "pixels",
-        "It rises before the clear rate does; a plateau is an obstacle.",
-        low=0.0,
-        field="x_max",
-        label="Furthest x",
-    ),
-    Column(
-        "Score", "mean of the game's score at the end of an episode", "points", low=0.0, field="score", label="Score"
-    ),
-    Column(
-        "StagesCleared",
-        "mean of the stages that an episode cleared",
-        "stages",
-        low=0.0,
-        field="stages_cleared",
-        label="Stages cleared",
-    ),
-)
-
-LEARNED = (
-    Column(
-        "StartShare",
-        "share of the finished episodes that started at the stage's start",
-        "%",
-        "With `--start-curriculum` it grows as these episodes clear the stage.",
-        low=0.0,
-        high=1.0,
-        label="Starts at the stage's start (share of episodes)",
-    ),
-    Column(
-        "StartClearRate",
-        "share of the episodes from the stage's start that reached the flag; `ClearRate` counts all episodes",
-        "%",
-        low=0.0,
-        high=1.0,
-        label="Clear rate from the stage's start",
-    ),
-    Column(
-        "StartFar",
-        "mean share of the way that episodes from the stage's start came along",
-        "%",
-        low=0.0,
-        high=1.0,
-        label="Way from the stage's start (share)",
-    ),
-    Column(
-        "Frontier",
-        "how far along the way the place is from which most episodes start",
-        "%",
-        "It is the obstacle of the moment.",
-        low=0.0,
-        high=1.0,
-        label="Frontier (share of the way)",
-    ),
-    Column(
-        "FrontierRate",
-        "share of the starts from there, and of the episodes that came through, that reached the goal ahead",
-        "%",
-        low=0.0,
-        high=1.0,
-        label="Success at the frontier",
-    ),
-    Column(
-        "PlaceRate",
-        "mean of that share over the places of the way",
-        "%",
-        "It falls where goals move away.",
-        low=0.0,
-        high=1.0,
-        label="Success over all places",
-    ),
-    Column(
-        "GoalFar",
-        "mean over the places of how much of the way to the flag their goals ask for; 1: all of it",
-        "%",
-        low=0.0,
-        high=1.0,
-        label="Distance of goals (share of the rest)",
-    ),
-)
-
 FAMILY = Family(
     name="mario",
     known=known,
@@ -325,8 +229,10 @@ FAMILY = Family(
     check=check,
     presets=PRESETS,
     defaults={"network": "mario"},
-    columns=COLUMNS,
+    columns=PROGRESS,
+    episode_columns=EPISODES,
     learned=LEARNED,
+    learned_episode_columns=LEARNED_EPISODES,
     evaluated=("ClearRate", "XMax"),
     evaluation={"start_frames": 30, "start_mode": "random"},
     best_by="ClearRate",

@@ -16,6 +16,7 @@ from gymnasium.spaces import Box, Discrete, Space
 
 from envs.mario import backends, rules, stages
 from envs.mario.actions import button_byte, resolve
+from envs.mario.columns import EPISODES
 from envs.mario.preprocess import PREPROCESS_VERSION, SIZE, Preprocess
 from envs.mario.ram import Values
 from envs.vector import Episodes, VecEnv
@@ -63,10 +64,7 @@ class MarioVecBase(VecEnv):
     it was at their end.
     """
 
-    episode_fields: tuple[str, ...] = (
-        *Episodes.FIELDS,
-        *("flag", "cause", "x_max", "score", "time_left", "coins", "world", "stage", "stages_cleared", "start_frames"),
-    )
+    episode_fields: tuple[str, ...] = (*Episodes.FIELDS, *(column.name for column in EPISODES))
 
     def __init__(self, env_id: str, num_envs: int, seed: int, first_index: int, options: dict[str, Any]) -> None:
         combinations = resolve(options["actions"])

@@ -19,6 +19,7 @@ import numpy as np
 from envs.family import MAX_STACK
 from envs.mario import native, stages
 from envs.mario.base import MAX_FRAMES, MarioVecBase, draw_start, draw_target
+from envs.mario.columns import LEARNED_EPISODES
 from envs.mario.curriculum import NEVER, Curriculum, position
 from envs.mario.emulator import HEIGHT, RAM_SIZE, WIDTH, Cartridge
 from envs.mario.native_game import target_numbers
@@ -140,7 +141,7 @@ class NativeMarioVec(MarioVecBase):
             moments.append((decision, position(self._memory_views[0])))
         self._curriculum = Curriculum(moments)
         self.learns = True
-        self.episode_fields = (*self.episode_fields, "start_place", "way_begin", "way_end")
+        self.episode_fields = (*self.episode_fields, *(column.name for column in LEARNED_EPISODES))
         self._places = [-1] * self.num_envs  # where each episode started, -1 for the stage's start
         self._begins, self._ends = [0.0] * self.num_envs, [0.0] * self.num_envs  # how far along the way it began, came
         self._goals = [NEVER] * self.num_envs  # how far along the way it is cut

@@ -1,4 +1,5 @@
-"""The C++ of the drop-ins beside this file: loads the one library, and runs its functions on torch's threads."""
+"""The C++ of the drop-ins beside this file (for torch's convolutions, activations and Adam): loads the one library, and
+runs its functions on torch's threads."""
 
 from __future__ import annotations
 

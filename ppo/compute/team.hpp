@@ -1,4 +1,4 @@
-// For the drop-ins' own code: the threads that torch computes with.
+// For the drop-ins for torch's convolutions, activations and Adam: the threads that torch computes with.
 
 #pragma once
 

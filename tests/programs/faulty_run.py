@@ -117,4 +117,4 @@ if __name__ == "__main__":
     try:
         main()
     except ImportError as error:  # raised before ppo.run could take over
-        mpi.exit_together(None, error)
+        mpi.abort_job(None, error)

@@ -13,15 +13,10 @@ from typing import Any
 from utils.analysis import older_runs
 from utils.analysis.runs import LoggedRun, shortened
 from utils.command import printable
+from utils.settings import FACTS
 
-# What config.json says beside the settings, and the seed.
-FACTS = {"world_size", "commit", "versions", "spec", "torch_threads", "resumed_at_epochs", "mismatch", "num_epochs"}
-MACHINE = {"processor", "instructions", "arithmetic", "mpi", "resolved_device", "resolved_precision"}
-FOR_READERS = {"columns", "free_settings", "drawn_parts", "plays_as"}
-NOT_SETTINGS = frozenset(FACTS | MACHINE | FOR_READERS | {"seed", "fresh_episodes_at_epochs"})
+NOT_SETTINGS = FACTS - {"lengths"} | {"seed"}
 NOT_SETTINGS_OF_SPEC = frozenset(("threads", "num_envs", "first_index", "seed"))
-LENGTHS = frozenset(("epochs", "total_steps", "lengths"))  # free, unless a schedule runs over them
-SCHEDULES = ("anneal_lr", "anneal_clip", "anneal_ent")
 MOST_SETTINGS = 2000  # a config has about 70
 
 
@@ -57,15 +52,13 @@ def counted(groups: Sequence[Group]) -> str:
 def free_settings(run: LoggedRun) -> frozenset[str]:
     """Return the settings in which runs of one experiment may differ.
 
-    config.json lists them under "free_settings"; for a folder without the list they are those of `older_runs`. The
-    length of a run is not among them where a schedule runs over it.
+    config.json lists them under "free_settings"; for a folder without the list `older_runs` says them.
     """
     listed = run.config.get("free_settings")
-    if isinstance(listed, list):
-        free = frozenset(name for name in listed if isinstance(name, str)) | {"exp_name"}
-    else:
-        free = older_runs.FREE
-    return free - LENGTHS if any(run.config.get(name) for name in SCHEDULES) else free | LENGTHS
+    if not isinstance(listed, list):
+        return older_runs.free_settings(run.config)
+    free = frozenset(name for name in listed if isinstance(name, str)) | {"exp_name"}
+    return free | {"lengths"} if "epochs" in free else free
 
 
 def settings(run: LoggedRun) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from utils.columns import Column
 
@@ -29,8 +30,14 @@ def drawn_parts(env_id: str) -> list[str]:
 # Settings in which two runs of one experiment may differ; newer folders list them under "free_settings".
 WHERE = {"exp_name", "data_dir", "preset", "resume", "overwrite"}
 HOW_FAST = {"cpu", "device", "chunk_size", "threads", "torch_threads"}
-HOW_LONG = {"epochs", "total_steps", "stop_at"}
-WATCHED = {"save_every", "save_minutes", "keep", "check_every", "stall_timeout", "tensorboard"}
+HOW_LONG = {"epochs", "total_steps", "lengths"}
+WATCHED = {"stop_at", "save_every", "save_minutes", "keep", "check_every", "stall_timeout", "tensorboard"}
 EVALUATED = {"eval_every", "eval_episodes"}
 FOREIGN = {"logger", "logger_kwargs", "output_dir", "datestamp", "save_freq", "t_start"}  # Spinning Up's and others'
-FREE = frozenset(WHERE | HOW_FAST | HOW_LONG | WATCHED | EVALUATED | FOREIGN)
+FREE = frozenset(WHERE | HOW_FAST | WATCHED | EVALUATED | FOREIGN)
+SCHEDULES = ("anneal_lr", "anneal_clip", "anneal_ent")
+
+
+def free_settings(config: Mapping[str, Any]) -> frozenset[str]:
+    """Return them; the length of a run is not among them where a schedule runs over it."""
+    return FREE if any(config.get(name) for name in SCHEDULES) else FREE | HOW_LONG
