@@ -15,6 +15,7 @@ from ppo.config import build
 from ppo.run import train
 from tests.conftest import run
 from tests.same_logs import differences
+from utils.folder import Refused
 
 STAGE = "SuperMarioBros-1-1-v0"
 TINY = {
@@ -194,6 +195,17 @@ def test_a_resumed_run_equals_one_in_one_go(tmp_path, states):
     assert differences(whole, cut) == []
     names = [column["name"] for column in json.loads((cut / "config.json").read_text())["columns"]]
     assert names[-len(envs.find_family(STAGE).learned) :] == [c.name for c in envs.find_family(STAGE).learned]
+
+
+def test_a_goal_for_what_it_adds_is_one_of_a_run_that_has_it(tmp_path, states):
+    """`--stop-at` takes its columns; a run without it, which would never reach such a goal, is refused."""
+    sizes = {"env": STAGE, "network": "small", "num_envs": 2, "steps_per_epoch": 64, "minibatch_size": 32}
+    sizes |= {"epochs": 3, "stop_at": "StartShare<=1", "max_episode_steps": 8, "data_dir": str(tmp_path)}
+    folder = train(build(**sizes, start_curriculum=states, exp_name="with"))
+    assert len((folder / "progress.txt").read_text().splitlines()) == 2
+    with pytest.raises(Refused, match=r"stop_at is 'StartShare<=1', whose column only environments that learn have"):
+        train(build(**sizes, exp_name="without"))
+    assert not (tmp_path / "without").exists()
 
 
 def test_what_cannot_be_is_refused_in_one_line(tmp_path, states):

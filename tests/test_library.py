@@ -10,15 +10,18 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import warnings
 
 import pytest
 import torch
 from torch import nn
 
-from ppo import config
+from envs.echo import EchoVec
+from ppo import build, config
 from ppo.compute.networks import FastActorCritic
 from ppo.networks import NETWORKS, ActorCritic, mlp
+from ppo.recorder import Recorder
 from ppo.run import train
 from tests.conftest import ROOT, run
 from utils.folder import Refused
@@ -98,6 +101,29 @@ def test_threads_that_are_no_number_are_refused(tmp_path, monkeypatch, words):
 def my_network(obs_shape):
     """A user's own network: the one of vectors, under another name."""
     return mlp(obs_shape)
+
+
+def test_environments_are_closed_where_the_learners_cannot_be_built(tmp_path, monkeypatch):
+    """Those of Mario have threads."""
+    closed = []
+    monkeypatch.setattr(build, "build_learners", lambda *_: 1 / 0)
+    monkeypatch.setattr(EchoVec, "close", lambda env: closed.append(env))
+    with pytest.raises(ZeroDivisionError):
+        train(config.build(**TINY, epochs=1, data_dir=str(tmp_path)))
+    assert len(closed) == 1
+
+
+def test_a_table_that_cannot_be_closed_keeps_nothing_else_open(tmp_path, monkeypatch):
+    """The run's other files are closed and the folder is given back, so that the run can go on."""
+    sink = types.SimpleNamespace(row=lambda _: None, close=lambda: 1 / 0)
+    monkeypatch.setattr(Recorder, "_sinks", lambda _: [sink])
+    train_once = config.build(**TINY, epochs=1, data_dir=str(tmp_path))
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ZeroDivisionError):
+        train(train_once)
+    assert len(os.listdir("/proc/self/fd")) == before
+    monkeypatch.undo()
+    train(config.build(**TINY, epochs=2, data_dir=str(tmp_path)), resume=True)
 
 
 def test_a_network_of_ones_own(tmp_path):
