@@ -1,6 +1,7 @@
 """What a person sees of a run: 80 columns, a panel in place on a terminal, plain lines elsewhere."""
 
 import fcntl
+import math
 import os
 import pty
 import re
@@ -97,6 +98,25 @@ def test_rows_of_a_pipe_are_plain_and_fit_80_columns(capsys, epochs):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and max(map(len, lines)) < 80 and "\x1b" not in "".join(lines)
     assert "left" in lines[0].split() and "ClearRate" in lines[0].split() and "50%" in lines[1].split()
+
+
+@pytest.mark.parametrize(
+    ("own", "name", "rates", "shown"),
+    [
+        (OWN, "EvalClearRate", [math.nan, 0.87], ["-", "87%"]),
+        ((), "EvalEpRet", [math.nan, 33.5], ["-", "33.5"]),
+        (OWN, "Other", [math.nan, 0.87], []),
+    ],
+)
+def test_evaluations_have_a_column_where_there_are_any(capsys, own, name, rates, shown):
+    """The clear rate, or the return of a family without one; a dash in epochs without an evaluation."""
+    console_ = console.Console(2 * 4096)
+    console_.start(0, own)
+    for epoch, rate in enumerate(rates):
+        console_.epoch(row(epoch) | {name: rate}, 2)
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert ("Eval" in heading.split()) == bool(shown) and max(map(len, lines)) < 80
+    assert [line.split()[heading.split().index("Eval")] for line in lines if shown] == shown
 
 
 @pytest.mark.parametrize("epochs", [390, 100_000])

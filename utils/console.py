@@ -106,12 +106,15 @@ class Console:
     def _fitting(self, row: dict[str, Any], epochs: int) -> list[tuple[str, str, int]]:
         """Return heading, text and width of the columns of a row: as many as there is room for."""
         own = list(self._own.values())
+        evaluated = row.get(f"Eval{own[0].name}" if own else "EvalEpRet")  # None in a run that is not evaluated
+        written = percent if own and own[0].unit == "%" else number
         cells = {
             "Epoch": (f"{row['Epoch'] + 1}/{epochs}", 2 * len(str(epochs)) + 1),
             STEPS: (short(row[STEPS]), 6),
             "AverageEpRet": (number(row["AverageEpRet"]), 7),
             **({} if own else {"EpRet100": (number(row.get("EpRet100")), 7)}),  # in each row: episodes may be long
             **{c.name: (percent(row[c.name]) if c.unit == "%" else number(row[c.name], 0), 5) for c in own},
+            **({} if evaluated is None else {"Eval": (written(evaluated), 5)}),
             "Entropy": (number(row["Entropy"], 2), 7),
             "KL": (number(row["KL"], 4), 6),
             "ExplainedVariance": (number(row["ExplainedVariance"], 2), 7),
