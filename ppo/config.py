@@ -192,7 +192,7 @@ class PPOConfig:
         assert match is not None
         self._require(math.isfinite(float(match[3])), "stop_at", "a number that can be reached")
         name, known = match[1], progress_columns(self.env)
-        close = difflib.get_close_matches(name, known, n=2) or known
+        close = difflib.get_close_matches(name, known, n=2) or ["AverageEpRet", "EvalEpRet"]
         self._require(name in known, "stop_at", f"a goal for a column of progress.txt, such as {', '.join(close)}")
         has_phases = self.algo == "ppg" or name not in AUXILIARY
         self._require(has_phases, "algo", f"ppg where stop-at is {goal}")
