@@ -139,6 +139,33 @@ def test_the_ground_of_1_1_is_under_mario():
     assert not things.any() and not shots.any() and mario[7] == 1
 
 
+def test_bytes_beside_the_picture():
+    """A plane more for each; a speed is moved so that 128 is a standstill. The picture stays what it is without."""
+    names = ["player_x_speed", "0x000e", "player_x"]
+    env, plain = envs.make_vec(STAGE, 2, 3, ram_planes=names), envs.make_vec(STAGE, 2, 3)
+    seen, pictures = env.reset()[0], plain.reset()[0]
+    assert env.single_observation_space.shape == seen.shape[1:] == (7, 84, 84) and seen.dtype == np.uint8
+    for action in (3, 3, 3, 6, 6, 6):
+        seen, pictures = (e.step(np.array([action, 0]))[0] for e in (env, plain))
+        assert np.array_equal(seen[:, :4], pictures)
+        for i in range(2):
+            speed, state, x = (env._ram(i)[RAM[name]] for name in ("player_x_speed", "player_state", "player_x"))
+            assert np.array_equal(seen[i, 4:], np.uint8([speed ^ 128, state, x])[:, None, None] + np.zeros((84, 84)))
+    assert seen[0, 4, 0, 0] < 128 == seen[1, 4, 0, 0]
+
+
+def test_bytes_beside_the_picture_are_trained_on_and_played(tmp_path, capsys):
+    """By a network for pictures; the policy's file says which, and the vector contract holds."""
+    sizes = {"env": STAGE, "network": "small", "num_envs": 2, "steps_per_epoch": 32, "minibatch_size": 32, "epochs": 1}
+    folder = train(build(**sizes, ram_planes=["coins", "player_y_speed"], data_dir=str(tmp_path)))
+    info = load_policy(folder / "policy" / "last").info
+    assert info["obs_shape"] == [6, 84, 84] and info["spec"]["options"]["ram_planes"] == ["coins", "player_y_speed"]
+    assert evaluate.main([str(folder), "--episodes", "1", "--jobs", "1", "--max-episode-steps", "20"]) == 0
+    options = {"ram_planes": ["coins", "player_y_speed"], "sticky": 0.2, "max_episode_steps": 30}
+    checks.check_vec_env(lambda **place: envs.make_vec(STAGE, **place, **options), steps=40)
+    capsys.readouterr()
+
+
 @pytest.mark.reference
 def test_native_and_nes_py_show_the_same():
     """Bit for bit, over deaths and cut episodes; so does the implementation in Python over the native core."""
@@ -166,6 +193,12 @@ def test_contract():
         (["--ram-obs", "near,near"], "each once"),
         (["--ram-obs", '[["near"]]'], "ram_obs: ['near'], expected"),
         (["--ram-info", "speed"], "ram_info: 'speed', expected"),
+        (["--ram-planes", "near"], "ram_planes: 'near', expected an address 0x0000..0x07ff or one of"),
+        (["--ram-planes", "coins,coins"], "ram_planes: ['coins', 'coins'], expected names, each once"),
+        (
+            ["--ram-planes", "coins", "--ram-obs", "near"],
+            "ram_planes stand beside the picture",
+        ),
     ],
 )
 def test_unknown_names_are_refused(flags, words):

@@ -52,6 +52,11 @@ def check(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
     if checked["ram_obs"] is not None:
         checked["ram_obs"] = list(checked["ram_obs"])
         ram.Values(checked["ram_obs"])
+    if checked["ram_planes"] is not None:
+        checked["ram_planes"] = list(checked["ram_planes"])
+        ram.Planes(checked["ram_planes"])
+        if checked["ram_obs"] is not None:
+            raise ValueError("ram_planes stand beside the picture, and ram_obs in its place: expected one of them")
     if checked["stages"] is not None:
         if not game.random:
             raise ValueError(

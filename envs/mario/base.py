@@ -18,7 +18,7 @@ from envs.mario import backends, rules, stages
 from envs.mario.actions import button_byte, resolve
 from envs.mario.columns import EPISODES
 from envs.mario.preprocess import PREPROCESS_VERSION, SIZE, Preprocess
-from envs.mario.ram import Values
+from envs.mario.ram import Planes, Values
 from envs.vector import Episodes, VecEnv
 from utils.seeding import Purpose, generator
 
@@ -56,8 +56,8 @@ def draw_start(shared: Setup, draws: np.random.Generator) -> bytes:
 
 
 class MarioVecBase(VecEnv):
-    """What N Mario environments share, in Python and in C++. Observations (N, stack, 84, 84) uint8, or those of the
-    option `ram_obs`, (N, K) float32; actions are numbers of the action set.
+    """What N Mario environments share, in Python and in C++. Observations (N, stack, 84, 84) uint8, with a plane more
+    for each name of the option `ram_planes`, or those of `ram_obs`, (N, K) float32. Actions are numbers of the set.
 
     infos hold, for every name of the option `ram_info`, an array (N,) uint8 of the console's memory as the returned
     observation shows it (after an episode's end: of the new episode); the episodes' records hold it, after "ram_", as
@@ -70,7 +70,9 @@ class MarioVecBase(VecEnv):
         combinations = resolve(options["actions"])
         shape = (options["stack"], SIZE, SIZE)
         self._values = None if options["ram_obs"] is None else Values(options["ram_obs"])
-        space: Space = Box(0, 255, shape, np.uint8)
+        self._planes = Planes(options["ram_planes"] or ())
+        self._seen = np.zeros((num_envs, options["stack"] + self._planes.count, SIZE, SIZE), np.uint8)
+        space: Space = Box(0, 255, self._seen.shape[1:], np.uint8)
         if self._values is not None:
             space = Box(-np.inf, np.inf, (self._values.size,), np.float32)
         super().__init__(num_envs, seed, first_index, space, Discrete(len(combinations)))
@@ -104,9 +106,14 @@ class MarioVecBase(VecEnv):
         """Return the console memory of environment i, (2048,) uint8."""
 
     def _observe(self) -> np.ndarray:
-        if self._values is None:
+        if self._values is None and not self._planes.count:
             return self._obs
-        return self._values(np.stack([self._ram(i) for i in range(self.num_envs)]))
+        rams = np.stack([self._ram(i) for i in range(self.num_envs)])
+        if self._values is not None:
+            return self._values(rams)
+        self._seen[:, : -self._planes.count] = self._obs
+        self._seen[:, -self._planes.count :] = self._planes(rams)[:, :, None, None]
+        return self._seen
 
     def start_bytes(self, i: int) -> bytes:
         """Return the console's memory and the observation: starts that look alike may go on differently."""
@@ -197,7 +204,7 @@ def _describe(env_id: str, options: dict[str, Any], combinations: list[list[str]
     """Return the JSON-able description of what produces the numbers."""
     game = stages.parse(env_id)
     assert game is not None
-    new = ("start_curriculum", "ram_obs", "test_stages")  # older states do not know them
+    new = ("start_curriculum", "ram_obs", "ram_planes", "test_stages")  # older states do not know them
     unused = {name for name in new if options[name] is None}
     return {
         "env_id": env_id,

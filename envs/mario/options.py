@@ -66,6 +66,14 @@ OPTIONS = (
         portable=True,
     ),
     Option(
+        "ram_planes",
+        None,
+        "bytes of the console's memory beside the picture, each a plane of its own: names (envs/mario/ram.py)",
+        kind=list,
+        optional=True,
+        portable=True,
+    ),
+    Option(
         "ram_info",
         None,
         "names of bytes of the console's memory, which episodes.csv shall hold at each episode's end",

@@ -1,4 +1,4 @@
-"""What an agent can be shown of the console's memory in the picture's place: bytes by name, and `near`.
+"""What an agent can be shown of the console's memory: bytes by name, in the picture's place or beside it, and `near`.
 
 Policies depend on every number here: what shall mean something else gets a name of its own.
 Shapes: N environments, K numbers of one name. Memories are (N, 2048) int64.
@@ -43,3 +43,23 @@ class Values:
             byte = ram[:, address, None]
             columns.append(part(ram) if part else signed(byte) / 128 if is_signed else byte / 255)
         return np.concatenate(columns, axis=1, dtype=np.float32)
+
+
+class Planes:
+    """Bytes by name, each to fill a plane of the picture: a speed as byte + 128, so that 128 is a standstill."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """Args: names: as `rules.ram_address` takes them.
+
+        Raises:
+            ValueError: another one, or one twice.
+        """
+        if len(set(map(str, names))) < len(names):
+            raise ValueError(f"ram_planes: {names!r:.200}, expected names, each once")
+        self._addresses = [rules.ram_address(name, "ram_planes") for name in names]
+        self._flipped = np.array([0x80 * (name in RAM and "speed" in name) for name in names], np.uint8)
+        self.count = len(self._addresses)
+
+    def __call__(self, rams: np.ndarray) -> np.ndarray:
+        """Return (N, count) uint8 of memories (N, 2048) uint8."""
+        return rams[:, self._addresses] ^ self._flipped
