@@ -26,40 +26,48 @@ FIGURES = {"greedy", "commit", "episodes", "starts", "trajectories", "cleared", 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def find_policies(folders: Sequence[str]) -> list[Path]:
-    """Return the policies in folders of policies, or that the folders are, by name.
+def find_policies(folders: Sequence[str]) -> list[tuple[str, Path]]:
+    """Return the policies in folders of policies, or of such folders, or that the folders are, each after its name.
 
     Raises:
         ValueError: there is none in one of them.
     """
-    found: list[Path] = []
+    found: list[tuple[str, Path]] = []
     for folder in map(Path, folders):
-        inside = sorted(folder.iterdir()) if folder.is_dir() else []
-        here = [path for path in (folder, *inside) if (path / "policy.json").is_file() and not path.is_symlink()]
+        inside = [path for path in folders_in(folder) if (path / "policy.json").is_file()]
+        deeper = [path for group in folders_in(folder) if group not in inside for path in folders_in(group)]
+        here = [(path.name, path) for path in (folder, *inside) if (path / "policy.json").is_file()]
+        here += [(f"{path.parent.name}/{path.name}", path) for path in deeper if (path / "policy.json").is_file()]
         if not here:
             raise ValueError(f"no policy in {folder}: expected a folder of folders with a policy.json")
         found += here
     return found[:MOST_POLICIES]
 
 
+def folders_in(folder: Path) -> list[Path]:
+    """Return the folders in a folder, in the order of their names, without links."""
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in inside if path.is_dir() and not path.is_symlink()]
+
+
 def page(folders: Sequence[str], title: str) -> str:
     """Return the whole document."""
     policies = find_policies(folders)
     parts, notes = [], []
-    for i, folder in enumerate(policies):
-        content, more = policy(folder)
-        parts.append((f"p{i}", text(folder.name), content))
+    for i, (name, folder) in enumerate(policies):
+        content, more = policy(folder, name)
+        parts.append((f"p{i}", text(name), content))
         notes += more
     remarks = "".join(f"<p class='warn'>{text(note)}</p>" for note in notes)
     count = f"{len(policies)} polic{'ies' if len(policies) > 1 else 'y'}"
     return markup.document(title, count, [*parts, ("notes", "Notes", remarks)])
 
 
-def policy(folder: Path) -> tuple[str, list[str]]:
-    """Return the section about a policy, and what could not be shown of it."""
+def policy(folder: Path, called: str) -> tuple[str, list[str]]:
+    """Return the section about a policy of that name, and what could not be shown of it."""
     info, problem = object_and_note(folder / "policy.json")
     evaluation, other = object_and_note(folder / "evaluation.json")
-    notes = [f"{folder.name}: {note}" for note in (problem, other) if note]
+    notes = [f"{called}: {note}" for note in (problem, other) if note]
     shown = []
     film = next((name for name in FILMS if (folder / name).exists()), None)
     for name, limit in ((film, videos.LARGEST_VIDEO), ("curve.png", LARGEST_PICTURE)):
@@ -68,8 +76,8 @@ def policy(folder: Path) -> tuple[str, list[str]]:
         try:
             shown.append(figure(read_file(folder / name, limit), name))
         except (OSError, ValueError) as error:
-            notes.append(f"{folder.name}: {name} left out: {error}")
-    rates, commands = clear_rates(evaluation), how(folder, info)
+            notes.append(f"{called}: {name} left out: {error}")
+    rates, commands = clear_rates(evaluation), how(called, info)
     beside = f"<div><h3>Clear rate</h3>{rates}</div>" if rates else ""
     return f"<div class='grid'>{''.join(shown)}{beside}</div>{commands}{facts(info)}", notes
 
@@ -109,9 +117,9 @@ def condition(line: dict[str, Any]) -> str:
     return ", ".join([*words, *(f"{name.replace('_', ' ')} {value}" for name, value in options if value)])
 
 
-def how(folder: Path, info: dict[str, Any]) -> str:
+def how(name: str, info: dict[str, Any]) -> str:
     """Return the commands that watch a policy, measure it and train another one like it."""
-    name = folder.name if re.fullmatch(r"[\w.-]+", folder.name) else "POLICY"
+    name = name if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) else "POLICY"
     commands = [("Watch", f"python -m scripts.play {name}"), ("Measure", f"python -m scripts.evaluate {name}")]
     commands += [("Train", str(info["command"]))] if isinstance(info.get("command"), str) else []
     lines = [(title, " ".join(f"<span>{text(word)}</span>" for word in line.split())) for title, line in commands]
