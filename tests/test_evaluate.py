@@ -337,7 +337,7 @@ def test_a_run_stops_where_its_goal_is_reached(tmp_path, capsys):
         ({"stop_at": "EvalEpRe>=1"}, "such as EvalEpRet"),
         ({"stop_at": "Clearate>=1"}, "such as ClearRate"),
         ({"stop_at": "ClearRate>=1", "env": "CartPole-v1"}, "such as LearningRate"),
-        ({"stop_at": "zzz>=1", "env": "CartPole-v1"}, "such as Epoch"),
+        ({"stop_at": "zzz>=1", "env": "CartPole-v1"}, "such as AverageEpRet"),
     ],
 )
 def test_bad_goals_are_refused(settings, said):

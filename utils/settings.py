@@ -34,7 +34,7 @@ _KINDS: dict[type, tuple[str, Any]] = {
     bool: ("true or false", (bool,)),
     str: ("a text", (str,)),
     list: ("a list", (list, tuple)),
-    dict: ("a table", (dict,)),
+    dict: ("a table of JSON", (dict,)),
     object: ("a value", (object,)),
 }
 
