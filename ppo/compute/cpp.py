@@ -28,13 +28,13 @@ def library() -> ctypes.CDLL | None:
     path = Path(__file__).with_name("_native.so")
     if not path.exists():
         return None
-    native = ctypes.CDLL(str(path))
-    version = native.compute_version() if hasattr(native, "compute_version") else 1
+    functions = ctypes.CDLL(str(path))
+    version = functions.compute_version() if hasattr(functions, "compute_version") else 1
     if version != VERSION:
         raise ImportError(f"{path} is version {version}, expected {VERSION}: compile it again (pip install -e .)")
     for name in ("convolutions_forward", "convolutions_backward", "adam_step", "scale_images"):
-        getattr(native, name).restype = None
-    return native
+        getattr(functions, name).restype = None
+    return functions
 
 
 @functools.cache
@@ -44,8 +44,8 @@ def torch_parallel() -> int | None:
     Threads of our own would compete with torch's, which spin for a while after their work.
     """
     try:
-        native = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-        return ctypes.cast(native.GOMP_parallel, ctypes.c_void_p).value
+        torch_library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        return ctypes.cast(torch_library.GOMP_parallel, ctypes.c_void_p).value
     except (OSError, AttributeError):
         return None
 
