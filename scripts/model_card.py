@@ -65,6 +65,6 @@ def facts(info: dict[str, Any], filmed: bool, critic: bool = False) -> list[str]
         "Hours": hours,
         "Commit": info.get("commit"),
         "Versions": versions,
-        "Video": "[play.mp4](play.mp4), at 60 frames per second" if filmed else None,
+        "Video": "[play.mp4](play.mp4)" if filmed else None,
     }
     return [f"- {title}: {printable(value, 1000)}" for title, value in told.items() if value not in (None, "")]

@@ -24,6 +24,7 @@ def test_every_shipped_policy_has_film_rates_and_commands(tmp_path, capsys):
         *sorted(str(path.parent.relative_to(PRETRAINED)) for path in PRETRAINED.glob("*/*/policy.json")),
     ]
     assert re.findall(r"<h2>(\S+)</h2>", page) == names and len(names) > 25
+    assert page.count("<video") == page.count("alt='Learning curve'") == len(names)
     for name in names:
         info = json.loads((PRETRAINED / name / "policy.json").read_text())
         assert f"python -m scripts.play {name}</pre>" in page and f">{html.escape(info['command'])}</pre>" in page

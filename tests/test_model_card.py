@@ -31,7 +31,7 @@ def test_shipped_cards_are_those_of_their_evaluations(name):
     results = metadata(card)["model-index"][0]["results"]
     values = [{m["type"]: m["value"] for m in result["metrics"]} for result in results]
     assert [v["clear_rate"] for v in values] == [round(line["clear_rate"], 4) for line in found["lines"]]
-    assert float(values[0]["mean_reward"].split(" +/- ")[0]) == pytest.approx(found["lines"][0]["ep_ret"]["mean"])
+    assert values[0]["mean_reward"].split(" +/- ")[0] == f"{found['lines'][0]['ep_ret']['mean']:.2f}"
 
 
 def test_an_exported_folder_can_be_pushed_as_it_is(tmp_path):
