@@ -39,7 +39,7 @@ pre { margin: 0; padding: .5rem .7rem; background: var(--soft); font-size: .88re
 @media (max-width: 40rem) { th, td { padding-right: .5rem; } th { white-space: normal; } td.free { min-width: 7rem; }
   td.free ~ td { white-space: normal; } }
 figure img.paper { background: #fff; }
-.grid { display: grid; gap: 1rem 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); }
+.grid { display: grid; gap: 1rem 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
 details { margin: .6rem 0; } summary { cursor: pointer; padding: .3rem 0; }
 li.verdict { font-weight: 600; }
 @media print { body { max-width: none; } details > * { display: block; } }
