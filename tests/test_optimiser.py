@@ -1,5 +1,6 @@
 """Adam, plain and shared out among the ranks: torch's own Adam is the reference."""
 
+import contextlib
 import copy
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from ppo.compute import cpp
-from ppo.compute.adam import ShardedAdam
+from ppo.compute.adam import FlatArray, ShardedAdam
 from ppo.optimiser import Adam
 from utils.mpi import Comm
 
@@ -114,3 +115,24 @@ def test_states_of_another_network_are_refused(change, said, kind):
     arrays = {name: tensor.numpy() for name, tensor in optimiser.state().items()} | change
     with pytest.raises(ValueError, match=said):
         optimiser.load_state({name: array for name, array in arrays.items() if array is not None})
+
+
+def test_pinned_memory_belongs_to_the_gpu_of_the_rank(monkeypatch):
+    """Allocated while another GPU is the current one, it would open a context there."""
+    current, pinned, zeros = [], [], torch.zeros
+
+    @contextlib.contextmanager
+    def device(chosen):
+        current.append(chosen)
+        yield
+        current.pop()
+
+    def allocate(count, device=None, pin_memory=False):
+        if pin_memory:
+            pinned.append(list(current))
+        return zeros(count)
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch, "zeros", allocate)
+    FlatArray(4, Comm(), torch.device("cuda:1"))
+    assert pinned == [[torch.device("cuda:1")]]
