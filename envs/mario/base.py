@@ -71,8 +71,10 @@ class MarioVecBase(VecEnv):
         shape = (options["stack"], SIZE, SIZE)
         self._values = None if options["ram_obs"] is None else Values(options["ram_obs"])
         self._planes = Planes(options["ram_planes"] or ())
-        self._seen = np.zeros((num_envs, options["stack"] + self._planes.count, SIZE, SIZE), np.uint8)
-        space: Space = Box(0, 255, self._seen.shape[1:], np.uint8)
+        self._obs = np.zeros((num_envs, *shape), np.uint8)  # pictures
+        shown = (options["stack"] + self._planes.count, SIZE, SIZE)
+        self._seen = np.zeros((num_envs, *shown), np.uint8) if self._planes.count else self._obs
+        space: Space = Box(0, 255, shown, np.uint8)
         if self._values is not None:
             space = Box(-np.inf, np.inf, (self._values.size,), np.float32)
         super().__init__(num_envs, seed, first_index, space, Discrete(len(combinations)))
@@ -81,7 +83,6 @@ class MarioVecBase(VecEnv):
         self._limit = options["max_episode_steps"] or np.iinfo(np.int64).max
         self._ram_info = {name: rules.ram_address(name) for name in options["ram_info"]}
         self.episode_fields = (*self.episode_fields, *(f"ram_{name}" for name in self._ram_info))
-        self._obs = np.zeros((num_envs, *shape), np.uint8)  # pictures
         self._shared = _shared(env_id, options, combinations)
         self.chance_within_episodes = self._shared.sticky > 0
 
@@ -106,7 +107,7 @@ class MarioVecBase(VecEnv):
         """Return the console memory of environment i, (2048,) uint8."""
 
     def _observe(self) -> np.ndarray:
-        if self._values is None and not self._planes.count:
+        if self._values is None and self._seen is self._obs:
             return self._obs
         rams = np.stack([self._ram(i) for i in range(self.num_envs)])
         if self._values is not None:
