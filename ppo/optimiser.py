@@ -64,15 +64,14 @@ class Adam:
         Returns:
             for each network the square of the norm of this rank's part: summed over the ranks, that of the whole.
         """
-        squares = []
-        for optimiser in optimisers:
-            comm = optimiser._comm
-            gradients = [p.grad for p in optimiser._parameters if p.grad is not None]
-            flat = torch.cat([gradient.flatten() for gradient in gradients])
-            flat = torch.from_numpy(comm.sum(flat.cpu().numpy())).to(flat.device)
-            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-                gradient.copy_(part.view(gradient.shape))
-            squares.append(float(flat[comm.part(len(flat))].norm()) ** 2)
+        comm, squares = optimisers[0]._comm, []
+        gradients = [[p.grad for p in optimiser._parameters if p.grad is not None] for optimiser in optimisers]
+        flat = torch.cat([gradient.flatten() for of_net in gradients for gradient in of_net])
+        flat = torch.from_numpy(comm.sum(flat.cpu().numpy())).to(flat.device)  # one exchange for all networks
+        for of_net, part in zip(gradients, flat.split([sum(g.numel() for g in net) for net in gradients]), strict=True):
+            for gradient, joined in zip(of_net, part.split([g.numel() for g in of_net]), strict=True):
+                gradient.copy_(joined.view(gradient.shape))
+            squares.append(float(part[comm.part(len(part))].norm()) ** 2)
         return squares
 
     def step(self, norm: float, max_norm: float | None) -> None:

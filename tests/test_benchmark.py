@@ -65,13 +65,14 @@ def test_stable_baselines_trains_networks_of_our_size(network, policy):
     model.get_env().close()
 
 
-@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
-def test_stable_baselines_does_the_work_of_a_preset_on_vectors(env):
+@pytest.mark.parametrize(("settings", "simulator"), sections.VECTORS, ids=[v["env"] for v, _ in sections.VECTORS])
+def test_stable_baselines_does_the_work_of_a_preset_on_vectors(settings, simulator):
     """Networks of our size, our sizes of batches, and rewards normalised where ours are."""
     pytest.importorskip("stable_baselines3")
+    pytest.importorskip(simulator)
     from stable_baselines3.common.vec_env import VecNormalize
 
-    cfg = config.build(env=env)
+    cfg = config.build(**settings)
     model = peers.stable_baselines_on_vectors(cfg)
     ours = build_training(cfg, mpi.Comm())
     size = sum(p.numel() for p in ours.ac.parameters())

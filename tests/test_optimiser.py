@@ -57,6 +57,27 @@ def test_steps_are_those_of_torch(max_norm, kind):
             torch.testing.assert_close(optimiser.state()[f"{i}/{name}"], value, rtol=1e-4, atol=1e-7)
 
 
+def test_gradients_of_all_networks_travel_in_one_message():
+    class Twice(Comm):  # two ranks with the same gradient
+        messages = 0
+
+        def sum(self, array):
+            self.messages += 1
+            return 2 * array
+
+    comm, nets = Twice(), [network(), network()]
+    optimisers = [Adam(net, comm, lr=0.01, eps=1e-5) for net in nets]
+    for seed, net in enumerate(nets):
+        loss(net, seed).backward()
+    alone = [[p.grad.clone() for p in net.parameters()] for net in nets]
+    squares = Adam.sum_gradients(optimisers)
+    assert comm.messages == 1
+    for net, gradients, square in zip(nets, alone, squares, strict=True):
+        for p, gradient in zip(net.parameters(), gradients, strict=True):
+            torch.testing.assert_close(p.grad, 2 * gradient, rtol=0, atol=0)
+        assert square == pytest.approx(4 * sum(float(g.square().sum()) for g in gradients))
+
+
 @both
 @pytest.mark.parametrize("library", [cpp.library, lambda: None])
 def test_each_step_has_the_step_size_of_its_time(monkeypatch, kind, library):

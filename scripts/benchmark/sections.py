@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -38,6 +39,14 @@ NETWORKS = ("mario", "nature", "small", "impala")
 # What the parties do, whatever the presets say.
 WORK = {"env": ENV, "actions": "simple", "minibatch_size": 256, "train_pi_iters": 4, "train_v_iters": 4}
 ATARI: dict[str, Any] = {"env": "BreakoutNoFrameskip-v4", "preset": "atari", "num_envs": 8}
+# Settings of each environment on vectors, and the module that simulates it: Box2D and MuJoCo are extras.
+VECTORS: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"env": "CartPole-v1"}, "gymnasium"),
+    ({"env": "Pendulum-v1"}, "gymnasium"),
+    ({"env": "LunarLander-v3"}, "Box2D"),
+    ({"env": "HalfCheetah-v5", "preset": "continuous"}, "mujoco"),
+    ({"env": "Hopper-v5", "preset": "continuous"}, "mujoco"),
+)
 _barrier: Any = None  # in a process of `threads`: where it waits until all are ready
 REFERENCE_FPS = 450.0  # frames/s of nes-py's raw step on the machine that published figures of emulators are scaled to
 
@@ -402,31 +411,34 @@ def _learning(model: Any, cfg: config.PPOConfig, epochs: int) -> Callable[[], fl
 
 
 def vectors(options: Options) -> list[Figure]:
-    """Steps/s of training on vectors with each id's own preset, one core, against Stable-Baselines3 with the same."""
+    """Steps/s of training on vectors with a preset, one core, against Stable-Baselines3 with the same."""
     rows = []
-    for env in ("CartPole-v1", "Pendulum-v1"):
-        epochs = -(-8192 // config.build(env=env).steps_per_epoch)
+    for settings, simulator in VECTORS:
+        if importlib.util.find_spec(simulator) is None:
+            continue
+        epochs = -(-8192 // config.build(**settings).steps_per_epoch)
         with ExitStack() as stack:
             parties: dict[str, Callable[[], float]] = {}
             if peers.has_stable_baselines():
-                parties["Stable-Baselines3"] = stack.enter_context(apart(stable_baselines_on_vectors, env, epochs))
-            parties["ppo.run"] = functools.partial(_wall_clock, env, epochs)
+                peer = apart(stable_baselines_on_vectors, settings, epochs)
+                parties["Stable-Baselines3"] = stack.enter_context(peer)
+            parties["ppo.run"] = functools.partial(_wall_clock, settings, epochs)
             values = in_turn(parties, max(3, options.rounds // 2))
-        rows += figures("Whole loop on vectors, one core", env, "steps/s", values, ours="ppo.run")
+        rows += figures("Whole loop on vectors, one core", settings["env"], "steps/s", values, ours="ppo.run")
     return rows
 
 
-def _wall_clock(env: str, epochs: int) -> float:
+def _wall_clock(settings: dict[str, Any], epochs: int) -> float:
     """Steps/s of `ppo.run` from the end of the first epoch to that of the last, whatever the time went into."""
-    columns = train_speed(1, epochs + 1, {"env": env})
+    columns = train_speed(1, epochs + 1, settings)
     steps, seconds = (columns[name][-1] - columns[name][0] for name in ("TotalEnvInteracts", "Time"))
     return float(steps / seconds)
 
 
-def stable_baselines_on_vectors(env: str, epochs: int) -> Callable[[], float]:
+def stable_baselines_on_vectors(settings: dict[str, Any], epochs: int) -> Callable[[], float]:
     """Return Stable-Baselines3's part of `vectors`."""
     torch.set_num_threads(1)
-    cfg = config.build(env=env)
+    cfg = config.build(**settings)
     return _learning(peers.stable_baselines_on_vectors(cfg), cfg, epochs)
 
 
