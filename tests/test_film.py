@@ -1,6 +1,10 @@
 """Videos while it trains, and the newest policy of a running training."""
 
+import io
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from ppo import config
 from ppo.networks import ActorCritic
@@ -59,6 +63,18 @@ def test_a_film_that_breaks_off_leaves_no_file(tmp_path, capsys, monkeypatch):
 def policy(folder, steps):
     """Write a policy of Mario with random weights, made in so many steps."""
     save_policy(folder, ActorCritic("mario", (4, 84, 84), 7, "orthogonal", steps), MARIO | {"steps": steps})
+
+
+def test_a_film_becomes_a_gif(tmp_path):
+    """Ten pictures a second of twenty, with the film's own size, or 320 pixels wide where it is wider."""
+    for width, shown in ((64, (64, 48)), (640, (320, 24))):
+        film = play.video.VideoFile(tmp_path / "film.mp4", fps=20)
+        for i in range(40):
+            film.show(np.full((48, width, 3), 6 * i, dtype=np.uint8), "")
+        film.close()
+        gif, *size = play.video.to_gif(film.path)
+        with Image.open(io.BytesIO(gif)) as image:
+            assert tuple(size) == image.size == shown and image.format == "GIF" and image.n_frames == 20
 
 
 def test_the_policy_of_a_running_training_is_read_again_between_episodes(tmp_path, monkeypatch, capsys):

@@ -8,6 +8,7 @@ import math
 import sys
 import types
 
+import numpy as np
 import pytest
 
 from envs.mario import FAMILY
@@ -17,6 +18,7 @@ from tests.same_logs import rows
 from tests.test_structure import FILES, imports
 from utils import columns, sinks
 from utils.logger import EpochLogger
+from utils.video import VideoFile
 
 
 def module(name, **content):
@@ -95,6 +97,23 @@ def test_tensorboard_gets_groups_and_settings(tmp_path, monkeypatch):
     names = [args[0] for args, _ in writers[0].of("add_scalar")]
     assert {name.split("/")[0] for name in names} == {"rollout", "train", "time"} and "train/LossPi" in names
     assert '| env | `"Echo-v0"` |' in writers[0].of("add_text")[0][0][1] and writers[0].of("close")
+
+
+def test_tensorboard_shows_a_film_as_a_moving_picture(tmp_path):
+    """An event file holds the GIF under the steps; a reader of its own finds it."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    film = VideoFile(tmp_path / "film.mp4", fps=20)
+    for i in range(40):
+        film.show(np.full((48, 64, 3), 6 * i, dtype=np.uint8), "")
+    film.close()
+    sink = sinks.TensorBoard(tmp_path, {})
+    sink.film(tmp_path / "film.mp4", 7)
+    sink.close()
+    (image,) = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Images("rollout/video")
+    assert (image.step, image.width, image.height) == (7, 64, 48)
+    assert image.encoded_image_string.startswith(b"GIF89a")
 
 
 def test_both_are_optional(tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from utils.columns import STEPS, group
+from utils.video import to_gif
 
 
 class Sink(Protocol):
@@ -34,7 +35,7 @@ class TensorBoard:
         """Args: folder: the run's. settings: what it is run with."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
         rows = [f"| {name} | `{json.dumps(value)}` |" for name, value in settings.items()]
         self._writer.add_text("settings", "\n".join(["| setting | value |", "|---|---|", *rows]))
 
@@ -45,7 +46,13 @@ class TensorBoard:
         self._writer.flush()
 
     def film(self, path: Path, steps: int) -> None:
-        """Leave it in the run's folder: TensorBoard shows no video files."""
+        """Show it under Images, as a GIF: TensorBoard shows no video files."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        gif, width, height = to_gif(path)
+        image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=gif)
+        self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag="rollout/video", image=image)]), steps)
+        self._writer.flush()
 
     def close(self) -> None:
         """Finish."""

@@ -5,8 +5,10 @@ A picture is an array (H, W, 3) uint8, RGB. A viewer takes one picture per frame
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -101,6 +103,23 @@ class GifFile:
             settings = {"append_images": self._pictures[1:], "duration": self._duration, "loop": 0}
             self._pictures[0].save(temp, "GIF", save_all=True, **settings)
             temp.replace(self.path)
+
+
+def to_gif(path: Path, width: int = 320, fps: int = 10) -> tuple[bytes, int, int]:
+    """Return the first minute of a video file as an animated GIF, with its width and height.
+
+    Args:
+        path: mp4 or webm.
+        width: most, in pixels; a narrower video keeps its own.
+        fps: pictures per second.
+    """
+    import imageio_ffmpeg
+
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-t", "60"]
+    command += ["-vf", f"fps={fps},scale='min({width},iw)':-1", "-f", "gif", "-"]
+    gif = subprocess.run(command, capture_output=True, check=True).stdout
+    with Image.open(io.BytesIO(gif)) as image:
+        return gif, *image.size
 
 
 class Terminal:
