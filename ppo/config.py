@@ -2,7 +2,7 @@
 
 A value is looked for on the command line, then in a file of settings, then in the preset, then in the default here.
 What belongs to an environment stands in `env_options`, as its family declares it (`envs/family.py`); `build` and
-`to_dict` are flat over both. Every size is global: it counts over all ranks. Knows neither torch nor any game.
+`to_dict` are flat over both. Every size but `chunk_size` counts over all ranks. Knows neither torch nor any game.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SCHEDULES = ("anneal_lr", "anneal_clip", "anneal_ent")  # what falls over the le
 
 
 def _field(default: Any, text: str, choices: tuple[str, ...] = (), **more: Any) -> Any:
-    """Return a field with its help and what `Setting` takes besides: choices, bounds, `affects`."""
+    """Return a field with its help and what else `Setting` takes: choices, bounds, `affects` (utils/settings.py)."""
     return dataclasses.field(default=default, metadata={"help": text, "choices": choices, **more})
 
 
@@ -49,7 +49,9 @@ class PPOConfig:
 
     # what is run
     env: str = _field("SuperMarioBros-1-1-v0", "environment id; MODULE:ID for one that a module of yours declares")
-    preset: str | None = _field(None, "settings to start from; default: the family's own", affects="nothing")
+    preset: str | None = _field(
+        None, "settings to start from (--presets); default: the environment's", affects="nothing"
+    )
     seed: int = _field(0, "seed of all random numbers", at_least=0, affects="seed")
     exp_name: str | None = _field(None, "name of the experiment; default: made from the environment", affects="nothing")
     data_dir: str = _field("data", "where experiments are: DATA_DIR/EXP_NAME/EXP_NAME_sSEED", affects="nothing")
@@ -75,9 +77,12 @@ class PPOConfig:
     lstm_units: int = _field(512, "units of a memory", at_least=1, at_most=MAX_LSTM_UNITS)
     chunk_steps: int = _field(16, "consecutive steps through which a memory is trained", at_least=1)
     init: str = _field("orthogonal", "initial weights", ("orthogonal", "xavier"))
-    squash: bool = _field(False, "actions that are numbers: keep them within their bounds by tanh")
+    squash: bool = _field(False, "continuous actions: keep them within their bounds by tanh")
     log_std: float = _field(
-        0.0, "actions that are numbers: first log standard deviation, of half their range", at_least=-10, at_most=10
+        0.0,
+        "continuous actions: initial log standard deviation, in halves of their range",
+        at_least=-10,
+        at_most=10,
     )
     pi_lr: float = _field(3e-4, "Adam step size of the actor", at_least=0)
     v_lr: float = _field(3e-4, "Adam step size of the critic", at_least=0)
@@ -101,7 +106,7 @@ class PPOConfig:
     train_aux_iters: int = _field(6, "PPG: passes over a phase's data in its auxiliary phase", at_least=1)
     aux_minibatch_size: int = _field(256, "PPG: samples of a minibatch in the auxiliary phase", at_least=1)
     clone_coef: float = _field(1.0, "PPG: weight of KL(before, now) in the auxiliary phase's joint loss", at_least=0)
-    chunk_size: int = _field(128, "samples that go through a network at once", at_least=1, affects="detail")
+    chunk_size: int = _field(128, "samples that one rank puts through a network at once", at_least=1, affects="detail")
 
     # saving and watching
     save_every: int = _field(10, "epochs between checkpoints; PPG: a phase", at_least=1, affects="nothing")

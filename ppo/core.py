@@ -40,7 +40,7 @@ def discount_cumsum(x: np.ndarray, discount: float) -> np.ndarray:
 def gae(rew: np.ndarray, val: np.ndarray, last_val: float, gamma: float, lam: float) -> np.ndarray:
     """Estimate the advantages of one path: A_t = sum_l (gamma lam)^l delta_{t+l} (PPO eq. 11, GAE eq. 16).
 
-    delta_t = r_t + gamma V(s_{t+1}) - V(s_t) (PPO eq. 12, GAE eq. 10). A path never crosses the end of an episode, so
+    delta_t = r_t + gamma V(s_{t+1}) - V(s_t) (PPO eq. 12, GAE eq. 11). A path never crosses the end of an episode, so
     nothing has to be masked: `last_val` stands for everything after its last step.
 
     Args:
@@ -201,7 +201,7 @@ class MultiCategorical(Distribution):
 
 
 class Gaussian(Distribution):
-    """A numbers, each from a normal distribution (a Box space); the parameters are A means and A log std.
+    """A vector of A numbers, each normally distributed (a Box space); the parameters are A means and A log std.
 
     Log-probabilities are those of the numbers as sampled: an environment that clips an action to its bounds does so
     afterwards. The normal numbers are made from uniform ones by the inverse of their cumulative distribution.
@@ -232,7 +232,7 @@ class Gaussian(Distribution):
         return self._log_prob(params, act), (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(dim=-1)
 
     def kl(self, params_old: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
-        """sum_a log(std / std_old) + (std_old^2 + (mean_old - mean)^2) / (2 std^2) - 1/2; tanh does not change it."""
+        """sum_a log(std / std_old) + (std_old^2 + (mean_old - mean)^2) / (2 std^2) - 1/2; the same after tanh."""
         (mean_old, log_std_old), (mean, log_std) = params_old.chunk(2, dim=-1), params.chunk(2, dim=-1)
         spread = (2.0 * log_std_old).exp() + (mean_old - mean) ** 2
         return (log_std - log_std_old + 0.5 * spread * (-2.0 * log_std).exp() - 0.5).sum(dim=-1)
@@ -243,7 +243,7 @@ class Gaussian(Distribution):
 
 
 class SquashedGaussian(Gaussian):
-    """A numbers in (-1, 1): tanh of normally distributed ones.
+    """A vector of A numbers in (-1, 1): tanh of normally distributed ones.
 
     The action that is kept is the number x before tanh, from which tanh(x) follows but not exactly the other way
     round. log pi(tanh x) = log N(x) - sum_a log(1 - tanh^2 x_a), the change of variables (Haarnoja et al. 2018, "Soft

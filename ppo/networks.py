@@ -40,7 +40,7 @@ class Flatten(nn.Module):
 
 
 def mario_cnn(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
-    """Four 3x3 convolutions of stride 2 with 32 channels, then 512 units: the network of the Tianchi course."""
+    """Four 3x3 convolutions of stride 2 with 32 channels, 512 units; of gaoxiaos/Supermariobros-PPO-pytorch."""
     channels, height, width = obs_shape
     layers: list[nn.Module] = [ScaleImage()]
     for _ in range(4):
@@ -171,7 +171,7 @@ class Normalise(nn.Module):
 
 
 class GaussianHead(nn.Linear):
-    """The last layer of an actor whose actions are numbers: their means, and a log std that no observation changes.
+    """The last layer of an actor of continuous actions: their means, and a log std that no observation changes.
 
     As in PPO section 6.1: "a Gaussian distribution, with variable standard deviations".
     """
@@ -211,7 +211,7 @@ def initialise(net: nn.Sequential, init: str, last_gain: float, generator: torch
 
 
 class Evaluator:
-    """What collecting and training ask of networks. Those here remember nothing: only the present observation counts.
+    """The forward passes of collecting and training, here of networks without a memory: only the observation counts.
 
     Attributes:
         chunk_steps: consecutive steps of an environment that stay in one piece in training.
@@ -230,7 +230,7 @@ class Evaluator:
         raise NotImplementedError
 
     def logits(self, prepared: Any) -> torch.Tensor:
-        """The parameters of the distribution of actions, (M, P) float32: logits but for a Box space."""
+        """The parameters of the distribution of actions, (M, P) float32: logits, or means and log std."""
         raise NotImplementedError
 
     def value(self, prepared: Any) -> torch.Tensor:
@@ -304,7 +304,7 @@ class ActorCritic(nn.Module, Evaluator):
             actions: their distribution; a number A stands for A actions of a Discrete space.
             init: see `initialise`.
             seed: of the weights.
-            log_std: at the start, of actions that are numbers.
+            log_std: at the start, of continuous actions.
             norm_obs: let `norm` normalise observations, which then are no images.
             memory: makes a layer between body and head. Such networks are evaluated by `recurrent.Recurrent`.
 
@@ -384,7 +384,7 @@ class ActorCritic(nn.Module, Evaluator):
         return self.bodies[1](prepared)
 
     def logits(self, prepared: torch.Tensor) -> torch.Tensor:
-        """The parameters of the distribution of actions, (M, P) float32: logits but for a Box space."""
+        """The parameters of the distribution of actions, (M, P) float32: logits, or means and log std."""
         return self.pi[-1](self.pi_features(prepared))
 
     def value(self, prepared: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ ranks, so the number of ranks changes the speed and nothing else.
 
 Letters of the shapes: T steps of an epoch, N environments of this rank, M samples of a minibatch on this rank,
 *O one observation, P parameters of a distribution of actions, U uniform numbers that decide an action. The maths is
-in `core.py`, with the equations.
+in `core.py`; `Training` and `Learner` are in `training.py`; `build.py` gives each learner its loss.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def collect(training: Training, save: Callable[[Training, bool], None] = lambda 
             training.nets.forget(ended)
         episodes += [(t, episode) for episode in infos["episodes"]]
     buf.finish(values_of(training, training.obs))
-    if env.learns:  # where the next episodes start
+    if env.learns:  # a curriculum chooses where the next episodes start
         env.learn_from(training.comm.broadcast(join_episodes(training, episodes)))
     training.snapshot()
     return episodes
@@ -246,7 +246,7 @@ def normalise_per_minibatch(training: Training, adv: torch.Tensor, batches: list
 def accumulate_gradients(
     training: Training, active: list[Learner], batch: Tensors, rows: torch.Tensor, coef: Coefficients
 ) -> Tensors:
-    """Compute the gradients of this rank's part of a minibatch, in chunks where it is large.
+    """Compute the gradients of this rank's part of a minibatch, in pieces of `chunk_size` samples.
 
     Returns:
         this rank's share of the losses and of the other statistics, each a number.
@@ -270,8 +270,8 @@ def actor_loss(
 ) -> tuple[torch.Tensor, Tensors]:
     """Return this part's share of -mean(L^CLIP) - ent_coef mean(entropy) (PPO eq. 7, last term of eq. 9).
 
-    Shares of all parts and ranks add up to the mean over the joined minibatch, whose size divides each sum here. So do
-    those of the statistics, returned too; LossPi is -mean(L^CLIP) alone.
+    Each sum is divided by the joined minibatch's size, so that the parts of all ranks add up to its mean; so are the
+    statistics, of which LossPi is -mean(L^CLIP) alone. `part` holds act (M, ...), logp and adv (M,).
     """
     size = training.cfg.minibatch_size
     logp, entropy = training.ac.dist.log_prob_and_entropy(training.nets.logits(obs), part["act"])
@@ -327,7 +327,7 @@ def sum_over_ranks(training: Training, active: list[Learner], sums: Tensors) -> 
 
 
 def take_steps(training: Training, active: list[Learner], joined: dict[str, float]) -> None:
-    """Take a step of Adam with each learner, except those that stop here: by the KL before this minibatch's step."""
+    """Take a step of Adam with each learner but those whose `target_kl` the KL before this step now exceeds."""
     moved = []
     for learner in active:
         learner.stopped = learner.target_kl is not None and joined["KL"] > 1.5 * learner.target_kl
@@ -340,7 +340,7 @@ def take_steps(training: Training, active: list[Learner], joined: dict[str, floa
 
 
 def summarise(means: list[dict[str, float]], steps: int) -> dict[str, float]:
-    """Return the epoch's statistics from each pass's means: losses of the first, their change to the last, its KL."""
+    """Return the epoch's statistics from each pass's means: first losses, their change, last KL."""
 
     def of(i: int, name: str) -> float:
         values = [in_pass[name] for in_pass in means if name in in_pass]
