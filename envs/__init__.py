@@ -40,7 +40,7 @@ def _find(env_id: str) -> tuple[Family, str]:
     if colon:
         try:
             found = getattr(importlib.import_module(module), "FAMILY", None)
-        except (ImportError, ValueError) as error:  # ValueError: the module's name is empty
+        except (ImportError, SyntaxError, ValueError) as error:  # ValueError: the module's name is empty
             raise ValueError(f"env: cannot import {module!r} of {env_id!r} ({error})") from None
         if isinstance(found, Family) and found.known(name):
             return found, name

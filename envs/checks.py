@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode
 
 from envs.vector import VecEnv
@@ -41,6 +41,8 @@ def actions_of(env: VecEnv, step: int, first_index: int = 0) -> np.ndarray:
     draws = [np.random.default_rng([step, first_index + i]) for i in range(env.num_envs)]
     if isinstance(space, Discrete):
         return np.array([draw.integers(space.n) for draw in draws])
+    if isinstance(space, MultiDiscrete):
+        return np.array([draw.integers(space.nvec) for draw in draws])
     return np.array([draw.uniform(-1, 1, space.shape) for draw in draws], np.float32)
 
 

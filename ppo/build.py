@@ -51,12 +51,11 @@ def build_training(cfg: PPOConfig, comm: mpi.Comm, watchdog: Watchdog | None = N
     Args:
         cfg: settings.
         comm: the ranks.
-        watchdog: which already watches; a new one if left out.
+        watchdog: which already watches; left out, one that ends nothing for standing still.
 
     Raises:
         Refused: on all ranks: an environment, network or device cannot be built, with the reason.
     """
-    watchdog = watchdog or Watchdog(comm, cfg.stall_timeout)
     env, obs, ac, buf, device, dtype = mpi.agreed(
         comm, lambda: build_parts(cfg, comm), (ValueError, MemoryError), Refused
     )
@@ -68,6 +67,7 @@ def build_training(cfg: PPOConfig, comm: mpi.Comm, watchdog: Watchdog | None = N
     except BaseException:
         env.close()
         raise
+    watchdog = watchdog or Watchdog(comm, 0.0)
     timer = Timer(lambda: comm.wait_seconds)
     training = Training(
         cfg=cfg,

@@ -7,6 +7,7 @@ What belongs to an environment stands in `env_options`, as its family declares i
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import functools
@@ -144,6 +145,8 @@ class PPOConfig:
         for setting in settings():
             self._require(setting.accepts(getattr(self, setting.name)), setting.name, setting.allowed)
         envs.check_options(self.env, **self.env_options)
+        defaults = {option.name: copy.deepcopy(option.default) for option in envs.find_family(self.env).options}
+        object.__setattr__(self, "env_options", defaults | self.env_options)
         self._check_sizes()
         self._check_names()
 

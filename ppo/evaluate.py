@@ -193,12 +193,22 @@ def evaluate_on_ranks(
     greedy: bool,
     comm: Comm,
     alive: Callable[[], None] = lambda: None,
+    waiting: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> list[dict[str, Any]]:
-    """As `evaluate`, for a policy that every rank holds; `alive` is called at every step. Rank 0 gets the records."""
+    """As `evaluate`, for a policy that every rank holds. Rank 0 gets the records.
+
+    Args:
+        policy, env_id, options, episodes, seed, num_envs, greedy: see `evaluate` and `play_share`.
+        comm: the ranks.
+        alive: called at every step.
+        waiting: around the time in which a rank has played its episodes and others still play theirs.
+    """
     mine = shares(episodes, seed, num_envs, comm.world_size)[comm.rank : comm.rank + 1]  # none where ranks are many
     records = [
         r for share, quotas in mine for r in play_share(policy, env_id, options, share, quotas, seed, greedy, alive)
     ]
+    with waiting():
+        comm.barrier()
     gathered = comm.gather(records)
     return [record for part in gathered for record in part] if gathered is not None else []
 

@@ -150,6 +150,14 @@ class Normaliser:
             for buffer, values in ((self._inputs.mean, self.obs.mean), (self._inputs.std, self.obs.std)):
                 buffer.copy_(torch.from_numpy(values).reshape(buffer.shape))
 
+    def begin_from_networks(self, count: Any) -> None:
+        """Go on from what the networks hold, which another run has seen: `count` observations, of one if not known."""
+        if self.obs is not None and self._inputs is not None:
+            known = isinstance(count, int) and 0 < count < 2**53
+            self.obs.count = float(count) if known else 1.0
+            self.obs.mean, std = (b.cpu().double().numpy().reshape(-1) for b in (self._inputs.mean, self._inputs.std))
+            self.obs.squares = np.maximum(std**2 - EPS, 0.0) * self.obs.count
+
     def state(self) -> dict[str, np.ndarray]:
         """Return what a checkpoint holds, by name."""
         found = {name: m.flat for name, m in (("obs", self.obs), ("ret", self.ret)) if m is not None}

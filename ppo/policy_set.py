@@ -87,7 +87,15 @@ def load_policies(folder: Path, env_id: str, network: str | None = None) -> Poli
     Raises:
         BadPolicy: there is none, or one of them cannot be loaded.
     """
-    found = [load_policy(path.parent, network) for path in sorted(folder.glob("*/policy.json"))]
+    found: dict[str, Policy] = {}
+    for path in sorted(folder.glob("*/policy.json")):
+        policy = load_policy(path.parent, network)
+        part = policy.info.get("env")
+        if not isinstance(part, str) or not isinstance(policy.info.get("spec"), dict):
+            raise BadPolicy(f"{path.parent}: its policy.json does not say what it plays")
+        if part in found:
+            raise BadPolicy(f"{folder}: {path.parent.name} is a second policy for {part}")
+        found[part] = policy
     if not found:
         raise BadPolicy(f"{folder}: no folder in it is a policy")
-    return PolicySet({str(policy.info["env"]): policy for policy in found}, env_id)
+    return PolicySet(found, env_id)

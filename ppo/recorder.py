@@ -85,7 +85,7 @@ class Recorder:
         self.console.start(training.epoch * self.cfg.steps_per_epoch, own, self.logger.rows() if self.logger else ())
         training.show_progress = self.console.advance
         self._began = time.monotonic()
-        self._acting = self._snapshot(training)
+        self._acting = None if self.cfg.eval_every else self._snapshot(training)
 
     def _agreed(self, action: Callable[[], T]) -> T:
         """Return what `action` returns on this rank, or raise Refused on all ranks if it failed on any of them."""
@@ -170,14 +170,17 @@ class Recorder:
         self.folder.write_json("system.json", system.describe(self.comm.library))
         (self.path / "exit.json").unlink(missing_ok=True)
         logger.cut_back(self.path, saved[1]["log"] if saved else dict.fromkeys(logger.FILES, 0))
-        self.logger = logger.EpochLogger(self.path, training.env.episode_fields, self._sinks(), self.cfg.json_lines)
+        self.logger = logger.EpochLogger(
+            self.path, training.env.episode_fields, self._sinks(training), self.cfg.json_lines
+        )
         if saved is not None and self._epoch_of_last_policy() < training.epoch:  # killed between checkpoint and policy
             self._save_policy("last", training)
 
-    def _sinks(self) -> list[Sink]:
+    def _sinks(self, training: Training) -> list[Sink]:
         """Return where rows go beside progress.txt."""
         settings, cfg = self.cfg.to_dict(), self.cfg
-        sinks: list[Sink] = [TensorBoard(self.path, settings)] if cfg.tensorboard else []
+        steps = training.epoch * cfg.steps_per_epoch
+        sinks: list[Sink] = [TensorBoard(self.path, settings, steps)] if cfg.tensorboard else []
         return sinks + ([WeightsAndBiases(self.path, settings, cfg.wandb)] if cfg.wandb != "off" else [])
 
     def _epoch_of_last_policy(self) -> int:
@@ -282,6 +285,7 @@ class Recorder:
                 False,
                 self.comm,
                 lambda: training.watchdog.touch(f"evaluate, epoch {training.epoch - 1}"),
+                training.watchdog.paused,
             )
 
     def _film(self, training: Training) -> None:

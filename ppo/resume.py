@@ -130,9 +130,13 @@ def restore_episodes(
     training.env.alive = lambda: training.watchdog.touch("restore the environments")
 
     def set_states() -> None:
-        training.obs = training.env.set_state(states)
-        if training.ac.memories:
-            training.nets.set_state(arrays["memory"][training.env_indices.start : training.env_indices.stop])
+        try:
+            training.obs = training.env.set_state(states)
+            if training.ac.memories:
+                training.nets.set_state(arrays["memory"][training.env_indices.start : training.env_indices.stop])
+        finally:
+            with training.watchdog.paused():  # others may need longer, and have watchdogs of their own
+                training.comm.barrier()
 
     try:
         agreed(training.comm, set_states, (ValueError,), Refused)
@@ -144,7 +148,7 @@ def restore_episodes(
         training.normaliser.carry[:] = 0.0
         training.nets.set_state(np.zeros_like(training.nets.get_state()))
         notes.append(f"fresh episodes begin in all environments, which cannot be restored: {problem}")
-        facts["fresh_episodes_at_epochs"] = [training.epoch]
+        facts["fresh_episodes_at_epochs"] = [*facts.get("fresh_episodes_at_epochs", []), training.epoch]
 
 
 # The settings that it was made with -----------------------------------------------------------------------------------
@@ -173,6 +177,8 @@ def compare_settings(cfg: PPOConfig, facts: Facts, old: Facts, allow_mismatch: b
     if differing and not allow_mismatch:
         listed = "; ".join(f"{name} was {_short(was)}, now {_short(now)}" for name, (was, now) in differing.items())
         raise Refused(f"{cfg.run_dir} was made with other settings: {listed} (--allow-mismatch continues all the same)")
+    if type(fresh := old.get("fresh_episodes_at_epochs")) is list:
+        facts["fresh_episodes_at_epochs"] = fresh
     earlier = _table(old.get("mismatch"))
     if differing or earlier:
         facts["mismatch"] = earlier | {name: list(pair) for name, pair in differing.items()}
@@ -240,5 +246,8 @@ def init_from(training: Training, folder: Path, network: str | None = None) -> s
         if name not in weights or weights[name].shape != p.shape:
             theirs = tuple(weights[name].shape) if name in weights else "missing"
             raise Refused(f"init-from {folder}: {name} is {theirs} there and {tuple(p.shape)} here")
+    if more := sorted(set(weights) - set(mine)):
+        raise Refused(f"init-from {folder}: {more[0]} is there and not here")
     training.ac.load_state_dict(weights)
+    training.normaliser.begin_from_networks(policy.info.get("steps"))
     return f"starting from the {'weights' if policy.has_value else 'actor'} of {folder}"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import dataclasses
 import importlib.util
 import math
 import re
@@ -71,6 +72,11 @@ def search(args: argparse.Namespace, words: list[str]) -> int:
     cfg = config_of(fixed, lowest(space))
     if args.column not in progress_columns(cfg.env):
         raise ValueError(f"column: {args.column!r}, expected one of {', '.join(progress_columns(cfg.env))}")
+    try:
+        dataclasses.replace(cfg, stop_at=f"{args.column}>=0")  # as a goal, it is refused where such runs leave it empty
+    except ValueError:
+        needs = "--eval-every, a test set, or --algo ppg"
+        raise ValueError(f"column: {args.column} stays empty in such runs, without {needs}") from None
     if importlib.util.find_spec("optuna") is None:
         raise ValueError("optuna is not installed: pip install -e '.[search]'")
     folder = Path(cfg.data_dir) / fixed.get("exp-name", f"search_{cfg.experiment.removeprefix('ppo_')}")
@@ -208,7 +214,7 @@ def attempt(study: Study, trial: Trial, column: str, fixed: Mapping[str, str], f
 
     def on_epoch(row: dict[str, Any]) -> bool:
         nonlocal pruned
-        if math.isfinite(value := float(row[column])):
+        if math.isfinite(value := float(row.get(column, math.nan))):
             trial.report(value, int(row["Epoch"]))
             pruned = trial.should_prune()
         return pruned
@@ -222,16 +228,16 @@ def attempt(study: Study, trial: Trial, column: str, fixed: Mapping[str, str], f
         if isinstance(error, Refused) and "is being written by" in str(error):
             return  # another process runs it, and tells the study
         problem = printable(error)
-    values = [] if problem else last_values(folder / name, column)
+    values = [] if problem else last_values(cfg.run_dir, column)
     state = states.PRUNED if pruned else states.COMPLETE if values else states.FAIL
     study.tell(trial.number, values[-1] if state == states.COMPLETE else None, state, skip_if_finished=True)
     said = problem or (f"{column} {values[-1]:.4g}" if values else f"no {column}")
     print(f"{name}  {said}{'  (pruned)' if pruned else ''}  {shown(trial.params)}", flush=True)
 
 
-def last_values(experiment: Path, column: str) -> list[float]:
+def last_values(run_dir: Path, column: str) -> list[float]:
     """Return the finite values of a column in a trial's run."""
-    series = runs.read_run(experiment / f"{experiment.name}_s0", [column]).series("Epoch", column)[1]
+    series = runs.read_run(run_dir, [column]).series("Epoch", column)[1]
     return [float(value) for value in series if math.isfinite(value)]
 
 

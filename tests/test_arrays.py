@@ -51,6 +51,14 @@ def test_images_are_taken_and_scaled_as_torch_does(shape, torch_threads):
     assert torch.equal(ours, theirs) and ours.permute(0, 2, 3, 1).is_contiguous()
 
 
+def test_images_of_numbers_are_not_taken_for_bytes():
+    """Observations in float32, which a network may be shown, are scaled as numbers."""
+    obs = torch.rand(5, 84, 84, 4, generator=torch.Generator().manual_seed(0)).mul(255.0).permute(0, 3, 1, 2)
+    ac = ActorCritic("small", (4, 84, 84), 5, "orthogonal", 0)
+    seen = FastActorCritic(ac, torch.bfloat16).prepare(obs)
+    assert torch.equal(seen, scale_image(obs, torch.bfloat16))
+
+
 def test_without_the_library_torch_does_it(monkeypatch):
     """One step of a network in bfloat16: the same observations, gradients and, up to rounding, weights and copies."""
     obs = torch.randint(256, (5, 84, 84, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

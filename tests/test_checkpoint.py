@@ -331,7 +331,20 @@ def test_environments_that_became_others_begin_fresh_episodes(tmp_path, capsys):
     numbers = [(e[names.index("env")], e[names.index("episode")]) for e in episodes]
     assert len(set(numbers)) == len(numbers) and episodes[-1][names.index("ep_len")] == "20"
     train(config.build(**ECHO, epochs=5, max_episode_steps=20, data_dir=str(tmp_path)), resume=True)
-    assert "mismatch" in json.loads((path / "config.json").read_text())  # the mark stays
+    facts = json.loads((path / "config.json").read_text())
+    assert "mismatch" in facts and facts["fresh_episodes_at_epochs"] == [2]  # the marks stay
+    longer = config.build(**ECHO, epochs=6, max_episode_steps=30, data_dir=str(tmp_path))
+    train(longer, resume=True, allow_mismatch=True)
+    assert json.loads((path / "config.json").read_text())["fresh_episodes_at_epochs"] == [2, 5]
+
+
+def test_a_run_is_either_resumed_or_overwritten(tmp_path):
+    """`train` refuses both at once, as the command does."""
+    path = train(config.build(**ECHO, epochs=1, data_dir=str(tmp_path)))
+    before = contents(path)
+    with pytest.raises(Refused, match="either resume it or overwrite it"):
+        train(config.build(**ECHO, epochs=2, data_dir=str(tmp_path)), resume=True, overwrite=True)
+    assert contents(path) == before
 
 
 def damage(folder):

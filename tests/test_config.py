@@ -10,7 +10,7 @@ import pytest
 
 import envs
 from ppo import config
-from ppo.config import build
+from ppo.config import PPOConfig, build
 from ppo.run import main, parse, train
 from utils.settings import FACTS, Setting
 
@@ -215,6 +215,14 @@ def test_a_command_takes_back_a_value_that_begins_like_a_flag():
     """A folder called --x, for instance."""
     cfg = build(env="Echo-v0", init_from="--x", network="--resume")
     assert parse(shlex.split(cfg.command())[3:])[0] == cfg
+    cfg = build(env="Pendulum-v1", log_std=-1e-7)
+    assert parse(shlex.split(cfg.command())[3:])[0] == cfg
+
+
+def test_settings_of_an_environment_need_not_be_given():
+    """The class alone fills them in, as `build` does."""
+    cfg = PPOConfig(env="CartPole-v1")
+    assert cfg.env_options == build(env="CartPole-v1").env_options and "CartPole-v1" in cfg.command()
 
 
 def test_a_reader_that_goes_is_no_error():

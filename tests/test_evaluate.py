@@ -9,7 +9,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from ppo.config import build, progress_columns
 from ppo.evaluate import environment, evaluate, find_policy
@@ -274,6 +274,51 @@ def test_a_run_evaluates_as_the_command_does(tmp_path):
         assert float(row["EvalEpLen"]) == pytest.approx(np.mean([r["ep_len"] for r in records]))
     best = max((float(row["EvalEpRet"]), int(row["TotalEnvInteracts"])) for row in (rows[1], rows[3]))
     assert load_policy(folder / "policy" / "best").info["steps"] == best[1]
+
+
+def test_the_best_policy_is_the_one_that_was_evaluated(tmp_path):
+    """In the first epoch, and in the first one after a resume, too: not the weights from before its update."""
+    settings = TRAIN | {"eval_episodes": 4, "data_dir": str(tmp_path)}
+    folder = train(build(**settings, epochs=1, eval_every=1))
+    assert same_weights(folder / "policy" / "best", folder / "policy" / "last")
+    (tmp_path / "cut").mkdir()
+    cut = settings | {"eval_every": 4, "data_dir": str(tmp_path / "cut"), "pi_lr": 0.01}
+    train(build(**cut, epochs=4), on_epoch=lambda row: row["Epoch"] == 2)
+    folder = train(build(**cut, epochs=4), resume=True)
+    assert same_weights(folder / "policy" / "best", folder / "policy" / "last")
+
+
+def same_weights(one, other):
+    """Return whether two policies have the same weights."""
+    first, second = (load_file(path / "policy.safetensors") for path in (one, other))
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+LONG = """
+import time
+from ppo.evaluate import evaluate_on_ranks
+from ppo.networks import ActorCritic
+from ppo.policy import Policy
+from tests.test_evaluate import INFO
+from utils import mpi
+from utils.watchdog import Watchdog
+comm = mpi.connect()
+policy = Policy(ActorCritic("mlp", (4,), 4, "xavier", 0), INFO)
+with Watchdog(comm, 1.0) as dog:
+    def alive():
+        dog.touch("evaluate")
+        time.sleep(0.04)
+    records = evaluate_on_ranks(policy, "Echo-v0", {}, 4, 0, 4, True, comm, alive, dog.paused)
+if comm.rank == 0:
+    print(len(records), "episodes")
+"""
+
+
+@pytest.mark.mpi
+def test_a_rank_that_has_nothing_to_play_waits_for_the_others():
+    """Four environments are one rank's work; the other waits longer than a stall is allowed to last."""
+    done = run(["-c", LONG], ranks=2)
+    assert done.code == 0 and done.out == "4 episodes\n", done.out + done.err
 
 
 def test_an_evaluation_on_mario_counts_flags(tmp_path):

@@ -18,6 +18,7 @@ from scripts import evaluate, export
 from tests.conftest import run
 from tests.test_train import assert_same, final_state, rows
 from utils import mpi
+from utils.folder import Refused
 
 PENDULUM = {
     "env": "Pendulum-v1",
@@ -162,6 +163,28 @@ if comm.rank == 0:
     said = [run(["-c", code], ranks=ranks, env={"PYTHONHASHSEED": "0"}) for ranks in (1, 2, 4)]
     assert all(done.code == 0 for done in said), said[0].err
     assert len({done.out for done in said}) == 1
+
+
+def test_a_run_goes_on_from_the_statistics_of_the_policy_that_it_begins_with(tmp_path):
+    """As if it had seen those observations itself; a run that does not normalise refuses such a policy in one line."""
+    rng = np.random.default_rng(0)
+    old, new = rng.normal(5, 2, (400, 3)), rng.normal(-1, 3, (100, 1, 3)).astype(np.float32)
+    ac = ActorCritic("mlp", (3,), 2, "xavier", 0, norm_obs=True)
+    assert ac.norm is not None
+    ac.norm.mean.copy_(torch.from_numpy(old.mean(axis=0)))
+    ac.norm.std.copy_(torch.from_numpy(old.std(axis=0)))
+    normaliser = Normaliser(mpi.Comm(), range(1), 1, 100, ac, None)
+    normaliser.begin_from_networks(400)
+    normaliser.end_epoch(new)
+    whole = np.concatenate([old, new[:, 0]])
+    np.testing.assert_allclose(ac.norm.mean.numpy(), whole.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(ac.norm.std.numpy(), whole.std(axis=0), rtol=1e-5)
+    settings = PENDULUM | {"epochs": 1, "data_dir": str(tmp_path)}
+    folder = train(config.build(**settings, exp_name="one"))
+    more = train(config.build(**settings, exp_name="two", init_from=str(folder)))
+    assert final_state(more)["norm/obs"][0] == 2 * PENDULUM["steps_per_epoch"]
+    with pytest.raises(Refused, match=r"norm\.mean is there and not here"):
+        train(config.build(**settings | {"norm_obs": False, "exp_name": "three", "init_from": str(folder)}))
 
 
 def test_images_are_not_normalised(tmp_path):

@@ -14,6 +14,7 @@ from envs import make_vec
 from ppo.config import build
 from ppo.evaluate import environment, find_policy
 from ppo.networks import ActorCritic
+from ppo.normalise import Normaliser
 from ppo.policy import BadPolicy, load_policy, save_policy, write_policy
 from ppo.resume import init_from
 from ppo.run import train
@@ -132,7 +133,7 @@ def test_starting_from_an_actor_alone_keeps_the_own_critic(echo, tmp_path):
     """--init-from takes the actor and leaves the critic; other shapes are refused with both shapes."""
 
     class Run:
-        ac = ActorCritic("mlp", (4,), 4, "xavier", 5)
+        ac, normaliser = ActorCritic("mlp", (4,), 4, "xavier", 5), Normaliser()
 
     old = {name: p.clone() for name, p in Run.ac.state_dict().items()}
     weights = {name: p for name, p in load_policy(echo).ac.state_dict().items() if name.startswith("pi.")}

@@ -1,5 +1,7 @@
 """Policies that share a game: `scripts.evaluate SuperMarioBros-v0`."""
 
+import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -83,6 +85,20 @@ def test_the_commands_take_the_game_or_a_folder_of_policies(tmp_path, capsys):
     assert command.main([str(PRETRAINED), "--episodes", "2"]) == 2
     assert "--env" in capsys.readouterr().err
     assert command.main([str(PRETRAINED), "--env", GAME, "--episodes", "2", "--jobs", "1", *limit]) == 0
+
+
+def test_a_set_has_one_policy_for_each_part(tmp_path):
+    """Two for the same stage, or one that does not say what it plays, are refused in one line."""
+    shutil.copytree(PRETRAINED / "SuperMarioBros-1-1-v0", tmp_path / "a")
+    shutil.copytree(PRETRAINED / "SuperMarioBros-1-1-v0", tmp_path / "b")
+    with pytest.raises(BadPolicy, match="b is a second policy for SuperMarioBros-1-1-v0"):
+        load_players(tmp_path, env_id=GAME)
+    for missing in ("env", "spec"):
+        info = json.loads((PRETRAINED / "SuperMarioBros-1-1-v0" / "policy.json").read_text())
+        del info[missing]
+        (tmp_path / "b" / "policy.json").write_text(json.dumps(info))
+        with pytest.raises(BadPolicy, match=r"b: .*"):
+            load_players(tmp_path, env_id=GAME)
 
 
 def test_a_member_that_is_damaged_is_named(tmp_path):

@@ -59,6 +59,7 @@ def test_wide_ranges_are_searched_by_their_logarithm():
         ("--gamma 0.9..0.99 --seed 0 1", "seed, env: one value each"),
         ("--gamma 0.9..0.99 --trials 0", "trials: 0"),
         ("--gamma 0.9..0.99 --column Return", "column: 'Return'"),
+        ("--gamma 0.9..0.99 --column EvalEpRet", "EvalEpRet stays empty in such runs"),
     ],
 )
 def test_bad_input_is_one_line(words, named, capsys, tmp_path):
@@ -116,6 +117,14 @@ def test_a_search_that_is_cut_goes_on(tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     assert search.main([*words, str(tmp_path / "cut"), "--gamma", "0.5"]) == 2
     assert "was begun with" in capsys.readouterr().err
+
+
+@optuna
+def test_a_search_may_have_another_seed(tmp_path, capsys):
+    """Its trials' runs are found by it."""
+    words = [*ECHO, "--pi-lr", "1e-4..1e-1", "--trials", "1", "--seed", "3", "--data-dir", str(tmp_path)]
+    assert search.main(words) == 0
+    assert "1 trials (1 complete)" in capsys.readouterr().out
 
 
 @optuna

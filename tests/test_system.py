@@ -12,9 +12,12 @@ import time
 
 import pytest
 
+from ppo import config
+from ppo.build import build_training
 from tests.conftest import ROOT, run
 from utils import mpi, system
 from utils.command import any_character
+from utils.folder import Refused
 from utils.watchdog import StopSignals, Watchdog
 
 
@@ -155,6 +158,16 @@ def test_a_watchdog_ends_with_its_block():
         raise RuntimeError
     assert not [thread for thread in threading.enumerate() if thread.name == "watchdog"]
     time.sleep(1.0)  # longer than its limit
+
+
+def test_what_is_built_without_a_watchdog_leaves_none_that_ends_the_process():
+    """Not where it cannot be built, and not where it stands about in a notebook."""
+    with pytest.raises(Refused):
+        build_training(config.build(env="CartPole-v1", squash=True, stall_timeout=0.5), mpi.Comm())
+    assert not [thread for thread in threading.enumerate() if thread.name == "watchdog"]
+    training = build_training(config.build(env="CartPole-v1", stall_timeout=0.5), mpi.Comm())
+    time.sleep(1.5)  # longer than its limit
+    training.close()
 
 
 def test_a_closed_watchdog_ends_nothing(monkeypatch):

@@ -50,6 +50,8 @@ class RunFolder:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Refused(f"cannot create {path.parent}: {error.strerror}") from None
+        if resume and overwrite:
+            raise Refused(f"{path}: either resume it or overwrite it")
         if path.exists() and not path.is_dir():
             raise Refused(f"{path} is a file, not a run folder")
         if not os.access(path if path.exists() else path.parent, os.W_OK):

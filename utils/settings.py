@@ -138,7 +138,7 @@ class Setting:
         if value is None:
             return [self.flag, "none"]
         text = value if isinstance(value, str) else json.dumps(value)
-        return [f"{self.flag}={text}"] if text.startswith("--") else [self.flag, text]
+        return [f"{self.flag}={text}"] if text.startswith("-") else [self.flag, text]
 
     def add_flag(self, group: argparse._ArgumentGroup, shown: Any) -> None:
         """Give a parser the flag; it leaves no trace where it is not used. `shown` is the default in its help."""

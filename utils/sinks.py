@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,11 +32,11 @@ class Sink(Protocol):
 class TensorBoard:
     """Event files in the run's `tensorboard/`, with the settings as a table under Text."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        """Args: folder: the run's. settings: what it is run with."""
+    def __init__(self, folder: Path, settings: Mapping[str, Any], steps: int) -> None:
+        """Args: folder: the run's. settings: what it is run with. steps: it goes on from there: later rows go."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=steps + 1)
         rows = [f"| {name} | `{json.dumps(value)}` |" for name, value in settings.items()]
         self._writer.add_text("settings", "\n".join(["| setting | value |", "|---|---|", *rows]))
 
@@ -66,13 +67,16 @@ class WeightsAndBiases:
         """Args: folder: the run's. settings: what it is run with. mode: offline or online."""
         import wandb
 
-        self._wandb = wandb
+        self._wandb, place = wandb, folder / "wandb" / "id"
+        if not place.exists():  # a name of its own, whatever other folders are called
+            place.parent.mkdir(exist_ok=True)
+            place.write_text(f"{folder.name}-{secrets.token_hex(4)}")
         self._run = wandb.init(
             dir=str(folder),
             mode=mode,
             project=folder.parent.name,
             name=folder.name,
-            id=folder.name,
+            id=place.read_text(),
             resume="allow",
             config=dict(settings),
         )

@@ -98,8 +98,8 @@ class FastActorCritic(Evaluator):
         """Return observations, or some rows of them, in the type that is computed in; images scaled."""
         if not self._image:
             return self._ac.take(obs, rows).to(self.dtype)
-        channels_last = obs.permute(0, 2, 3, 1).is_contiguous()  # as in the buffer
-        if self.dtype == torch.bfloat16 and obs.device.type == "cpu" and channels_last and arrays.compiled():
+        in_buffer = obs.dtype == torch.uint8 and obs.permute(0, 2, 3, 1).is_contiguous()  # as it keeps them
+        if self.dtype == torch.bfloat16 and obs.device.type == "cpu" and in_buffer and arrays.compiled():
             return arrays.scale_images(obs, torch.arange(len(obs)) if rows is None else rows, SCALE)
         return scale_image(obs if rows is None else take_images(obs, rows), self.dtype)
 
