@@ -2,7 +2,8 @@
 
 Read it from `train` upwards or from here downwards; equations are numbered as in Schulman et al. 2017, "Proximal Policy
 Optimization Algorithms" (arXiv:1707.06347). T steps of N environments, A actions; s, a, r: state, action, reward.
-What `ppo/` adds: images, continuous actions, many processes, checkpoints, evaluation. What it computes is this.
+What `ppo/` adds: images, continuous actions, many processes, checkpoints, evaluation. It computes this, but
+clips the gradient of each network on its own.
 """
 
 import argparse
@@ -31,7 +32,7 @@ def network(inputs: int, outputs: int, last_gain: float) -> nn.Sequential:
 
 
 def advantages(rew: Tensor, val: Tensor, last_val: Tensor, done: Tensor) -> Tensor:
-    """Return A (T, N): how much better an action turned out than the critic V (T, N) expected. `done`: s' is new."""
+    """Return A (T, N): how much better an action turned out than the critic V (T, N) expected; done: it ended one."""
     adv, carry = torch.zeros_like(rew), torch.zeros(rew.shape[1])
     for t in reversed(range(len(rew))):
         next_val = last_val if t == len(rew) - 1 else val[t + 1]
@@ -58,7 +59,7 @@ def update(pi: nn.Module, v: nn.Module, optimiser: torch.optim.Optimizer, batch:
         for rows in torch.randperm(len(batch[0])).split(MINIBATCH):
             optimiser.zero_grad()
             losses(pi, v, *(part[rows] for part in batch)).backward()
-            nn.utils.clip_grad_norm_(params, 0.5)
+            nn.utils.clip_grad_norm_(params, 0.5)  # not in the paper: no step is huge
             optimiser.step()
 
 
@@ -80,8 +81,8 @@ def train(seed: int = 0, steps: int = 500_000) -> list[float]:
                 logp[t] = policy.log_prob(act[t])
                 after, reward, terminated, truncated, infos = envs.step(act[t].numpy())
                 running += reward
-                for i in np.flatnonzero(truncated & ~terminated):  # cut by the clock, not by a fall: the pole would
-                    final = torch.from_numpy(infos["final_obs"][i])  # have stood on, which V of the last state says
+                for i in np.flatnonzero(truncated & ~terminated):  # cut by the clock, not by a fall: what the pole
+                    final = torch.from_numpy(infos["final_obs"][i])  # would have earned on is V of the last state
                     reward[i] += GAMMA * v(final).item()
                 now, rew[t] = torch.from_numpy(after), torch.from_numpy(reward)
                 done[t] = torch.from_numpy(terminated | truncated)
@@ -89,7 +90,7 @@ def train(seed: int = 0, steps: int = 500_000) -> list[float]:
                 running[terminated | truncated] = 0
             adv = advantages(rew, val, v(now).squeeze(-1), done)
         ret = adv + val  # what the critic shall learn
-        adv = (adv - adv.mean()) / (adv.std() + 1e-8)  # as many actions become likelier as unlikelier
+        adv = (adv - adv.mean()) / (adv.std() + 1e-8)  # better than the average becomes likelier
         update(pi, v, optimiser, tuple(part.flatten(0, 1) for part in (obs, act, logp, adv, ret)))
         recent = float(np.mean(finished[-100:])) if finished else 0.0
         print(
