@@ -111,13 +111,13 @@ class Policy:
         """Return one action per observation.
 
         Args:
-            obs: (N, *O), as the environment gives them.
+            obs: (N, *O), as environments of `envs.make_vec` give them.
             uniform: (N, U) float32 in [0, 1) that decide the sampled actions, (N,) where one number does; None takes
                 the most probable ones.
             state: (N, S) what was remembered before, replaced by what is remembered now.
 
         Returns:
-            what the environment is given: (N,) int64 for a Discrete space, (N, A) for others.
+            what such environments are given: (N,) int64 for a Discrete space, (N, A) for others, in [-1, 1] for a Box.
         """
         at = self._recall(obs, state)
         params, dist = self.nets.logits(at), self.ac.dist

@@ -109,15 +109,15 @@ def test_the_functions_of_algorithm_1_exist():
 TINY = ["--num-envs", "2", "--steps-per-epoch", "16", "--minibatch-size", "8", "--epochs", "1"]
 RECIPES = re.findall(
     r"^\*\*(\w+ \w+)\.\*\*.*?^```python\n(.*?)^```$\s+`python -m ([^`]+)`(?:, and.*?`python -m ([^`]+)`)?",
-    README.read_text().partition("## Recipes")[2],
+    README.read_text().partition("## Recipes")[2] + (ROOT / "envs" / "README.md").read_text(),
     re.DOTALL | re.MULTILINE,
 )
 
 
-def test_there_are_three_recipes():
-    """A reward, a network, an environment."""
-    assert [title for title, *_ in RECIPES] == ["A reward", "A network", "An environment"]
-    assert [bool(measure) for *_, measure in RECIPES] == [False, False, True]
+def test_there_are_recipes():
+    """A reward, a network and an environment on the front page, a wrapper where environments are."""
+    assert [title for title, *_ in RECIPES] == ["A reward", "A network", "An environment", "A wrapper"]
+    assert [bool(measure) for *_, measure in RECIPES] == [False, False, True, False]
 
 
 @pytest.mark.parametrize(("title", "code", "command", "measure"), RECIPES, ids=[title for title, *_ in RECIPES])
@@ -133,3 +133,15 @@ def test_a_recipe_runs_as_printed(title, code, command, measure, tmp_path):
             assert done.returncode == 0, done.stderr
     (log,) = Path(tmp_path).glob("data/*/*_s0/progress.txt")
     assert len(log.read_text().splitlines()) == 2 and "mine:" in (log.parent / "config.json").read_text()
+
+
+def test_the_library_works_as_printed(tmp_path):
+    """What `scripts/README.md` says for a cell of one's own: training with a callback, and a policy that plays."""
+    code = "\n".join(blocks((ROOT / "scripts" / "README.md").read_text(), "python"))
+    assert code.count("train(build(") == 1 and code.count("policy.act(obs)") == 1
+    code = code.replace("epochs=100", "epochs=2")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PMI_", "OMPI_"))} | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code + "\nprint(len(returns))"], cwd=tmp_path, env=env, text=True, capture_output=True
+    )
+    assert done.returncode == 0 and done.stdout.endswith("\n2\n") and "'x_max'" in done.stdout, done.stderr
