@@ -116,7 +116,7 @@ def test_environments_are_closed_where_the_learners_cannot_be_built(tmp_path, mo
 def test_a_table_that_cannot_be_closed_keeps_nothing_else_open(tmp_path, monkeypatch):
     """The run's other files are closed and the folder is given back, so that the run can go on."""
     sink = types.SimpleNamespace(row=lambda _: None, close=lambda: 1 / 0)
-    monkeypatch.setattr(Recorder, "_sinks", lambda _: [sink])
+    monkeypatch.setattr(Recorder, "_sinks", lambda *_: [sink])
     train_once = config.build(**TINY, epochs=1, data_dir=str(tmp_path))
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(ZeroDivisionError):
