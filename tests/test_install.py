@@ -182,3 +182,18 @@ def test_make_help_says_all_that_the_makefile_begins_with():
     done = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.splitlines() == [line[1:].removeprefix(" ") for line in head]
     assert all(f"\n  {name} " in done.stdout for name in ("PYTHON", "TORCH", "NP", "ARGS"))
+
+
+@pytest.mark.parametrize("name", ["utils", "envs"])
+def test_a_file_that_hides_a_package_is_named(tmp_path, name):
+    """`utils.py` beside a user's own code: one line and code 2 from a command, an exception in Python."""
+    (tmp_path / f"{name}.py").write_text("x = 1\n")
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    for words in (["-m", "ppo.run", "--env", "Echo-v0"], ["-m", "scripts.evaluate", "x"]):
+        done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=env, text=True, capture_output=True)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+        assert f"{name}.py hides the package '{name}'" in done.stderr
+    code = "try:\n    import ppo\nexcept ImportError as error:\n    print(error)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, text=True, capture_output=True)
+    assert "rename it, or start in another folder" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] in ([f"{name}.py"], ["__pycache__", f"{name}.py"])
