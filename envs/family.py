@@ -136,6 +136,20 @@ class Family:
     plays_as: Mapping[str, str] = field(default_factory=dict)
     spec: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """See that what names a column or an option names one of the family's. Raises ValueError."""
+        columns = {column.name for column in (*self.columns, *self.learned)}
+        options = {option.name for option in self.options}
+        for what, named, known in (
+            ("evaluated", self.evaluated, columns),
+            ("best_by", (self.best_by,) if self.best_by else (), columns),
+            ("evaluation", self.evaluation, options),
+        ):
+            if unknown := sorted(set(named) - known):
+                raise ValueError(f"family {self.name}: {what} names {unknown[0]!r}, expected some of {sorted(known)}")
+        if missing := [column.name for column in self.columns if column.field is None]:
+            raise ValueError(f"family {self.name}: column {missing[0]} does not say of which field it is the mean")
+
     def presets_of(self, env_id: str) -> tuple[Preset, ...]:
         """Return the presets for an id, the default first: those made for it come before those for all ids."""
         name = env_id.rpartition(":")[2]

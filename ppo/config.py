@@ -352,8 +352,13 @@ def settings() -> tuple[Setting, ...]:
 
 
 def all_settings(env: str) -> tuple[Setting, ...]:
-    """Return the algorithm's settings and the options of the environment's family."""
-    return (*settings(), *envs.find_family(env).options)
+    """Return the algorithm's settings and the options of the environment's family. Raises ValueError for a clash."""
+    own, options = settings(), envs.find_family(env).options
+    if clash := {setting.name for setting in own} & {option.name for option in options}:
+        raise ValueError(
+            f"env: the family of {env} names an option {min(clash)!r}, which is a setting of the algorithm"
+        )
+    return (*own, *options)
 
 
 def progress_columns(env: str) -> list[str]:

@@ -125,3 +125,29 @@ def test_it_says_how_it_is_drawn(monkeypatch):
     assert (vec.num_envs, vec.seed, vec.options["length"], vec.metadata["render_fps"]) == (1, 3, 7, 5)
     with pytest.raises(ValueError, match="length"):
         envs.make_visible(COIN, 3, length=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"evaluated": ("Tails",)}, "evaluated names 'Tails'"),
+        ({"best_by": "Tails"}, "best_by names 'Tails'"),
+        ({"evaluation": {"wind": 1}}, "evaluation names 'wind'"),
+        ({"columns": (replace(made_up.FAMILY.columns[0], field=None),)}, "column Heads does not say"),
+    ],
+)
+def test_names_that_lead_nowhere_are_refused_where_it_is_declared(changes, said):
+    """Not after an epoch."""
+    with pytest.raises(ValueError, match=said):
+        replace(made_up.FAMILY, **changes)
+
+
+def test_an_option_is_not_named_as_a_setting(monkeypatch, capsys):
+    """The command line and Python alike would give both the same value."""
+    shared = (*made_up.FAMILY.options, replace(made_up.FAMILY.options[0], name="shared"))
+    monkeypatch.setattr(made_up, "FAMILY", replace(made_up.FAMILY, options=shared))
+    with pytest.raises(ValueError, match="names an option 'shared'"):
+        build(env=COIN)
+    with pytest.raises(SystemExit, match="2"):
+        main(["--env", COIN])
+    assert "names an option 'shared'" in capsys.readouterr().err
