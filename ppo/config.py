@@ -32,7 +32,7 @@ GOAL = re.compile(r"\s*(\w+)\s*(>=|<=)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d
 LONGEST_NAME = 200  # bytes of an experiment's name: file systems take 255, with what is put after it
 MAX_LSTM_UNITS = 4096  # that a policy's file may ask for too
 LENGTHS = ("epochs", "total_steps")  # one replaces the other
-MEMORIES = ("feedforward", "lstm", "lnlstm")
+POLICIES = ("feedforward", "lstm", "lnlstm")
 TARGETS = ("lambda", "rewards-to-go")
 NORMALISED = ("batch", "minibatch", "none")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -74,7 +74,7 @@ class PPOConfig:
         "mlp", "actor and critic: mario, nature, small, impala, impoola, mlp, mlp_wide or MODULE:FUNCTION"
     )
     shared: bool = _field(False, "one body, two heads, a joint loss: trained with the actor's step size and passes")
-    policy: str = _field("feedforward", "memory between body and head: none, LSTM or layer-normalised LSTM", MEMORIES)
+    policy: str = _field("feedforward", "memory between body and head: none, LSTM or layer-normalised LSTM", POLICIES)
     lstm_units: int = _field(512, "units of a memory", at_least=1, at_most=MAX_LSTM_UNITS)
     chunk_steps: int = _field(16, "consecutive steps through which a memory is trained", at_least=1)
     init: str = _field("orthogonal", "initial weights", ("orthogonal", "xavier"))

@@ -44,7 +44,7 @@ MAX_FAILED_WRITES = 3  # of one kind in a row, then the run ends
 class Recorder:
     """Keeps the files of one run. On ranks other than 0 it takes part in the collective calls and writes nothing."""
 
-    def __init__(self, cfg: PPOConfig, comm: Comm, resumed: bool, overwrite: bool, show: bool = True) -> None:
+    def __init__(self, cfg: PPOConfig, comm: Comm, resumed: bool, overwrite: bool) -> None:
         """Take the run's folder.
 
         Raises:
@@ -53,7 +53,7 @@ class Recorder:
         self.cfg, self.comm, self.path = cfg, comm, cfg.run_dir
         self.folder: RunFolder | None = None
         self.logger: logger.EpochLogger | None = None
-        self.console = Console(cfg.num_epochs * cfg.steps_per_epoch, show and comm.rank == 0, comm.world_size > 1)
+        self.console = Console(cfg.num_epochs * cfg.steps_per_epoch, comm.rank == 0, comm.world_size > 1)
         self._facts: dict[str, Any] = {}  # config.json
         self._rejected: list[tuple[Path, str]] = []  # damaged checkpoints
         self._failures: Counter[str] = Counter()  # writes in a row that failed, of each kind

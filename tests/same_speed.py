@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent.parent
 SLICE = 0.5  # seconds of a turn
 
 
-class Run:
+class PacedTraining:
     """One training, which runs between `turn` and its end only."""
 
     def __init__(self, checkout: Path, data: Path, flags: list[str]) -> None:
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> None:
     """Compare, and print seconds per epoch of both and their ratio."""
     with tempfile.TemporaryDirectory() as folder:
         trees = {"there": Path(argv[0]).resolve(), "here": HERE}
-        runs = {name: Run(tree, Path(folder, name), argv[1:]) for name, tree in trees.items()}
+        runs = {name: PacedTraining(tree, Path(folder, name), argv[1:]) for name, tree in trees.items()}
         try:
             while all(run.turn() for run in runs.values()):
                 pass
