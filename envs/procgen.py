@@ -39,26 +39,10 @@ from utils.seeding import episode_seed
 STATE_VERSION = 1
 SIZE, ACTIONS, LAST_LEVEL = 64, 15, 2**31 - 1
 
-# Game -> smallest and largest return that the paper scores by, in hard and in easy mode (its appendix C).
-RETURNS: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
-    "bigfish": ((0, 40), (1, 40)),
-    "bossfight": ((0.5, 13), (0.5, 13)),
-    "caveflyer": ((2, 13.4), (3.5, 12)),
-    "chaser": ((0.5, 14.2), (0.5, 13)),
-    "climber": ((1, 12.6), (2, 12.6)),
-    "coinrun": ((5, 10), (5, 10)),
-    "dodgeball": ((1.5, 19), (1.5, 19)),
-    "fruitbot": ((-0.5, 27.2), (-1.5, 32.4)),
-    "heist": ((2, 10), (3.5, 10)),
-    "jumper": ((1, 10), (3, 10)),
-    "leaper": ((1.5, 10), (3, 10)),
-    "maze": ((4, 10), (5, 10)),
-    "miner": ((1.5, 20), (1.5, 13)),
-    "ninja": ((2, 10), (3.5, 10)),
-    "plunder": ((3, 30), (4.5, 30)),
-    "starpilot": ((1.5, 35), (2.5, 64)),
-}
-GAMES = tuple(RETURNS)
+GAMES = tuple(
+    "bigfish bossfight caveflyer chaser climber coinrun dodgeball fruitbot heist jumper leaper maze miner ninja "
+    "plunder starpilot".split()
+)
 # Mode -> its number in the library and the games that have it (procgen/env.py, procgen/src/game.cpp).
 MODES: dict[str, tuple[int, tuple[str, ...]]] = {
     "easy": (0, GAMES),
@@ -150,13 +134,6 @@ OPTIONS = (
         tests="levels",
     ),
     Option("use_backgrounds", True, "pictures as backgrounds, not black", portable=True),
-    Option(
-        "reward",
-        "env",
-        "what PPO is shown: the game's reward, or that divided by the game's largest return",
-        choices=("env", "scaled"),
-        training_only=True,
-    ),
     MAX_EPISODE_STEPS,
     THREADS,
 )
@@ -165,8 +142,8 @@ PROCGEN = Preset(
     "procgen",
     "Cobbe et al. 2020, arXiv:1912.01588, appendix D and openai/train-procgen, train_procgen/train.py: 64 environments "
     "x 256 steps = 16,384; 8 minibatches of 16,384 / 8 = 2,048, 3 passes, Adam 5e-4, gamma 0.999, lambda 0.95, clip "
-    "0.2 for policy and value, entropy 0.01, gradient norm 0.5, the IMPALA network, 200 easy levels for 25 million "
-    "steps. Rewards are divided by the game's largest return, a constant; there by a running deviation of the returns",
+    "0.2 for policy and value, entropy 0.01, gradient norm 0.5, the IMPALA network, rewards divided by a running "
+    "deviation of the returns, 200 easy levels for 25 million steps",
     {
         "network": "impala",
         "num_envs": 64,
@@ -186,7 +163,7 @@ PROCGEN = Preset(
         "adv_norm": "minibatch",
         "adam_eps": 1e-5,
         "total_steps": 25_000_000,
-        "reward": "scaled",
+        "norm_rew": True,
         "distribution_mode": "easy",
         "num_levels": 200,
     },
@@ -221,7 +198,6 @@ PPG = Preset(
         "ent_coef": 0.01,
         "v_loss": "mse",
         "norm_rew": True,
-        "reward": "env",
         "distribution_mode": "hard",
         "num_levels": 0,
         "total_steps": 100_000_000,
@@ -274,14 +250,11 @@ class ProcgenVec(VecEnv):
         self.spec_dict = {
             "env_id": env_id,
             "options": {name: value for name, value in options.items() if name != "test_levels"},
-            "reward": options["reward"],
+            "reward": "env",
             "buttons": BUTTONS,
             "emulator": "procgen",
             "versions": {"procgen-mirror": importlib.metadata.version("procgen-mirror")},
         }
-        mode = MODES[options["distribution_mode"]][0]
-        largest = RETURNS[game][0 if mode else 1][1]
-        self._scale = np.float32(1.0 / largest if options["reward"] == "scaled" else 1.0)
         self._images = np.zeros((num_envs, SIZE, SIZE, 3), np.uint8)
         self._obs = self._images.transpose(0, 3, 1, 2)
         self._before = np.zeros_like(self._images)
@@ -329,7 +302,7 @@ class ProcgenVec(VecEnv):
         played = list(mapped(_Game.act, games, checked.tolist()))
         env_reward = np.array([reward for reward, _ in played], np.float64)
         terminated = np.array([done for _, done in played], np.bool_)
-        rewards = env_reward.astype(np.float32) * self._scale
+        rewards = env_reward.astype(np.float32)
         self.episodes.add(env_reward, rewards)
         limit = self.options["max_episode_steps"]
         truncated = (self.episodes.ep_len >= limit) & ~terminated if limit else np.zeros(self.num_envs, np.bool_)

@@ -97,7 +97,7 @@ def test_checking_an_id_does_not_import_the_emulator():
     ("env_id", "options", "steps"),
     [
         ("BreakoutNoFrameskip-v4", {}, 260),  # a game of five lives is over after about 200 random steps
-        ("ALE/Pong-v5", {"max_episode_steps": 25, "threads": 2}, 60),
+        ("ALE/Pong-v5", {"max_episode_steps": 25}, 60),
         ("ALE/SpaceInvaders-v5", {"max_episode_frames": 160, "clip_reward": "none", "stack": 1}, 60),
         ("ALE/Freeway-v5", {"full_actions": True, "skip": 3, "max_episode_steps": 20}, 45),
     ],

@@ -127,18 +127,6 @@ def test_the_games_own_time_limit_is_an_end():
 
 
 @needs_procgen
-def test_scaled_rewards_are_a_share_of_the_largest_return():
-    """BigFish: the largest return is 40, so a fish eaten, 1 point, is shown as 1/40; the episode's return stays."""
-    env = envs.make_vec(BIGFISH, 16, 0, reward="scaled")
-    env.reset()
-    points, shown = 0.0, 0.0
-    for step in range(200):
-        _, rewards, _, _, infos = env.step(checks.actions_of(env, step))
-        points, shown = points + infos["env_reward"].sum(), shown + rewards.sum()
-    assert points > 0 and shown == pytest.approx(points / 40)
-
-
-@needs_procgen
 def test_pictures_are_large_and_do_not_disturb_the_game():
     """render draws 512 x 512; a game that is looked at goes the same way as one that is not."""
     looked, alone = (envs.make_vec(BIGFISH, 1, 5) for _ in range(2))

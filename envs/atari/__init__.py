@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from envs.atari.rules import EPISODES, PREPROCESS_VERSION, ids, known
-from envs.family import MAX_EPISODE_STEPS, SKIP, STACK, THREADS, Family, Option, Preset
+from envs.family import MAX_EPISODE_STEPS, SKIP, STACK, Family, Option, Preset
 
 
 def check(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +100,6 @@ OPTIONS = (
         portable=True,
     ),
     MAX_EPISODE_STEPS,
-    THREADS,
 )
 
 ATARI = Preset(

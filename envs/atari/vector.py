@@ -2,13 +2,15 @@
 
 A lost life ends PPO's path, with `terminated` and a final observation, but not the episode: its record comes at the end
 of the game, with the score of all its lives.
+
+The games are played one after the other: ale-py keeps Python's lock while it plays (0.12.1), so that two threads play
+0.77 times as much as one. Ranks are processes and play at the same time.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import ale_py
@@ -48,8 +50,6 @@ class AtariVec(VecEnv):
             "rom_md5": hashlib.md5(rom_path(game.rom).read_bytes()).hexdigest(),
             "versions": {"ale-py": ale_py.__version__},
         }
-        threads = min(options["threads"], num_envs)
-        self._threads = ThreadPoolExecutor(threads, "atari") if threads > 1 else None
 
     def _begin(self, i: int, episode: int) -> None:
         self.episodes.begin(i, episode)
@@ -61,8 +61,7 @@ class AtariVec(VecEnv):
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Play one step in every game; see `VecEnv.step`."""
         checked = self._check_actions(actions, int(self.single_action_space.n))  # type: ignore[attr-defined]
-        mapped = map if self._threads is None else self._threads.map
-        played = list(mapped(AtariEnv.play, self.envs, checked.tolist()))
+        played = list(map(AtariEnv.play, self.envs, checked.tolist()))
         score, points, lost, over, truncated = (np.array(column) for column in zip(*played, strict=True))
         rewards = (np.sign(points) if self.options["clip_reward"] == "sign" else points).astype(np.float32)
         self.episodes.add(score, rewards)
@@ -109,8 +108,3 @@ class AtariVec(VecEnv):
         """Let `show` have every frame of the first game; see `VecEnv.watch`."""
         self.envs[0].watch = show
         return lambda: None
-
-    def close_extras(self, **kwargs: Any) -> None:
-        """Stop the threads."""
-        if self._threads is not None:
-            self._threads.shutdown()

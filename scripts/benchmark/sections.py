@@ -150,21 +150,21 @@ def threads(options: Options) -> list[Figure]:
     """Two threads in one process against two processes, 32 environments in all."""
 
     def one_process() -> float:
-        return sum(_processes([(32, 2)], options.seconds))
+        return sum(_processes(ENV, [(32, {"threads": 2})], options.seconds))
 
     def two_processes() -> float:
-        return sum(_processes([(16, 1), (16, 1)], options.seconds))
+        return sum(_processes(ENV, [(16, {}), (16, {})], options.seconds))
 
     values = in_turn({"two processes": two_processes, "two threads": one_process}, options.rounds)
     return figures("Environment, two cores", "32 environments", "decisions/s", values, ours="two threads")
 
 
-def _processes(shares: list[tuple[int, int]], seconds: float) -> list[float]:
-    """Return the decisions/s of processes that step (environments, threads) each at the same time."""
+def _processes(env: str, shares: list[tuple[int, dict[str, Any]]], seconds: float) -> list[float]:
+    """Return the decisions/s of processes that step (environments, their options) each at the same time."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(len(shares))
     with ProcessPoolExecutor(len(shares), context, initializer=_share_barrier, initargs=(barrier,)) as pool:
-        return list(pool.map(_step_for, *zip(*shares, strict=True), [seconds] * len(shares)))
+        return list(pool.map(_step_for, [env] * len(shares), *zip(*shares, strict=True), [seconds] * len(shares)))
 
 
 def _share_barrier(barrier: Any) -> None:
@@ -172,15 +172,15 @@ def _share_barrier(barrier: Any) -> None:
     _barrier = barrier
 
 
-def _step_for(num_envs: int, num_threads: int, seconds: float) -> float:
-    vec = envs.make_vec(ENV, num_envs, 0, threads=num_threads)
+def _step_for(env: str, num_envs: int, given: dict[str, Any], seconds: float) -> float:
+    vec = envs.make_vec(env, num_envs, 0, **given)
     vec.reset()
-    rng = np.random.default_rng(0)
+    rng, actions = np.random.default_rng(0), int(vec.single_action_space.n)  # type: ignore[attr-defined]
     for _ in range(20):
-        vec.step(rng.integers(7, size=num_envs))
+        vec.step(rng.integers(actions, size=num_envs))
     assert _barrier is not None
     _barrier.wait(60)
-    return rate(lambda: vec.step(rng.integers(7, size=num_envs)) and None, num_envs, seconds)()
+    return rate(lambda: vec.step(rng.integers(actions, size=num_envs)) and None, num_envs, seconds)()
 
 
 # The networks, one core ----------------------------------------------------------------------------------------------
@@ -443,12 +443,16 @@ def stable_baselines_on_vectors(settings: dict[str, Any], epochs: int) -> Callab
 
 
 def atari(options: Options) -> list[Figure]:
-    """Breakout: the environments alone against ale-py's own vector, and the whole loop against Stable-Baselines3."""
-    what = f"Breakout, {ATARI['num_envs']} environments, {system.cores()} threads"
-    values = in_turn(
-        {"ale-py's AtariVectorEnv": _ale_vector(options), "AtariVec": _atari_vector(options)}, options.rounds
-    )
-    rows = figures("Atari", what, "decisions/s", values, ours="AtariVec")
+    """Breakout: the environments alone against ale-py's own vector and EnvPool, the loop against Stable-Baselines3."""
+    what = f"Breakout, {ATARI['num_envs']} environments, {system.cores()} cores"
+    alone = {"ale-py's AtariVectorEnv": _ale_vector(options)}
+    if importlib.util.find_spec("envpool"):
+        alone["EnvPool"] = _envpool(options)
+    shares: list[tuple[int, dict[str, Any]]] = [(ATARI["num_envs"] // system.cores(), {})] * system.cores()
+    vectors = f"AtariVec in {system.cores()} processes"
+    alone[vectors] = lambda: sum(_processes(ATARI["env"], shares, options.seconds))
+    values = in_turn(alone, options.rounds)
+    rows = figures("Atari", what, "decisions/s", values, ours=vectors)
     ours = f"ppo.run --preset atari --shared, {options.num_ranks} ranks"
     with ExitStack() as stack:
         parties: dict[str, Callable[[], float]] = {}
@@ -459,10 +463,6 @@ def atari(options: Options) -> list[Figure]:
     return rows + figures("Atari", "Breakout, whole loop, all cores", "decisions/s", values, ours=ours)
 
 
-def _atari_vector(options: Options) -> Callable[[], float]:
-    return _random_play(envs.make_vec(ATARI["env"], ATARI["num_envs"], 0, threads=system.cores()), options)
-
-
 def _ale_vector(options: Options) -> Callable[[], float]:
     from ale_py.vector_env import AtariVectorEnv
 
@@ -470,12 +470,21 @@ def _ale_vector(options: Options) -> Callable[[], float]:
     return _random_play(vec, options)
 
 
+def _envpool(options: Options) -> Callable[[], float]:
+    import envpool
+
+    vec = envpool.make_gymnasium(
+        "Breakout-v5", num_envs=ATARI["num_envs"], num_threads=system.cores(), episodic_life=True, reward_clip=True
+    )
+    return _random_play(vec, options)
+
+
 def _random_play(vec: Any, options: Options) -> Callable[[], float]:
-    """Return a measure of a vector's steps with random actions."""
+    """Return a measure of a vector's steps with random actions of Breakout, of which there are four."""
     rng = np.random.default_rng(0)
-    actions = rng.integers(vec.single_action_space.n, size=(512, vec.num_envs))
+    actions = rng.integers(4, size=(512, ATARI["num_envs"]), dtype=np.int32)
     vec.reset()
-    return rate(lambda: vec.step(actions[rng.integers(512)]) and None, vec.num_envs, options.seconds)
+    return rate(lambda: vec.step(actions[rng.integers(512)]) and None, ATARI["num_envs"], options.seconds)
 
 
 def stable_baselines_on_atari() -> Callable[[], float]:
