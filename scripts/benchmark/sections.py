@@ -448,8 +448,11 @@ def atari(options: Options) -> list[Figure]:
     alone = {"ale-py's AtariVectorEnv": _ale_vector(options)}
     if importlib.util.find_spec("envpool"):
         alone["EnvPool"] = _envpool(options)
-    shares: list[tuple[int, dict[str, Any]]] = [(ATARI["num_envs"] // system.cores(), {})] * system.cores()
-    vectors = f"AtariVec in {system.cores()} processes"
+    processes = min(system.cores(), ATARI["num_envs"])
+    shares: list[tuple[int, dict[str, Any]]] = [
+        (len(part), {}) for part in np.array_split(np.arange(ATARI["num_envs"]), processes)
+    ]
+    vectors = f"AtariVec in {processes} processes"
     alone[vectors] = lambda: sum(_processes(ATARI["env"], shares, options.seconds))
     values = in_turn(alone, options.rounds)
     rows = figures("Atari", what, "decisions/s", values, ours=vectors)
