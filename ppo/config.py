@@ -71,7 +71,7 @@ class PPOConfig:
     # learning
     algo: str = _field("ppo", "PPO, or PPG: auxiliary phases in between teach the actor the values", ("ppo", "ppg"))
     network: str = _field(
-        "mlp", "actor and critic: mario, nature, small, impala, impoola, mlp, mlp_wide or MODULE:FUNCTION"
+        "mlp", "actor and critic: mario, nature, small, impala, impoola, mlp, mlp_wide, mlp_large or MODULE:FUNCTION"
     )
     shared: bool = _field(False, "one body, two heads, a joint loss: trained with the actor's step size and passes")
     policy: str = _field("feedforward", "memory between body and head: none, LSTM or layer-normalised LSTM", POLICIES)

@@ -130,6 +130,13 @@ def wide_mlp(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
     return nn.Sequential(*flatten, *layers), 128
 
 
+def large_mlp(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
+    """Layers of 512, 512 and 256 ReLU units, for many tasks at once; (M, D1, D2) -> (M, D1 * D2) first."""
+    flatten = [] if len(obs_shape) == 1 else [nn.Flatten()]
+    layers = [nn.Linear(int(np.prod(obs_shape)), 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU()]
+    return nn.Sequential(*flatten, *layers, nn.Linear(512, 256), nn.ReLU()), 256
+
+
 NETWORKS: dict[str, Body] = {
     "mario": mario_cnn,
     "nature": nature_cnn,
@@ -138,8 +145,9 @@ NETWORKS: dict[str, Body] = {
     "impoola": impoola_cnn,
     "mlp": mlp,
     "mlp_wide": wide_mlp,
+    "mlp_large": large_mlp,
 }
-FOR_VECTORS = ("mlp", "mlp_wide")  # the others take pictures
+FOR_VECTORS = ("mlp", "mlp_wide", "mlp_large")  # the others take pictures
 
 
 def find_network(name: str) -> Body:
@@ -315,7 +323,7 @@ class ActorCritic(nn.Module, Evaluator):
         if isinstance(network, str) and network not in NETWORKS:
             raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {network!r}")
         if isinstance(network, str) and (len(obs_shape) == 3) == (network in FOR_VECTORS):
-            other = "one for pictures" if network in FOR_VECTORS else "mlp or mlp_wide"
+            other = "one for pictures" if network in FOR_VECTORS else "mlp, mlp_wide or mlp_large"
             shape = tuple(obs_shape)
             raise ValueError(f"network {network!r} does not take observations of shape {shape}, expected {other}")
         if norm_obs and len(obs_shape) == 3:

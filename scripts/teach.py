@@ -4,11 +4,12 @@
     python -m ppo.run --env SuperMarioBros-3-2-v0 --init-from lessons/3-2 --actions simple --pi-lr 3e-4
 
 `envs.mario.planner` plays by looking ahead, on the console itself. It is no policy: it tries what comes. With --teacher
-a policy teaches, such as one that sees the console's memory (`--preset near`). A network that sees pictures learns from
-either what to press (DAgger: Ross, Gordon and Bagnell 2011, "A Reduction of Imitation Learning and Structured
-Prediction to No-Regret Online Learning"): teacher and pupil play in turn, under sticky buttons and from disturbed
-starts, the teacher says at every moment what it would press, and the network is trained on all this advice. What
-comes out is a start for PPO, which finds out what works for somebody who sees only the picture.
+a policy teaches, such as one that sees the console's memory (`--preset near`); a folder of policies teaches many stages
+to one network, each the stage in which it was trained. The network learns from them what to press (DAgger: Ross, Gordon
+and Bagnell 2011, "A Reduction of Imitation Learning and Structured Prediction to No-Regret Online Learning"): teacher
+and pupil play in turn, under sticky buttons and from disturbed starts, the teacher says at every moment what it would
+press, and the network is trained on all this advice. What comes out is a start for PPO, which finds out what works for
+somebody who sees only the picture.
 
 Every further --FLAG is one of `ppo.run`; the network is built by them.
 """
@@ -35,8 +36,8 @@ from ppo import actions, arguments
 from ppo.architecture import described
 from ppo.build import build_training, threads
 from ppo.core import discount_cumsum
-from ppo.evaluate import environment, find_policy
-from ppo.policy import load_policy, save_policy
+from ppo.evaluate import environment, find_players, load_players
+from ppo.policy import Policy, save_policy
 from ppo.ppo import accumulate_gradients, sum_over_ranks, take_steps
 from ppo.training import Coefficients, Learner, Tensors, Training
 from utils import command, mpi
@@ -70,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the policy's folder")
     text = f"moments to teach (default {LABELS:,}); a thousand take 28 MB"
     parser.add_argument("--labels", type=int, default=LABELS, metavar="N", help=text)
-    text = "a policy that teaches, such as one that sees the memory; default: the planner"
+    text = "a policy that teaches, or a folder of them, each in its stage; default: the planner"
     parser.add_argument("--teacher", metavar="POLICY", help=text)
     args, flags = parser.parse_known_args(argv)
     return command.run_command(PROG, lambda: teach(args.stage, args.out, args.labels, flags, args.teacher))
@@ -263,25 +264,34 @@ class Planners:
 
 
 class Expert:
-    """A policy as the teacher, which may see the console's memory where the pupil sees pictures."""
+    """A policy as the teacher, or one for each stage, which may see the memory where the pupil sees pictures."""
 
     def __init__(self, name: str, env: NativeMarioVec) -> None:
-        """Load it. Raises ValueError unless it can play here."""
-        self.env, self.policy = env, load_policy(find_policy(name))
-        _, options = environment(self.policy)
-        self.numbers = env.action_numbers(self.policy.info["spec"])
+        """Load them. Raises ValueError unless they can play here."""
+        self.env = env
+        players = load_players(find_players(name)[0], env_id=env.spec_dict["env_id"])
+        self.policies = {"": players} if isinstance(players, Policy) else players.policies
+        for stage in () if isinstance(players, Policy) else env.parts():
+            if stage not in self.policies:
+                raise ValueError(f"teacher: {name} has no policy for {stage}: --stages names those to be taught")
+        first = next(iter(self.policies.values()))
+        _, options = environment(first)
+        self.numbers = {stage: env.action_numbers(policy.info["spec"]) for stage, policy in self.policies.items()}
         self.values = Values(options["ram_obs"]) if "ram_obs" in options else None
         shown = list(env.single_observation_space.shape or ()) if self.values is None else [self.values.size]
-        if shown != self.policy.info["obs_shape"]:
-            raise ValueError(f"teacher: {name} takes {self.policy.info['obs_shape']}, here it would see {shown}")
-        if self.policy.ac.memories:
+        if shown != first.info["obs_shape"]:
+            raise ValueError(f"teacher: {name} takes {first.info['obs_shape']}, here it would see {shown}")
+        if any(policy.ac.memories for policy in self.policies.values()):
             raise ValueError(f"teacher: {name} remembers, expected a feed-forward policy")
 
     def advise(self, obs: np.ndarray, draws: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Return the probability of each action, (N, A), and actions (N,) that are drawn from it."""
-        shown, _ = self.policy.look(obs if self.values is None else self.values(self.env.memories()))
+        seen = obs if self.values is None else self.values(self.env.memories())
         advice = np.zeros((len(obs), len(self.env.buttons)), np.float32)
-        advice[:, self.numbers] = shown
+        parts = np.array(["" if "" in self.policies else self.env.part(i) for i in range(len(obs))])
+        for part in set(parts) & set(self.policies):  # another stage, where a warp zone leads, has no advice
+            rows = np.flatnonzero(parts == part)
+            advice[rows[:, None], self.numbers[part]] = self.policies[part].look(seen[rows])[0]
         return advice, (advice.cumsum(axis=1) < draws.random((len(obs), 1))).sum(axis=1).clip(max=advice.shape[1] - 1)
 
     def follow(self, ended: np.ndarray) -> list[float]:

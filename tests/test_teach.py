@@ -113,6 +113,29 @@ def test_a_policy_that_sees_the_memory_teaches_one_that_sees_pictures(tmp_path, 
     assert "no policy found" in capfd.readouterr().err and not (tmp_path / "x").exists()
 
 
+def test_each_stage_has_its_own_teacher(tmp_path, capfd):
+    """From a folder of policies: the advice is that of the stage which is shown, in the pupil's numbers."""
+    presses = {"SuperMarioBros-1-1-v0": [["right"], ["NOOP"]], "SuperMarioBros-1-4-v0": [["A"], ["right"]]}
+    for stage, buttons in presses.items():
+        info = {"env": stage, "spec": {"options": {}, "preprocess_version": 1, "buttons": buttons}, "network": "mario"}
+        ac = ActorCritic("mario", (4, 84, 84), 2, "orthogonal", 0)
+        with torch.no_grad():
+            ac.pi[-1].bias.copy_(torch.tensor([9.0, 0.0]))  # the first
+        save_policy(tmp_path / "both" / stage, ac, info | {"obs_shape": [4, 84, 84], "num_actions": 2})
+    game = "SuperMarioBrosRandomStages-v0"
+    env = envs.make_vec(game, 8, 0, actions="simple", stages=["1-1", "1-4"])
+    expert = teach.Expert(str(tmp_path / "both"), env)
+    advice, advised = expert.advise(env.reset()[0], generator(0, 0, Purpose.ACTION, 0))
+    shown = [env.part(i) for i in range(8)]
+    assert set(shown) == set(presses)
+    assert [SIMPLE[best] for best in advice.argmax(axis=1)] == [128 if part == STAGE else 1 for part in shown]
+    assert advice.sum(axis=1) == pytest.approx(1.0) and advice[np.arange(8), advised].min() > 0
+    flags = ["--out", str(tmp_path / "x"), "--teacher", str(tmp_path / "both"), "--num-envs", "2"]
+    assert teach.main([game, *flags, "--stages", "1-1,1-2"]) == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "no policy for SuperMarioBros-1-2-v0" in said and not (tmp_path / "x").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

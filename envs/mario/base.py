@@ -122,9 +122,15 @@ class MarioVecBase(VecEnv):
 
     def part(self, i: int) -> str:
         """Return the id of the stage that environment i shows."""
-        game, ram = self._shared.game, self._ram(i)
-        name, version = "SuperMarioBros2" if game.lost else "SuperMarioBros", stages.ROM_MODES.index(game.rom_mode)
-        return f"{name}-{ram[rules.RAM['world']] + 1}-{ram[rules.RAM['stage']] + 1}-v{version}"
+        ram = self._ram(i)
+        return self._shared.game.stage_id(int(ram[rules.RAM["world"]]) + 1, int(ram[rules.RAM["stage"]]) + 1)
+
+    def parts(self) -> list[str]:
+        """Return the ids of the stages that episodes can show."""
+        game = self._shared.game
+        return [
+            game.stage_id(*target) for given in self._shared.targets for target in ([given] if given else game.stages)
+        ]
 
     def action_numbers(self, spec: dict[str, Any]) -> np.ndarray:
         """Return which actions here press the buttons that those of `spec` do; see `VecEnv.action_numbers`."""

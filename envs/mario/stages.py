@@ -65,6 +65,11 @@ class Game:
         """The stages that this game can start an episode in."""
         return LOST_STAGES if self.lost else STAGES
 
+    def stage_id(self, world: int, stage: int) -> str:
+        """Return the id of the environment that is one stage of this game."""
+        name = "SuperMarioBros2" if self.lost else "SuperMarioBros"
+        return f"{name}-{world}-{stage}-v{ROM_MODES.index(self.rom_mode)}"
+
 
 def parse(env_id: str) -> Game | None:
     """Return what an id names, or None where there is no such environment."""
