@@ -1,6 +1,7 @@
 """Clear a stage from nothing: `python -m scripts.solve SuperMarioBros-3-2-v0`.
 
 Parts, each of which is left out where its result is there already, so that the same command goes on where it stopped:
+    lessons  with --lessons: a planner that looks ahead teaches the network what to press (`scripts.teach`)
     ways     with --ways: explored from disturbed starts, and the shipped demonstration: states along them
     train    PPO on what is near Mario (`--preset near`), disturbed, until an evaluation of 100 episodes reaches the
              goal or the budget is spent; with ways, its episodes start where the policy fails on them
@@ -56,6 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="stages at a time (default 1); each prints into a log")
     text = "decisions of a stage's training (default 2,000,000)"
     parser.add_argument("--budget", type=int, default=2_000_000, metavar="N", help=text)
+    text = "moments that a planner teaches before training (default 0)"
+    parser.add_argument("--lessons", type=int, default=0, metavar="N", help=text)
     text = "then teach a network that sees pictures, at N moments"
     parser.add_argument("--pixels", type=int, default=0, metavar="N", help=text)
     parser.add_argument("--goal", type=float, default=0.9, help="clear rate at which training ends (default 0.9)")
@@ -76,7 +79,7 @@ def solve_all(args: argparse.Namespace, flags: list[str]) -> int:
         return max([solve(args, env_id, flags) for env_id in args.stages])
     waiting, worst = list(args.stages), 0
     running: dict[str, subprocess.Popen[bytes]] = {}
-    names = ("budget", "pixels", "goal", "ways", "episodes", "seed", "data_dir")
+    names = ("budget", "lessons", "pixels", "goal", "ways", "episodes", "seed", "data_dir")
     words = [word for name in names for word in ("--" + name.replace("_", "-"), str(getattr(args, name)))]
     args.data_dir.mkdir(parents=True, exist_ok=True)
     while waiting or running:
@@ -104,7 +107,7 @@ def check(args: argparse.Namespace, flags: list[str]) -> None:
             raise ValueError(f"env: {env_id!r}, expected one stage of Mario such as SuperMarioBros-1-1-v0")
     if len(set(args.stages)) < len(args.stages):
         raise ValueError("env: a stage is given twice, expected each once")
-    for name, least in {"jobs": 1, "budget": 1, "pixels": 0, "ways": 0, "episodes": 1}.items():
+    for name, least in {"jobs": 1, "budget": 1, "lessons": 0, "pixels": 0, "ways": 0, "episodes": 1}.items():
         if getattr(args, name) < least:
             raise ValueError(f"{name}: {getattr(args, name)}, expected at least {least}")
     if not 0 < args.goal <= 1 or args.seed < 0:
@@ -137,6 +140,8 @@ def solve(args: argparse.Namespace, env_id: str, flags: list[str]) -> int:
         ways.parent.mkdir(parents=True, exist_ok=True)
         write_ways(args, env_id, ways)
     if not trained(folder, args):
+        if args.lessons:
+            words += ["--init-from", str(lessons(args, env_id, cfg))]
         if args.ways:
             words += ["--start-curriculum", str(ways)]
         began = [sys.executable, "-m", "ppo.run", *words, "--resume"]
@@ -164,6 +169,19 @@ def trained(folder: Path, args: argparse.Namespace) -> bool:
     if ending.get("reason") != "finished" or type(steps) is not int:
         return False
     return steps >= args.budget or ("goal" in ending and config.get("stop_at") == f"EvalClearRate>={args.goal}")
+
+
+def lessons(args: argparse.Namespace, env_id: str, cfg: PPOConfig) -> Path:
+    """Return the policy that the planner taught, a network such as the run's own."""
+    taught = cfg.run_dir.with_name(f"{cfg.run_dir.name}_lessons_{args.lessons}")
+    if not taught.exists():
+        actions = cfg.env_options["actions"]
+        actions = actions if isinstance(actions, str) else json.dumps(actions)
+        flags = ["--preset", "near", "--sticky", "0", "--seed", str(args.seed)]
+        flags += ["--network", cfg.network, "--actions", actions]
+        flags += [] if cfg.init_from is None else ["--init-from", cfg.init_from]
+        teach.teach(env_id, taught, args.lessons, flags)
+    return taught
 
 
 def write_ways(args: argparse.Namespace, env_id: str, path: Path) -> None:

@@ -36,9 +36,10 @@ from ppo import actions, arguments
 from ppo.architecture import described
 from ppo.build import build_training, threads
 from ppo.core import discount_cumsum
-from ppo.evaluate import environment, find_players, load_players
+from ppo.evaluate import environment, find_players, find_policy, load_players
 from ppo.policy import Policy, save_policy
 from ppo.ppo import accumulate_gradients, sum_over_ranks, take_steps
+from ppo.resume import init_from
 from ppo.training import Coefficients, Learner, Tensors, Training
 from utils import command, mpi
 from utils.seeding import Purpose, generator
@@ -88,6 +89,8 @@ def teach(env_id: str, out: Path, labels: int, flags: list[str], teacher: str | 
     with threads(comm := mpi.Comm()):
         training = build_training(cfg, comm)
         try:
+            if cfg.init_from is not None:
+                print(init_from(training, find_policy(cfg.init_from), cfg.network), flush=True)
             Lesson(training, labels, teacher).run()
             info = {"env": env_id, "spec": training.env.spec_dict, "obs_shape": list(training.obs.shape[1:])}
             info |= described(cfg) | actions.describe(training.ac.dist) | {"labels": labels}

@@ -17,10 +17,12 @@ TINY = (
 
 
 def test_it_explores_trains_proves_and_goes_on(tmp_path, capfd, monkeypatch):
-    """Ways, run, policies, cards, figures and curve; again: nothing is done twice; a larger budget goes on."""
+    """Lessons, ways, run, policies, cards, figures and curve; again: nothing is done twice; a larger budget goes on."""
     monkeypatch.setattr(solve, "emulators", lambda: ["native"])
     command = [
         STAGE,
+        "--lessons",
+        "32",
         "--ways",
         "1",
         "--pixels",
@@ -54,10 +56,12 @@ def test_it_explores_trains_proves_and_goes_on(tmp_path, capfd, monkeypatch):
     rows = table_of(run)
     assert len(rows) == 2 and 0.0 <= float(rows[-1]["Frontier"]) <= 1.0
     config = json.loads((run / "config.json").read_text())
+    taught = run.with_name(run.name + "_lessons_32")
+    assert config["init_from"] == str(taught) and load_policy(taught).info["labels"] == 32
     assert config["sticky"] == 0.25 and config["start_mode"] == "random" and config["stop_at"] == "EvalClearRate>=0.9"
     assert solve.main([*command, "--budget", "64"]) == 1
     said = capfd.readouterr().out
-    assert "exploration" not in said and "epoch" not in said and "0 of 2 cleared" in said
+    assert "exploration" not in said and "agrees" not in said and "epoch" not in said and "0 of 2 cleared" in said
     assert solve.main([*command, "--budget", "96"]) == 1
     assert len(table_of(run)) == 3
 

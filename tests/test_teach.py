@@ -90,6 +90,12 @@ def test_a_network_learns_what_the_planner_does(tmp_path, capfd, monkeypatch):
     small = dict(steps_per_epoch=32, minibatch_size=16, train_pi_iters=1, train_v_iters=1, epochs=1)
     train(build(**given, **small, exp_name="after"))
     assert json.loads((tmp_path / "after" / "after_s0" / "config.json").read_text())["init_from"] == str(out)
+    monkeypatch.setattr(teach, "STEP_SIZE", 0.0)
+    monkeypatch.setattr(teach, "LEAST_STEP_SIZE", 0.0)
+    again = tmp_path / "again"  # goes on from what it is given: with steps of zero nothing changes
+    assert teach.main([STAGE, "--out", str(again), "--labels", "32", "--init-from", str(out)]) == 0
+    before, after = policy.ac.state_dict(), load_policy(again).ac.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_a_policy_that_sees_the_memory_teaches_one_that_sees_pictures(tmp_path, capfd, monkeypatch):
