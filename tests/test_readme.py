@@ -83,7 +83,7 @@ def test_every_command_exists(page):
         given = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
         given = {re.sub("^--no-", "--", flag) for flag in given}
         known = {re.sub("^--no-", "--", flag) for flag in flags(entry, environment(words))} if given else set()
-        if module in ("scripts.sweep", "scripts.search"):
+        if module in ("scripts.sweep", "scripts.search", "scripts.solve", "scripts.teach"):
             known |= flags("ppo.run", environment(words))
         assert given <= known, f"{module} has no {', '.join(given - known)} (in {page})"
 
