@@ -40,6 +40,15 @@ def test_the_planner_clears_a_stage_under_disturbance():
     assert sum(play(0.25) for _ in range(4)) >= 2
 
 
+@pytest.mark.parametrize(("stage", "extra"), [("4-4", []), ("7-4", []), ("8-4", [32])])
+def test_the_planner_finds_its_way_through_a_maze(stage, extra):
+    """Along the floors of the shipped way, back where it goes back, and down a pipe where that can be pressed."""
+    planner = Planner(f"SuperMarioBros-{stage}-v0", [*SIMPLE, *extra])
+    planner.begin(bytes([128] * 8))
+    ended = (planner.follow([planner.advise()] * 4) for _ in range(700))
+    assert any(ended) and planner.far > planner.length - 100
+
+
 def test_the_planner_follows_an_environment():
     """Told what was pressed in every frame of a disturbed episode, its console holds the same memory."""
     env = envs.make_vec(STAGE, 2, 3, actions="simple", sticky=0.25, start_mode="random", max_episode_steps=40)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from envs.mario import demonstrations, stages
 from envs.mario.actions import BUTTONS
-from envs.mario.curriculum import Way, position
+from envs.mario.curriculum import Position, Way, position
 from envs.mario.demonstrations import Demonstration
 from envs.mario.native_game import FLAG, NativeBackend
 from envs.mario.rules import RAM
@@ -32,10 +32,15 @@ EXPANSIONS = 120  # of one search
 FALL = 14  # decisions after which a jump that has not landed is looked at as it is
 LOSS = 16.0  # pixels that a plan may lead back in the end
 STEP_X, STEP_Y, STEP_TIME = 8, 16, 6  # pixels and decisions within which two moments count as the same
+CELL_X, CELL_Y = 16, 24  # pixels of a place in a maze
+MOST_GROUND = 50.0  # pixels that one step of a way through a maze counts as: it may be sent back, or enter a pipe
+MAZE_AHEAD = 250.0  # instead of AHEAD: ways through mazes are not straight
+SKIPPED = 200.0  # pixels of a way that may be left out: more is another floor of the maze
 
 _RIGHT, _LEFT, _B, _A = (BUTTONS[name] for name in ("right", "left", "B", "A"))
 _RUN, _LEAP, _JUMP = _RIGHT | _B, _RIGHT | _A | _B, _RIGHT | _A
 _FLOAT, _SWIMMING, _AREA = RAM["player_float_state"], RAM["swimming"], RAM["area_data_low"]
+_LOOPS = RAM["loop_command"]
 _PAGE, _X, _Y = RAM["player_page"], RAM["player_x"], RAM["player_y"]
 _Y_PAGE, _STATE = RAM["player_y_page"], RAM["player_state"]
 _BELOW, _DYING = 1, (0x06, 0x0B)
@@ -94,6 +99,31 @@ class Node(NamedTuple):
     resting: bool  # whether Mario stands or swims, so that the plan may end here
 
 
+class Corridor:
+    """How far along a way through a maze a place is, in pixels of the way, its steps back included.
+
+    A maze sends back whoever is on the wrong floor, so that ground counts only where the way itself went. A place that
+    it passes more than once is as far as can be without leaving out much of it.
+    """
+
+    def __init__(self, steps: Sequence[tuple[Position, int]]) -> None:
+        """Args: steps: position and height of each step, in order."""
+        self._fars: dict[tuple[int, int, int], list[float]] = {}
+        last, self.length = steps[0][0], 0.0
+        for where, y in steps:
+            changed = where.area != last.area
+            self.length += MOST_GROUND if changed else min(MOST_GROUND, abs(where.x - last.x))
+            last = where
+            for dx, dy in itertools.product((-1, 0, 1), repeat=2):
+                cell = (where.area, where.x // CELL_X + dx, y // CELL_Y + dy)
+                self._fars.setdefault(cell, []).append(self.length)
+
+    def far(self, where: Position, y: int, before: float) -> float | None:
+        """Return how far along the way a place is, coming from `before`; None where the way does not come."""
+        fars = self._fars.get((where.area, where.x // CELL_X, y // CELL_Y), [])
+        return max((far for far in fars if far <= before + SKIPPED), default=None)
+
+
 class Planner:
     """Knows what to press at any moment of one stage, as long as it is told what was pressed.
 
@@ -127,20 +157,27 @@ class Planner:
         self._console = NativeBackend(game, game.target)
         self._ram = memoryview(self._console.ram)  # type: ignore[arg-type]  # its elements are Python's own numbers
         self._skip = skip
-        self._way = self._measure(way or demonstrations.read(demonstrations.SHIPPED / demonstrations.file_name(env_id)))
+        demonstration = way or demonstrations.read(demonstrations.SHIPPED / demonstrations.file_name(env_id))
+        steps, maze = self._steps(demonstration)
+        self._way: Way | Corridor
+        self._way = self._straight = Way([where for where, _ in steps])
+        if maze:
+            self._way = Corridor(steps)
         self.length = self._way.length
         self.begin(b"")
 
-    def _measure(self, demonstration: Demonstration) -> Way:
-        """Return the way that a demonstration takes."""
+    def _steps(self, demonstration: Demonstration) -> tuple[list[tuple[Position, int]], bool]:
+        """Return position and height at each step of a demonstration, and whether it leads through a maze."""
         self._console.reset()
         held = [(byte, 1) for byte in demonstration.start]
         held += [(byte, demonstration.skip) for byte in demonstration.buttons]
-        found = []
+        found, maze = [], False
         for byte, frames in held:
-            found.append(position(self._ram))
+            maze |= self._ram[_LOOPS] > 0
+            if (where := position(self._ram)) is not None:
+                found.append((where, self._height()))
             self._console.hold(byte, frames)
-        return Way([where for where in found if where is not None])
+        return found, maze
 
     def begin(self, start: bytes) -> None:
         """Begin an episode, after frames with these controller bytes."""
@@ -153,11 +190,13 @@ class Planner:
 
     def advise(self) -> int:
         """Return the controller byte for the next decision."""
-        self.far = self._far(self.far)
+        self.far = self._far(self.far, self._way)
         if self._disturbed and not self._holds(self._plan):
             self._plan = []
         if not self._plan or (len(self._plan) < LEAST and not self.hopeless):
-            found = self._search()
+            found = [] if self._astray() else self._search(self._way)
+            if len(found) < HOPELESS and self._way is not self._straight:
+                found = self._search(self._straight)
             self.hopeless = len(found) < HOPELESS
             self._plan = found or self._plan or [self._ground[0].held[0]]
         self._disturbed = False
@@ -178,17 +217,18 @@ class Planner:
 
     # Looking ahead ----------------------------------------------------------------------------------------------------
 
-    def _search(self) -> list[int]:
+    def _search(self, way: Way | Corridor) -> list[int]:
         """Return the controller bytes of a plan from the present moment on, the best known where none is good."""
         console, root = self._console, self._console.save()
-        goal, best = self.far + AHEAD, Node(root, (), self.far, False)
+        far = self.far if way is self._way else self._far(0.0, way)
+        goal, best = far + (MAZE_AHEAD if isinstance(way, Corridor) else AHEAD), Node(root, (), far, False)
         order, seen = itertools.count(), set()
         heap = [(0.0, next(order), best)]
         for _ in range(EXPANSIONS):
             if not heap:
                 break
             node = heapq.heappop(heap)[-1]
-            for child, ended in self._children(node):
+            for child, ended in self._children(node, way):
                 if ended:
                     console.load(root)
                     return list(child.plan)
@@ -205,7 +245,7 @@ class Planner:
         console.load(root)
         return list(best.plan)
 
-    def _children(self, node: Node) -> Iterator[tuple[Node, bool]]:
+    def _children(self, node: Node, way: Way | Corridor) -> Iterator[tuple[Node, bool]]:
         """Try all manoeuvres at a moment; yield where Mario survives, the console being there, and if it is the flag.
 
         The console must be left as it was found, or at a moment that was saved.
@@ -220,7 +260,7 @@ class Planner:
                 yield Node(b"", (*node.plan, *pressed), node.far, True), True
             elif not ended and not self._dying():
                 resting = ram[_FLOAT] == 0 or ram[_SWIMMING] > 0
-                yield Node(console.save(), (*node.plan, *pressed), self._far(node.far), resting), False
+                yield Node(console.save(), (*node.plan, *pressed), self._far(node.far, way), resting), False
 
     def _perform(self, manoeuvre: Manoeuvre) -> tuple[list[int], int]:
         """Play a manoeuvre; return what was pressed and, if the episode ended, how (see `NativeBackend.hold`)."""
@@ -245,14 +285,26 @@ class Planner:
             ended = console.hold(byte, self._skip)
             if ended or self._dying():
                 break
-        kept = ended == FLAG or (not ended and not self._dying() and self._far(self.far) > self.far - LOSS)
+        kept = ended == FLAG or (not ended and not self._dying() and self._far(self.far, self._way) > self.far - LOSS)
         console.load(root)
         return kept
 
-    def _far(self, otherwise: float) -> float:
+    def _far(self, before: float, way: Way | Corridor) -> float:
         where = position(self._ram)
-        found = None if where is None else self._way.far(where)
-        return otherwise if found is None else found
+        if where is None:
+            return before
+        found = way.far(where) if isinstance(way, Way) else way.far(where, self._height(), before)
+        return before if found is None else found
+
+    def _astray(self) -> bool:
+        """Return whether Mario stands on a wrong floor of a maze. Going on is the way out: he is sent back."""
+        where, way = position(self._ram), self._way
+        if isinstance(way, Way) or where is None or self._ram[_FLOAT]:
+            return False
+        return way.far(where, self._height(), self.far) is None
+
+    def _height(self) -> int:
+        return 256 * self._ram[_Y_PAGE] + self._ram[_Y]
 
     def _place(self) -> tuple[int, int, int]:
         ram = self._ram
