@@ -28,7 +28,7 @@ LEAST = 12  # decisions of a plan that may be left before the next one is made: 
 HOPELESS = 6  # a plan shorter than this leads nowhere
 SPEED = 10.0  # pixels of a decision of four frames, running
 WEIGHT = 2.0  # of the estimate; 1 would find the shortest plan, above it the first good one
-EXPANSIONS = 120  # of one search
+EXPANSIONS, FEW_EXPANSIONS = 120, 40  # of one search; of one for a way on from the wrong floor of a maze
 FALL = 14  # decisions after which a jump that has not landed is looked at as it is
 LOSS = 16.0  # pixels that a plan may lead back in the end
 STEP_X, STEP_Y, STEP_TIME = 8, 16, 6  # pixels and decisions within which two moments count as the same
@@ -198,7 +198,7 @@ class Planner:
             if len(found) < HOPELESS and self._way is not self._straight:
                 found = self._search(self._straight)
             self.hopeless = len(found) < HOPELESS
-            self._plan = found or self._plan or [self._ground[0].held[0]]
+            self._plan = found or self._plan or [self._ground[0].held[0]] * HOPELESS
         self._disturbed = False
         return self._plan[0]
 
@@ -224,7 +224,7 @@ class Planner:
         goal, best = far + (MAZE_AHEAD if isinstance(way, Corridor) else AHEAD), Node(root, (), far, False)
         order, seen = itertools.count(), set()
         heap = [(0.0, next(order), best)]
-        for _ in range(EXPANSIONS):
+        for _ in range(EXPANSIONS if way is self._way else FEW_EXPANSIONS):
             if not heap:
                 break
             node = heapq.heappop(heap)[-1]
