@@ -102,8 +102,8 @@ class Node(NamedTuple):
 class Corridor:
     """How far along a way through a maze a place is, in pixels of the way, its steps back included.
 
-    A maze sends back whoever is on the wrong floor, so that ground counts only where the way itself went. A place that
-    it passes more than once is as far as can be without leaving out much of it.
+    A maze sends Mario back from a wrong floor: ground counts only where the way itself went. Where it came twice, the
+    farther pass counts, unless that leaves out much of the way.
     """
 
     def __init__(self, steps: Sequence[tuple[Position, int]]) -> None:
