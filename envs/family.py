@@ -24,12 +24,14 @@ class Option(Setting):
         portable: whether a policy's file may set it. Files come from strangers: nothing that names code or a path.
         confirmed: what an evaluation must know, but does not believe a file about: the user says it again.
         training_only: evaluations leave it at its default.
+        ids: shell pattern of the ids that take it; a policy's file says nothing about it to the others.
         tests: the option in whose place its value stands where a policy is tested on what it was not trained on; "".
     """
 
     portable: bool = False
     confirmed: bool = False
     training_only: bool = False
+    ids: str = "*"
     tests: str = ""
 
 

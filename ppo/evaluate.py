@@ -14,6 +14,7 @@ Episodes of a deterministic game may be the same one many times over. Each recor
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import hashlib
 import itertools
 import json
@@ -113,7 +114,7 @@ def environment(policy: Policy | PolicySet, **wanted: Any) -> tuple[str, dict[st
         envs.check_options(env_id, **wanted)  # what the caller asked for is no fault of the file
     try:
         family = envs.find_family(env_id)
-        kept = [option.name for option in family.options if option.portable]
+        kept = [option.name for option in family.options if option.portable and fnmatch.fnmatchcase(env_id, option.ids)]
         options = {name: spec["options"][name] for name in kept if spec["options"].get(name) is not None}
         options |= wanted
         envs.check_options(env_id, **options)

@@ -161,6 +161,7 @@ class Lesson:
             elif fars:
                 step = -SHARE if np.mean(fars) > ENOUGH else SHARE
                 self.teacher_share = min(MOST, max(0.0, self.teacher_share + step))
+        print(f"{self.size:,} moments: the critic learns from them", flush=True)
         self.train([self.v], self.size * VALUE_PASSES, STEP_SIZE / 2)
 
     # Playing ----------------------------------------------------------------------------------------------------------

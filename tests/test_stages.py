@@ -57,6 +57,8 @@ def test_each_stage_is_counted_and_unseen_ones_are_marked(tmp_path, capsys):
     assert set(stages) == {"1-1", "3-1"} and sum(stage["episodes"] for stage in stages.values()) == 12
     assert stages["1-1"]["trained"] and not stages["3-1"]["trained"]
     assert ["not trained on" in line for line in said if line.startswith(("  1-1", "  3-1"))] == [False, True]
+    for other in ("SuperMarioBros-4-1-v0", "SuperMarioBros2-1-1-v0", "SuperMarioBros-v0"):  # where no stage is drawn
+        assert evaluate.main([str(run), "--env", other, "--episodes", "2", "--jobs", "1"]) == 0
     assert report.main([str(run), "--out", str(tmp_path / "r.html")]) == 0
     page = (tmp_path / "r.html").read_text()
     section = page[page.index("id='parts'") :]

@@ -89,6 +89,7 @@ OPTIONS = (
         kind=list,
         optional=True,
         portable=True,
+        ids="*RandomStages*",
     ),
     Option(
         "test_stages",
