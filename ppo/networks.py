@@ -7,6 +7,7 @@ and one row of NETWORKS.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -118,23 +119,27 @@ def _impala_stages(obs_shape: tuple[int, ...]) -> tuple[list[nn.Module], tuple[i
 
 def mlp(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
     """Two layers of 64 tanh units for vectors, as in PPO section 6.1; (M, D1, D2) -> (M, D1 * D2) first."""
-    flatten = [] if len(obs_shape) == 1 else [nn.Flatten()]
-    layers = nn.Linear(int(np.prod(obs_shape)), 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh()
-    return nn.Sequential(*flatten, *layers), 64
+    return _fully_connected(obs_shape, (64, 64), nn.Tanh)
 
 
 def wide_mlp(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
     """Layers of 256 and 128 ReLU units for vectors of some hundred numbers; (M, D1, D2) -> (M, D1 * D2) first."""
-    flatten = [] if len(obs_shape) == 1 else [nn.Flatten()]
-    layers = nn.Linear(int(np.prod(obs_shape)), 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU()
-    return nn.Sequential(*flatten, *layers), 128
+    return _fully_connected(obs_shape, (256, 128), nn.ReLU)
 
 
 def large_mlp(obs_shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
     """Layers of 512, 512 and 256 ReLU units, for many tasks at once; (M, D1, D2) -> (M, D1 * D2) first."""
-    flatten = [] if len(obs_shape) == 1 else [nn.Flatten()]
-    layers = [nn.Linear(int(np.prod(obs_shape)), 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU()]
-    return nn.Sequential(*flatten, *layers, nn.Linear(512, 256), nn.ReLU()), 256
+    return _fully_connected(obs_shape, (512, 512, 256), nn.ReLU)
+
+
+def _fully_connected(
+    obs_shape: tuple[int, ...], sizes: tuple[int, ...], activation: type[nn.Module]
+) -> tuple[nn.Sequential, int]:
+    """Return layers of these sizes, an activation after each, and the last size."""
+    layers: list[nn.Module] = [] if len(obs_shape) == 1 else [nn.Flatten()]
+    for before, size in itertools.pairwise((int(np.prod(obs_shape)), *sizes)):
+        layers += [nn.Linear(before, size), activation()]
+    return nn.Sequential(*layers), sizes[-1]
 
 
 NETWORKS: dict[str, Body] = {
