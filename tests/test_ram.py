@@ -56,6 +56,13 @@ def test_bytes_are_shares_and_speeds_have_a_sign():
     assert found == [1.0, -0.25, np.float32(224 / 255)]
 
 
+def test_place_by_hand():
+    """Page 5 of 32, column 7 of 16, and the bits of the area's number, the lowest first."""
+    found = values("place", player_page=5, player_x=7 * 16 + 15, area_data_low=0b1000_0011)
+    assert len(found) == 32 + 16 + 8
+    assert [i for i, number in enumerate(found) if number == 1] == [5, 32 + 7, 48, 49, 55] and sum(found) == 5
+
+
 def parts(ram):
     """What `near` shows of one memory: map (14, 16), things (6, 20), shots (9, 5), Mario (34,)."""
     shown = near.near(ram.astype(np.int64))[0]

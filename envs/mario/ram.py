@@ -1,4 +1,7 @@
-"""What an agent can be shown of the console's memory: bytes by name, in the picture's place or beside it, and `near`.
+"""What an agent can be shown of the console's memory: bytes by name, in the picture's place or beside it, and groups.
+
+`near` is what is near Mario, `place` where he is: a policy of one stage can learn by it what to do at one place alone,
+such as the floor to take in a maze.
 
 Policies depend on every number here: what shall mean something else gets a name of its own.
 Shapes: N environments, K numbers of one name. Memories are (N, 2048) int64.
@@ -14,7 +17,17 @@ from envs.mario import rules
 from envs.mario.near import near, signed
 
 RAM = rules.RAM
-GROUPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"near": near}
+PAGES, COLUMNS, BLOCK = 32, 16, 16  # of an area, those of a page, and pixels of a column
+
+
+def place(ram: np.ndarray) -> np.ndarray:
+    """Return 1 for the page, 1 for its column, and the bits of the area's number: (N, 56) float32 of memories."""
+    page, column = ram[:, RAM["player_page"]] % PAGES, ram[:, RAM["player_x"]] // BLOCK
+    area = ram[:, RAM["area_data_low"], None] >> np.arange(8) & 1
+    return np.concatenate([np.eye(PAGES)[page], np.eye(COLUMNS)[column], area], axis=1, dtype=np.float32)
+
+
+GROUPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"near": near, "place": place}
 
 
 class Values:
