@@ -300,6 +300,14 @@ class VecEnv(VectorEnv, ABC):
         """
         raise ValueError("env: policies cannot take turns in it")
 
+    def obs_columns(self, spec: dict[str, Any]) -> np.ndarray | None:
+        """Return which numbers of an observation here a policy made for `spec` sees: (D,) int64, None for all.
+
+        Raises:
+            ValueError: it sees some that are not among them.
+        """
+        return None
+
     @abstractmethod
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Apply one action to every environment.

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import envs
 from envs.vector import VecEnv
 from ppo.policy import BadPolicy, Policy, load_policy
 
@@ -17,7 +18,8 @@ from ppo.policy import BadPolicy, Policy, load_policy
 class PolicySet:
     """Acts as one `Policy` does, with another policy in each part of the environment.
 
-    Where there is none for a part, or the environment has no parts, the first one of the set acts.
+    Where there is none for a part, one that was trained in many parts acts; without such a one, the first of the set.
+    The environment shows what the policy that sees the most is to see; the others may see a part of that.
 
     Attributes:
         policies: by the id of the environment that each was trained in; at least one.
@@ -27,13 +29,15 @@ class PolicySet:
     num_uniforms = 1
 
     def __init__(self, policies: dict[str, Policy], env_id: str) -> None:
-        """Check that all see the same pictures. Raises BadPolicy."""
+        """Check that all see pictures of one size, or numbers. Raises BadPolicy."""
         self.policies = policies
-        self._first = next(iter(policies.values()))
+        first = next(iter(policies))
+        self._other = policies[next((name for name in policies if envs.has_parts(name)), first)]
         for name, policy in policies.items():
-            if policy.info["obs_shape"] != self._first.info["obs_shape"] or "num_actions" not in policy.info:
-                raise BadPolicy(f"{name}: it does not see or act as {next(iter(policies))} does")
-        widest = max(policies.values(), key=lambda policy: int(policy.info["num_actions"]))
+            shapes = [tuple(known.info["obs_shape"]) for known in (policy, policies[first])]
+            if (max(map(len, shapes)) > 1 and len(set(shapes)) > 1) or "num_actions" not in policy.info:
+                raise BadPolicy(f"{name}: it does not see or act as {first} does")
+        widest = max(policies.values(), key=lambda policy: (policy.info["obs_shape"], policy.info["num_actions"]))
         self.info = {**widest.info, "env": env_id}
 
     def meet(self, env: VecEnv) -> None:
@@ -42,11 +46,17 @@ class PolicySet:
         self._parts: list[str | None] = [None] * env.num_envs
         self._numbers = {id(policy): self._numbers_of(policy) for policy in self.policies.values()}
 
-    def _numbers_of(self, policy: Policy) -> np.ndarray:
+    def _numbers_of(self, policy: Policy) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the numbers that its actions have here, and which numbers of an observation it sees."""
+        spec = policy.info["spec"]
         try:
-            return self._env.action_numbers(policy.info["spec"])
+            actions, columns = self._env.action_numbers(spec), self._env.obs_columns(spec)
         except ValueError as error:
             raise BadPolicy(f"{policy.info['env']}: {error}") from None
+        shape = list(self._env.single_observation_space.shape or ()) if columns is None else [len(columns)]
+        if shape != policy.info["obs_shape"]:
+            raise BadPolicy(f"{policy.info['env']}: it takes {policy.info['obs_shape']}, here it would see {shape}")
+        return actions, columns
 
     def start(self, num_envs: int) -> torch.Tensor:
         """Return what is remembered before the first step of an episode: (N, S) zeros, S of the largest memory."""
@@ -57,8 +67,10 @@ class PolicySet:
         chosen = np.zeros(len(obs), np.int64)
         for i in range(len(obs)):
             policy, own = self._policy(i, state), slice(i, i + 1)
+            numbers, columns = self._numbers[id(policy)]
             drawn = None if uniform is None else uniform[own]
-            chosen[i] = self._numbers[id(policy)][policy.act(obs[own], drawn, state[own, : policy.ac.state_size])[0]]
+            shown = obs[own] if columns is None else obs[own, columns]
+            chosen[i] = numbers[policy.act(shown, drawn, state[own, : policy.ac.state_size])[0]]
         return chosen
 
     act = act_in_groups
@@ -66,10 +78,11 @@ class PolicySet:
     def look(self, obs: np.ndarray, state: torch.Tensor | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         """As `Policy.look`, of one environment."""
         policy = self._policy(0, state if state is not None else self.start(1))
+        numbers, columns = self._numbers[id(policy)]
         own = None if state is None else state[:, : policy.ac.state_size]
-        shown, value = policy.look(obs, own)
+        shown, value = policy.look(obs if columns is None else obs[:, columns], own)
         probabilities = np.zeros((1, int(self._env.single_action_space.n)), np.float32)  # type: ignore[attr-defined]
-        probabilities[:, self._numbers[id(policy)]] = shown
+        probabilities[:, numbers] = shown
         return probabilities, value
 
     def _policy(self, i: int, state: torch.Tensor) -> Policy:
@@ -78,7 +91,7 @@ class PolicySet:
         if part != self._parts[i]:
             self._parts[i] = part
             state[i] = 0.0
-        return self.policies.get(part or "", self._first)
+        return self.policies.get(part or "", self._other)
 
 
 def load_policies(folder: Path, env_id: str, network: str | None = None) -> PolicySet:

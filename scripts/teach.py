@@ -278,24 +278,27 @@ class Expert:
         for stage in () if isinstance(players, Policy) else env.parts():
             if stage not in self.policies:
                 raise ValueError(f"teacher: {name} has no policy for {stage}: --stages names those to be taught")
-        first = next(iter(self.policies.values()))
-        _, options = environment(first)
+        self.values: dict[str, Values | None] = {}
+        for stage, policy in self.policies.items():
+            names = environment(policy)[1].get("ram_obs")
+            values = self.values[stage] = None if names is None else Values(names)
+            shown = list(env.single_observation_space.shape or ()) if values is None else [values.size]
+            if shown != policy.info["obs_shape"]:
+                raise ValueError(f"teacher: {name} takes {policy.info['obs_shape']}, here it would see {shown}")
         self.numbers = {stage: env.action_numbers(policy.info["spec"]) for stage, policy in self.policies.items()}
-        self.values = Values(options["ram_obs"]) if "ram_obs" in options else None
-        shown = list(env.single_observation_space.shape or ()) if self.values is None else [self.values.size]
-        if shown != first.info["obs_shape"]:
-            raise ValueError(f"teacher: {name} takes {first.info['obs_shape']}, here it would see {shown}")
         if any(policy.ac.memories for policy in self.policies.values()):
             raise ValueError(f"teacher: {name} remembers, expected a feed-forward policy")
 
     def advise(self, obs: np.ndarray, draws: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Return the probability of each action, (N, A), and actions (N,) that are drawn from it."""
-        seen = obs if self.values is None else self.values(self.env.memories())
+        memories = self.env.memories()
         advice = np.zeros((len(obs), len(self.env.buttons)), np.float32)
         parts = np.array(["" if "" in self.policies else self.env.part(i) for i in range(len(obs))])
         for part in set(parts) & set(self.policies):  # another stage, where a warp zone leads, has no advice
             rows = np.flatnonzero(parts == part)
-            advice[rows[:, None], self.numbers[part]] = self.policies[part].look(seen[rows])[0]
+            values = self.values[part]
+            seen = obs[rows] if values is None else values(memories[rows])
+            advice[rows[:, None], self.numbers[part]] = self.policies[part].look(seen)[0]
         return advice, (advice.cumsum(axis=1) < draws.random((len(obs), 1))).sum(axis=1).clip(max=advice.shape[1] - 1)
 
     def follow(self, ended: np.ndarray) -> list[float]:

@@ -48,6 +48,46 @@ def test_each_stage_is_played_by_its_own_policy_with_its_own_buttons():
     env.close()
 
 
+class Reader(Stub):
+    """A policy that sees numbers of the memory and keeps what it was shown."""
+
+    def __init__(self, names, size):
+        super().__init__(0, [["A"]])
+        self.info |= {"obs_shape": [size], "spec": {"buttons": [["A"]], "options": {"ram_obs": names}}}
+
+    def act(self, obs, uniform, state):
+        self.seen.append(obs[0].tolist())
+        return np.zeros(len(obs), np.int64)
+
+
+def test_policies_that_see_fewer_numbers_are_shown_those():
+    """The game is shown as the one that sees the most asks for; what another one lacks there is named."""
+    one, two = Reader(["player_y", "near"], 424), Reader(["near", "player_x", "player_y"], 425)
+    players = PolicySet({"SuperMarioBros-1-1-v0": one, "SuperMarioBros-2-1-v0": two}, GAME)
+    options = players.info["spec"]["options"]
+    assert options["ram_obs"] == ["near", "player_x", "player_y"]
+    env = envs.make_vec("SuperMarioBrosRandomStages-v0", 1, 0, stages=["1-1"], actions="simple", **options)
+    players.meet(env)
+    obs, _ = env.reset(seed=0)
+    players.act(obs, None, players.start(1))
+    assert one.seen == [[obs[0, 424], *obs[0, :423]]]
+    env.part = lambda i: "SuperMarioBros-2-1-v0"
+    players.act(obs, None, players.start(1))
+    assert two.seen == [obs[0].tolist()]
+    other = PolicySet({"SuperMarioBros-1-1-v0": one, "SuperMarioBros-2-1-v0": Reader(["near", "player_x"], 424)}, GAME)
+    with pytest.raises(BadPolicy, match="^a: ram_obs: near, player_x are not all among player_y, near"):
+        other.meet(envs.make_vec("SuperMarioBros-1-1-v0", 1, 0, actions="simple", **one.info["spec"]["options"]))
+
+
+def test_a_part_without_a_policy_is_played_by_the_one_of_all_parts():
+    """Where the set has such a one; otherwise by the first."""
+    one, two = Stub(0, [["A"]]), Stub(0, [["right"]])
+    players = PolicySet({"SuperMarioBros-1-1-v0": one, "SuperMarioBrosRandomStages-v0": two}, GAME)
+    env = envs.make_vec("SuperMarioBrosRandomStages-v0", 1, 0, actions="simple", stages=["2-2"])
+    players.meet(env)
+    assert players.act(env.reset(seed=0)[0], None, players.start(1)).tolist() == [1] and len(two.seen) == 1
+
+
 def test_buttons_that_the_environment_lacks_are_refused():
     """By name, before anything is played."""
     env = envs.make_vec(GAME, 1, 0, actions="right_only")

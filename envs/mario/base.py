@@ -140,6 +140,11 @@ class MarioVecBase(VecEnv):
         except (ValueError, LookupError, TypeError):
             raise ValueError(f"actions: {spec.get('buttons')!r:.200} are not all among those here") from None
 
+    def obs_columns(self, spec: dict[str, Any]) -> np.ndarray | None:
+        """Return where the numbers of the memory are that `spec` names; see `VecEnv.obs_columns`."""
+        names = spec["options"].get("ram_obs") if isinstance(spec.get("options"), dict) else None
+        return None if self._values is None or names is None else self._values.columns(names)
+
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
         """Start a new episode everywhere; see `VecEnv.reset`."""
         obs, infos = super().reset(**kwargs)

@@ -46,6 +46,7 @@ class Values:
         ]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"ram_obs: {names!r:.200}, expected names, each once")
+        self.names = list(names)
         self.size = self(np.zeros((1, 0x800), np.uint8)).shape[1]
 
     def __call__(self, rams: np.ndarray) -> np.ndarray:
@@ -56,6 +57,14 @@ class Values:
             byte = ram[:, address, None]
             columns.append(part(ram) if part else signed(byte) / 128 if is_signed else byte / 255)
         return np.concatenate(columns, axis=1, dtype=np.float32)
+
+    def columns(self, names: Sequence[str]) -> np.ndarray:
+        """Return where the numbers of other names are among these: (K,) int64. Raises ValueError where one is not."""
+        if not set(names) <= set(self.names):
+            raise ValueError(f"ram_obs: {', '.join(names)} are not all among {', '.join(self.names)}")
+        ends = np.cumsum([Values([name]).size for name in self.names])
+        numbers = dict(zip(self.names, np.split(np.arange(self.size), ends[:-1]), strict=True))
+        return np.concatenate([numbers[name] for name in names])
 
 
 class Planes:
