@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 import envs
+from envs.family import MAX_EPISODE_STEPS
 from envs.vector import VecEnv
 from ppo.policy import BadPolicy, Policy, load_policy
 
@@ -38,7 +39,10 @@ class PolicySet:
             if (max(map(len, shapes)) > 1 and len(set(shapes)) > 1) or "num_actions" not in policy.info:
                 raise BadPolicy(f"{name}: it does not see or act as {first} does")
         widest = max(policies.values(), key=lambda policy: (policy.info["obs_shape"], policy.info["num_actions"]))
-        self.info = {**widest.info, "env": env_id}
+        spec = dict(widest.info["spec"])
+        if isinstance(spec.get("options"), dict):  # the limit of a part is none of the game
+            spec["options"] = {k: v for k, v in spec["options"].items() if k != MAX_EPISODE_STEPS.name}
+        self.info = {**widest.info, "env": env_id, "spec": spec}
 
     def meet(self, env: VecEnv) -> None:
         """Get to know the environments in which it will act. Raises BadPolicy unless all can act there."""

@@ -1,10 +1,10 @@
 """Clear a stage from nothing: `python -m scripts.solve SuperMarioBros-3-2-v0`.
 
 Parts, each of which is left out where its result is there already, so that the same command goes on where it stopped:
-    lessons  with --lessons: a planner that looks ahead teaches the network what to press (`scripts.teach`)
+    lessons  a planner that looks ahead teaches the network what to press (`scripts.teach`), unless --lessons 0
     ways     with --ways: explored from disturbed starts, and the shipped demonstration: states along them
-    train    PPO on what is near Mario (`--preset near`), disturbed, until an evaluation of 100 episodes reaches the
-             goal or the budget is spent; with ways, its episodes start where the policy fails on them
+    train    PPO on what is near Mario and where he is (SETTINGS), disturbed, until an evaluation of 100 episodes
+             reaches the goal or the budget is spent; with ways, its episodes start where the policy fails on them
     prove    100 episodes each after random buttons, after waiting and with sticky buttons; over unmodified nes-py too
     show     policy, card, video and curve in DATA_DIR/solve_ID/solve_ID_sSEED_policy
 With --pixels a network that sees pictures then learns from that policy (`scripts.teach`), and is proved and shown
@@ -41,7 +41,12 @@ OWN = (
     "--env --exp-name --data-dir --seed --start-curriculum --stop-at --total-steps --epochs --resume --overwrite "
     "--start-states --print-config --presets --preset"
 ).split()
-SETTINGS = "--preset near --eval-every 8 --save-every 4".split()
+SETTINGS = (
+    "--preset near --ram-obs near,place --network mlp_large --sticky 0 --ent-coef 0 --gamma 0.98 --pi-lr 3e-4 "
+    "--v-lr 1e-3 --reward score-loops --max-episode-steps 1000 --eval-every 8 --save-every 4"
+).split()
+LESSONS = 60_000
+TEMPERATURE = 0.5  # of the policy that it leaves: surer than the one that explored
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,8 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="stages at a time (default 1); each prints into a log")
     text = "decisions of a stage's training (default 2,000,000)"
     parser.add_argument("--budget", type=int, default=2_000_000, metavar="N", help=text)
-    text = "moments that a planner teaches before training (default 0)"
-    parser.add_argument("--lessons", type=int, default=0, metavar="N", help=text)
+    text = f"moments that a planner teaches before training (default {LESSONS:,})"
+    parser.add_argument("--lessons", type=int, default=LESSONS, metavar="N", help=text)
     text = "then teach a network that sees pictures, at N moments"
     parser.add_argument("--pixels", type=int, default=0, metavar="N", help=text)
     parser.add_argument("--goal", type=float, default=0.9, help="clear rate at which training ends (default 0.9)")
@@ -136,8 +141,8 @@ def solve(args: argparse.Namespace, env_id: str, flags: list[str]) -> int:
     words, cfg = settings(args, env_id, flags)
     folder = cfg.run_dir
     ways = folder.with_name(folder.name + "_ways")
+    folder.parent.mkdir(parents=True, exist_ok=True)
     if args.ways and not ways.exists():
-        ways.parent.mkdir(parents=True, exist_ok=True)
         write_ways(args, env_id, ways)
     if not trained(folder, args):
         if args.lessons:
@@ -175,10 +180,10 @@ def lessons(args: argparse.Namespace, env_id: str, cfg: PPOConfig) -> Path:
     """Return the policy that the planner taught, a network such as the run's own."""
     taught = cfg.run_dir.with_name(f"{cfg.run_dir.name}_lessons_{args.lessons}")
     if not taught.exists():
-        actions = cfg.env_options["actions"]
-        actions = actions if isinstance(actions, str) else json.dumps(actions)
-        flags = ["--preset", "near", "--sticky", "0", "--seed", str(args.seed)]
-        flags += ["--network", cfg.network, "--actions", actions]
+        flags = ["--preset", "near", "--sticky", "0", "--seed", str(args.seed), "--network", cfg.network]
+        for name in ("actions", "ram_obs"):
+            value = cfg.env_options[name]
+            flags += ["--" + name.replace("_", "-"), value if isinstance(value, str) else json.dumps(value)]
         flags += [] if cfg.init_from is None else ["--init-from", cfg.init_from]
         teach.teach(env_id, taught, args.lessons, flags)
     return taught
@@ -223,7 +228,7 @@ def prove(args: argparse.Namespace, run: Path, policy: Path, out: Path) -> dict[
         return before
     if out.exists():
         shutil.rmtree(out)
-    if export.main([str(policy), "--out", str(out), "--half"]):
+    if export.main([str(policy), "--out", str(out), "--half", "--temperature", str(TEMPERATURE)]):
         raise ValueError(f"{out} cannot be written, see the line above")
     found: dict[str, Any] = {}
     for emulator in emulators():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from envs.mario import near
+from envs.mario.ram import Values
 from ppo.policy import load_policy
 from scripts import solve
 from tests.test_evaluate import table_of
@@ -49,7 +49,8 @@ def test_it_explores_trains_proves_and_goes_on(tmp_path, capfd, monkeypatch):
     assert load_policy(pictures).info["obs_shape"] == [4, 84, 84] and (pictures / "evaluation.json").exists()
     assert (
         load_policy(out).info["env"] == STAGE
-        and load_policy(out).info["obs_shape"] == [near.SIZE]
+        and load_policy(out).info["obs_shape"] == [Values(["near", "place"]).size]
+        and load_policy(out).info["temperature"] == 0.5
         and "Decisions: " in (out / "README.md").read_text()
     )
     assert (out / "curve.png").stat().st_size > 1000
@@ -58,7 +59,7 @@ def test_it_explores_trains_proves_and_goes_on(tmp_path, capfd, monkeypatch):
     config = json.loads((run / "config.json").read_text())
     taught = run.with_name(run.name + "_lessons_32")
     assert config["init_from"] == str(taught) and load_policy(taught).info["labels"] == 32
-    assert config["sticky"] == 0.25 and config["start_mode"] == "random" and config["stop_at"] == "EvalClearRate>=0.9"
+    assert config["sticky"] == 0 and config["start_mode"] == "random" and config["stop_at"] == "EvalClearRate>=0.9"
     assert solve.main([*command, "--budget", "64"]) == 1
     said = capfd.readouterr().out
     assert "exploration" not in said and "agrees" not in said and "epoch" not in said and "0 of 2 cleared" in said
