@@ -185,7 +185,8 @@ def lessons(args: argparse.Namespace, env_id: str, cfg: PPOConfig) -> Path:
             value = cfg.env_options[name]
             flags += ["--" + name.replace("_", "-"), value if isinstance(value, str) else json.dumps(value)]
         flags += [] if cfg.init_from is None else ["--init-from", cfg.init_from]
-        teach.teach(env_id, taught, args.lessons, flags)
+        if code := teach.teach(env_id, taught, args.lessons, flags):
+            raise SystemExit(code)
     return taught
 
 

@@ -9,7 +9,7 @@ to one network, each the stage in which it was trained. The network learns from 
 and Bagnell 2011, "A Reduction of Imitation Learning and Structured Prediction to No-Regret Online Learning"): teacher
 and pupil play in turn, under sticky buttons and from disturbed starts, the teacher says at every moment what it would
 press, and the network is trained on all this advice. What comes out is a start for PPO, which finds out what works for
-somebody who sees only the picture.
+somebody who sees only the picture. Ctrl-C or SIGTERM ends the lessons early: what was learned is written.
 
 Every further --FLAG is one of `ppo.run`; the network is built by them.
 """
@@ -43,6 +43,7 @@ from ppo.resume import init_from
 from ppo.training import Coefficients, Learner, Tensors, Training
 from utils import command, mpi
 from utils.seeding import Purpose, generator
+from utils.watchdog import StopSignals
 
 PROG = "scripts.teach"
 LABELS = 40_000
@@ -91,16 +92,17 @@ def teach(env_id: str, out: Path, labels: int, flags: list[str], teacher: str | 
         try:
             if cfg.init_from is not None:
                 print(init_from(training, find_policy(cfg.init_from), cfg.network), flush=True)
-            Lesson(training, labels, teacher).run()
+            lesson = Lesson(training, labels, teacher)
+            stopped = lesson.run()
             info = {"env": env_id, "spec": training.env.spec_dict, "obs_shape": list(training.obs.shape[1:])}
-            info |= described(cfg) | actions.describe(training.ac.dist) | {"labels": labels}
+            info |= described(cfg) | actions.describe(training.ac.dist) | {"labels": lesson.size}
             named = [] if teacher is None else ["--teacher", teacher]
             words = ["python", "-m", PROG, env_id, "--labels", str(labels), *named, *flags]
             save_policy(out, training.ac, info | {"command": shlex.join(words)})
         finally:
             training.close()
     print(f"{out}: taught; go on with ppo.run --init-from {out}", flush=True)
-    return 0
+    return 128 + stopped if stopped else 0
 
 
 def known_way(env_id: str) -> Demonstration:
@@ -142,10 +144,22 @@ class Lesson:
         self.v = Learner("V", v.optimiser, STEP_SIZE, 1, v.loss)
         self.began = time.monotonic()
 
-    def run(self) -> None:
-        """Play and train in turn until there is enough advice; then train the critic too."""
+    def run(self) -> int:
+        """Play and train in turn until there is enough advice, or a signal asks to stop; then train the critic too.
+
+        Returns:
+            the signal's number, or 0.
+        """
+        with StopSignals("raise") as self.signals:
+            self.take_turns()
+            print(f"{self.size:,} moments: the critic learns from them", flush=True)
+            self.train([self.v], self.size * VALUE_PASSES, STEP_SIZE / 2)
+        return self.signals.received
+
+    def take_turns(self) -> None:
+        """Play and train the actor in turn."""
         self.training.nets.refresh()
-        while self.size < self.labels:
+        while self.size < self.labels and not self.signals.received:
             first = self.size
             fars, cleared, agreed = self.play(min(ROUND, self.labels - first))
             lr = max(LEAST_STEP_SIZE, STEP_SIZE * (1 - first / self.labels))
@@ -161,8 +175,7 @@ class Lesson:
             elif fars:
                 step = -SHARE if np.mean(fars) > ENOUGH else SHARE
                 self.teacher_share = min(MOST, max(0.0, self.teacher_share + step))
-        print(f"{self.size:,} moments: the critic learns from them", flush=True)
-        self.train([self.v], self.size * VALUE_PASSES, STEP_SIZE / 2)
+            self.signals.armed = True  # from here on there is something to save
 
     # Playing ----------------------------------------------------------------------------------------------------------
 
@@ -177,6 +190,8 @@ class Lesson:
         first, fars, cleared, agreed = self.size, [], 0, 0
         rewards, ends = [], []
         for t in range(-(-count // n)):
+            if self.signals.received and t:
+                break
             if t % TURN == 0:
                 teaches = self.draws.random(n) < self.teacher_share
             self.training.watchdog.touch("teaching")

@@ -360,6 +360,19 @@ def test_the_native_rule_of_loops(to, area, lost):
     env.close()
 
 
+@pytest.mark.parametrize(("to", "paid"), [(250, -90.0), (2700, 155.0)])
+def test_the_native_rule_of_the_loops_of_8_4(to, paid):
+    """The same ground is paid as by `rules.reward_score_loops`, and the episode goes on."""
+    env = envs.make_vec("SuperMarioBros-8-4-v0", 1, 0, reward="score-loops")
+    env.reset()
+    put(env._rams[0], 1150)
+    env.step(np.array([0]))
+    put(env._rams[0], to)
+    _, rewards, terminated, _, _ = env.step(np.array([0]))
+    assert not terminated[0] and rewards[0] == pytest.approx(paid)
+    env.close()
+
+
 def make(env_id, options, num_envs, seed, first_index):
     return envs.make_vec(env_id, num_envs, seed, first_index=first_index, **options)
 

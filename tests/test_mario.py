@@ -372,6 +372,13 @@ def test_rule_of_loops(back, area, lost):
     assert rules.reward_score_loops(transition(low, low)) == (0.0, False)
 
 
+@pytest.mark.parametrize(("to", "area", "paid"), [(480, 0, -100.0), (980, 0, 0.0), (3000, 0, 152.0), (40, 1, 0.0)])
+def test_the_loops_of_8_4_are_part_of_its_way(to, area, paid):
+    """Ground that is lost is paid, and what a pipe skips is earned; the episode goes on."""
+    t = transition(at(1480, 0, world=7, stage=3), at(to, 0, world=7, stage=3, area_data_low=area))
+    assert rules.reward_score_loops(t) == (pytest.approx(paid), False)
+
+
 @pytest.mark.parametrize("reward", [rules.reward_score_rules, rules.reward_score_loops])
 @pytest.mark.parametrize(
     ("world", "stage", "x", "kind", "lost"),

@@ -1,6 +1,8 @@
 """The planner clears stages under disturbance, and a network learns from it."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -105,6 +107,24 @@ def test_a_network_learns_what_the_planner_does(tmp_path, capfd, monkeypatch):
     assert teach.main([STAGE, "--out", str(again), "--labels", "32", "--init-from", str(out)]) == 0
     before, after = policy.ac.state_dict(), load_policy(again).ac.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_signal_ends_the_lessons_and_what_was_learned_is_kept(tmp_path, capfd, monkeypatch):
+    """Exit code 128 + the signal; the policy says at how many moments it was taught."""
+    monkeypatch.setattr(teach, "ROUND", 64)
+    play, rounds = teach.Lesson.play, []
+
+    def third_round_is_interrupted(lesson, count):
+        rounds.append(count)
+        if len(rounds) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return play(lesson, count)
+
+    monkeypatch.setattr(teach.Lesson, "play", third_round_is_interrupted)
+    flags = ["--ram-obs", "near", "--network", "mlp"]
+    assert teach.main([STAGE, "--out", str(tmp_path / "taught"), "--labels", "100000", *flags]) == 128 + signal.SIGTERM
+    assert load_policy(tmp_path / "taught").info["labels"] == 64 + 64 + 8  # one step of eight environments more
+    assert "136 moments: the critic learns" in capfd.readouterr().out
 
 
 def test_a_policy_that_sees_the_memory_teaches_one_that_sees_pictures(tmp_path, capfd, monkeypatch):

@@ -207,12 +207,16 @@ def reward_score_rules(t: Transition) -> tuple[float, bool]:
 def reward_score_loops(t: Transition) -> tuple[float, bool]:
     """`reward_score`, and an episode ends, with 50 less, where a maze sends Mario back or he goes past the last pipe.
 
-    In 4-4, 7-4 and 8-4 the game moves him back by 1024 pixels if he took a wrong way, and the same progress would be
-    paid again. Nothing is said of where the wrong ways are; 4-4's rule in `reward_score_rules` forbids right ones too.
+    In 4-4 and 7-4 the game moves him back by 1024 pixels if he took a wrong way, and the same progress would be paid
+    again. Nothing is said of where the wrong ways are; 4-4's rule in `reward_score_rules` forbids right ones too. In
+    8-4 the right way leads back too: there he pays the ground that is lost, and earns what a pipe skips (a potential:
+    Ng, Harada and Russell 1999).
     """
     stage = (t.after.world, t.after.stage)
-    sent_back = _area(t.ram) == _area(t.ram_before) and t.after.x_pos < t.before.x_pos - 500
-    if sent_back or _past_the_pipe(stage, t.after, t.ram):
+    moved = t.after.x_pos - t.before.x_pos if _area(t.ram) == _area(t.ram_before) else 0
+    if stage == (8, 4):
+        return (_shaped(t) + (moved if abs(moved) > 500 else 0)) / 10.0, False
+    if moved < -500 or _past_the_pipe(stage, t.after, t.ram):
         return (_shaped(t) - 50.0) / 10.0, True
     return reward_score(t)
 

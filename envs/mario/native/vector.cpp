@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 
@@ -52,8 +53,11 @@ bool past_the_pipe(const Info& info) {
     return info.stage == 2 && (info.world == 1 || info.world == 4) && info.underground && info.x > end;
 }
 
-// A maze has sent Mario back to where he went in.
-bool sent_back(const Info& before, const Info& info) { return info.area == before.area && info.x < before.x - 500; }
+// By how many pixels the game has moved Mario at once: back in a maze, or forward through a pipe.
+int moved_at_once(const Info& before, const Info& info) {
+    const int moved = info.area == before.area ? info.x - before.x : 0;
+    return std::abs(moved) > 500 ? moved : 0;
+}
 
 // Waits for a moment without sleeping: falling asleep and waking up takes longer than what a thread usually waits for.
 template <typename Condition>
@@ -260,7 +264,9 @@ double Vector::shape(const Outcome& outcome, const Info& before, const Info& aft
     }
     const bool rules = kind == Reward::kScoreRules, loops = kind == Reward::kScoreLoops;
     const bool in_7_4 = after.world == 7 && after.stage == 4;
-    if ((rules && in_7_4 && lost_in_7_4(before, after)) || (loops && sent_back(before, after)) ||
+    const int moved = loops ? moved_at_once(before, after) : 0;
+    if (after.world == 8 && after.stage == 4) return (total + moved) / 10.0;
+    if ((rules && in_7_4 && lost_in_7_4(before, after)) || moved < 0 ||
         ((rules || loops) && past_the_pipe(after))) {
         end = true;
         return (total - 50.0) / 10.0;
