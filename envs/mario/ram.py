@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from envs.mario import rules
-from envs.mario.near import near, signed
+from envs.mario.near import BLOCK, near, signed
 
 RAM = rules.RAM
-PAGES, COLUMNS, BLOCK = 32, 16, 16  # of an area, those of a page, and pixels of a column
+PAGES, COLUMNS = 32, 16  # of an area, and those of a page
 
 
 def place(ram: np.ndarray) -> np.ndarray:

@@ -209,8 +209,8 @@ def reward_score_loops(t: Transition) -> tuple[float, bool]:
 
     In 4-4 and 7-4 the game moves him back by 1024 pixels if he took a wrong way, and the same progress would be paid
     again. Nothing is said of where the wrong ways are; 4-4's rule in `reward_score_rules` forbids right ones too. In
-    8-4 the right way leads back too: there he pays the ground that is lost, and earns what a pipe skips (a potential:
-    Ng, Harada and Russell 1999).
+    8-4 the right way leads back too: there he pays the ground that is lost, and earns what a pipe skips, so that a loop
+    is worth nothing.
     """
     stage = (t.after.world, t.after.stage)
     moved = t.after.x_pos - t.before.x_pos if _area(t.ram) == _area(t.ram_before) else 0
