@@ -241,7 +241,7 @@ def arithmetic(images: bool, dtype: torch.dtype) -> str:
     from ppo.compute import arrays, convolutions
 
     words = ["fast", *(["our own arrays"] if arrays.compiled() else [])]
-    if images and dtype == torch.bfloat16 and convolutions.library():
+    if images and convolutions.kind(dtype) is not None:
         words.append("our own convolutions")
     return ", ".join(words)
 

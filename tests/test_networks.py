@@ -5,7 +5,7 @@ import torch
 
 from ppo.compute.layers import ReLU
 from ppo.compute.networks import FastActorCritic
-from ppo.networks import FOR_VECTORS, NETWORKS, ActorCritic
+from ppo.networks import FOR_VECTORS, NETWORKS, SCALE, ActorCritic
 
 IMAGE = (4, 84, 84)
 
@@ -123,17 +123,32 @@ def test_copies_follow_the_weights():
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_fast_networks_are_the_plain_ones(network):
-    """In float32: the same logits, values and gradients as torch's own layers, up to rounding."""
-    obs, found = obs_for(network, 5), []
-    for fast in (False, True):
+    """In float32: logits, values and gradients as near to those in double precision as torch's own layers give them.
+
+    Near, not equal: a sum in another order may put a unit on the other side of a ReLU, or choose another maximum.
+    """
+    obs, rows, found = obs_for(network, 5), torch.tensor([3, 0, 3]), []
+    for kind in ("double", "plain", "fast"):
         ac = ActorCritic(network, (4,) if network in FOR_VECTORS else IMAGE, 7, "orthogonal", seed=1)
-        nets = FastActorCritic(ac, torch.float32) if fast else ac
-        prepared = nets.prepare(obs, torch.tensor([3, 0, 3]))
-        logits, val = nets.logits(prepared), nets.value(prepared)
+        if kind == "double":
+            logits, val = in_double(ac.double(), obs[rows])
+        else:
+            nets = FastActorCritic(ac, torch.float32) if kind == "fast" else ac
+            prepared = nets.prepare(obs, rows)
+            logits, val = nets.logits(prepared), nets.value(prepared)
         (logits.square().sum() + val.square().sum()).backward()
         found.append((logits, val, *(p.grad for p in ac.parameters())))
-    for plain, ours in zip(*found, strict=True):
-        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+    for exact, plain, ours in zip(*found, strict=True):
+        theirs, error = (float((one.double() - exact).norm() / exact.norm()) for one in (plain, ours))
+        assert error < max(1.5 * theirs, 1e-5)
+
+
+def in_double(ac, obs):
+    """Return logits and values of a network whose parameters are double precision."""
+    image = obs.dtype == torch.uint8
+    bodies = [body[int(image) :] for body in ac.bodies]
+    seen = obs.double() * SCALE if image else obs.double()
+    return ac.pi[-1](bodies[0](seen)), ac.v[-1](bodies[1](seen)).squeeze(-1)
 
 
 def test_chunks_add_up():

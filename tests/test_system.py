@@ -85,6 +85,18 @@ def test_a_system_without_proc_is_described_all_the_same(tmp_path, monkeypatch):
     system.end_with_parent(signal.SIGKILL)
 
 
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [("", {"sse2", "avx2", "fma", "avx512f", "amx_bf16"}), ("avx2", {"sse2", "avx2", "fma"}), ("default", {"sse2"})],
+)
+def test_what_torch_is_told_to_leave_alone_is_no_feature(tmp_path, monkeypatch, capability, expected):
+    """So that one switch shows how fast both are on another processor."""
+    monkeypatch.setattr(system, "PROC", tmp_path)
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)
+    write(tmp_path / "cpuinfo", "model name\t: A\nflags\t\t: sse2 avx2 fma avx512f amx_bf16\n")
+    assert system.processor_flags() == expected
+
+
 def test_what_dead_jobs_left_in_shared_memory_is_removed(tmp_path):
     """Only what is old, this user's, a file, and in use by nobody."""
     names = ("mpich_shm_dead_0", "mpich_shm_young_0", "mpich_shm_used_0", "other")

@@ -73,10 +73,15 @@ def processor() -> str:
 
 
 def processor_flags() -> set[str]:
-    """Return the features of the processor under Linux's names, such as avx512_bf16; empty where it names none."""
+    """Return the features of the processor under Linux's names, such as avx512_bf16; empty where it names none.
+
+    Those that torch is told to leave alone (ATEN_CPU_CAPABILITY=avx2 or default) are not among them.
+    """
+    left_alone = {"avx2": ("avx512", "amx"), "default": ("avx", "amx", "fma")}
+    unused = left_alone.get(os.environ.get("ATEN_CPU_CAPABILITY", "").lower(), ())
     for line in _lines(PROC / "cpuinfo"):
         if line.startswith(("flags", "Features")):
-            return set(line.split(":", 1)[1].split())
+            return {flag for flag in line.split(":", 1)[1].split() if not flag.startswith(unused)}
     return set()
 
 

@@ -77,4 +77,4 @@ EXPORT void scale_images(int64_t count, int64_t size, const int64_t* rows, const
 }
 
 // Raised, with VERSION of native.py, when the arguments of an exported function change.
-EXPORT int compute_version() noexcept { return 2; }
+EXPORT int compute_version() noexcept { return 3; }

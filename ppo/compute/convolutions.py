@@ -1,9 +1,9 @@
 """Drop-in for `torch.nn.Conv2d`, alone or in a stack: our own code (convolutions.cpp) where it is faster than torch's.
 
-That is in bfloat16 on processors with AVX512-BF16 and without a matrix unit. A stack of convolutions, with the ReLUs
-between them, is one step there, forward and backward: sample by sample through all layers, so that little but the
-activations passes through main memory. Everything else, such as float32, is torch's own. PPO_CONVOLUTION=0 leaves all
-to torch.
+That is in bfloat16 on processors with AVX512-BF16 and without a matrix unit, and in float32 on those with AVX-512 or
+AVX2. A stack of convolutions, with the ReLUs between them, is one step there, forward and backward: sample by sample
+through all layers, so that little but the activations passes through main memory. Everything else is torch's own.
+PPO_CONVOLUTION=0 leaves all to torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from torch import nn
 from ppo.compute import cpp
 from utils import system
 
-LANES = 16  # floats in a vector register
+LANES = 16  # floats in the widest vector register
+BFLOAT16, AVX512, AVX2 = range(3)  # as convolutions.cpp numbers them
 
 
 class Layer(ctypes.Structure):
@@ -33,12 +34,16 @@ class Layer(ctypes.Structure):
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """Return the compiled functions, or None where torch is faster on this processor, or where they are turned off."""
+def kind(dtype: torch.dtype) -> int | None:
+    """Return the number of the code for this type and processor, or None where there is none or torch is faster."""
     flags = system.processor_flags()
-    if os.environ.get("PPO_CONVOLUTION") == "0" or "avx512_bf16" not in flags or "amx_bf16" in flags:
+    if os.environ.get("PPO_CONVOLUTION") == "0" or cpp.library() is None:
         return None
-    return cpp.library()
+    if dtype == torch.bfloat16:
+        return BFLOAT16 if "avx512_bf16" in flags and "amx_bf16" not in flags else None
+    if dtype == torch.float32 and {"avx2", "fma"} <= flags:
+        return AVX512 if "avx512f" in flags else AVX2
+    return None
 
 
 class Conv2d(nn.Conv2d):
@@ -68,7 +73,7 @@ class ConvolutionStack(nn.Sequential):
 
 def is_ours(x: torch.Tensor, layers: Sequence[nn.Conv2d]) -> bool:
     """Return whether convolutions.cpp takes these layers, one after the other, with an input such as x."""
-    if x.dtype != torch.bfloat16 or x.device.type != "cpu" or library() is None or x.shape[2] != x.shape[3]:
+    if x.device.type != "cpu" or kind(x.dtype) is None or x.shape[2] != x.shape[3]:
         return False
     if x.shape[1] % (LANES if torch.is_grad_enabled() and x.requires_grad else 2):
         return False
@@ -90,7 +95,7 @@ def convolve(x: torch.Tensor, layers: Sequence[nn.Conv2d], relu: bool) -> torch.
 
 
 class Convolutions(torch.autograd.Function):
-    """Both directions by convolutions.cpp. Sums are float32, activations between layers are rounded to bfloat16."""
+    """Both directions by convolutions.cpp. Sums are float32, activations between layers of the parameters' type."""
 
     @staticmethod
     def forward(
@@ -106,11 +111,11 @@ class Convolutions(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Return the gradients of x and of the parameters in bfloat16."""
+        """Return the gradients of x and of the parameters, of their type."""
         x, saved, count = ctx.saved_tensors[0], ctx.saved_tensors[1:], len(ctx.steps)
         call = Call(x, ctx.steps, ctx.relu, saved[: 2 * count], saved[2 * count :])
         grad_x, gradients = call.backward(grad, ctx.needs_input_grad[0])
-        return grad_x, None, None, *(gradient.to(torch.bfloat16) for gradient in gradients)
+        return grad_x, None, None, *(gradient.to(x.dtype) for gradient in gradients)
 
 
 class Call:
@@ -136,7 +141,7 @@ class Call:
             count, kernel = weight.shape[0], weight.shape[1]
             out_side = (side + 2 * padding - kernel) // stride + 1
             shape, last = (len(x), count, out_side, out_side), torch.channels_last
-            y = outputs[i] if i < len(outputs) else torch.empty(shape, dtype=torch.bfloat16, memory_format=last)
+            y = outputs[i] if i < len(outputs) else torch.empty(shape, dtype=x.dtype, memory_format=last)
             pointers = (tensor.data_ptr() for tensor in (weight, bias, y))
             self._layers[i] = Layer(side, channels, count, kernel, stride, padding, int(relu), *pointers)
             self._keep += [weight, bias]
@@ -145,15 +150,15 @@ class Call:
             channels, side = count, out_side
 
     def forward(self) -> list[torch.Tensor]:
-        """Return the output of each layer, (M, O, H', W') bfloat16."""
+        """Return the output of each layer, (M, O, H', W')."""
         self._call("convolutions_forward", self._x)
         return self._outputs
 
     def backward(self, grad: torch.Tensor, with_x: bool) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
-        """Return the gradient of x (M, C, H, H), bfloat16, and of each layer's weight and bias, float32.
+        """Return the gradient of x (M, C, H, H) and of each layer's weight and bias, float32.
 
         Args:
-            grad: (M, O, H', W') bfloat16, of the last layer's output.
+            grad: (M, O, H', W'), of the last layer's output.
             with_x: whether the gradient of x is wanted; it is None otherwise.
         """
         gradients = []
@@ -166,11 +171,12 @@ class Call:
         return grad_x.permute(0, 3, 1, 2) if grad_x is not None else None, gradients
 
     def _call(self, name: str, *tensors: torch.Tensor | None) -> None:
-        compiled, samples = library(), len(self._x)
-        assert compiled is not None
+        compiled, code, samples = cpp.library(), kind(self._x.dtype), len(self._x)
+        assert compiled is not None and code is not None
         sizes = ctypes.c_int64(len(self._layers)), ctypes.c_int64(samples)
-        threads = cpp.team(samples // 2)
-        getattr(compiled, name)(self._layers, *sizes, *map(cpp.pointer, tensors), ctypes.byref(threads))
+        threads = ctypes.byref(cpp.team(samples // 2))
+        pointers = map(cpp.pointer, tensors)
+        getattr(compiled, name)(ctypes.c_int64(code), self._layers, *sizes, *pointers, threads)
 
 
 def channels_last(images: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-VERSION = 2  # of the functions' arguments; as in arrays.cpp
+VERSION = 3  # of the functions' arguments; as in arrays.cpp
 
 
 class Team(ctypes.Structure):
