@@ -164,10 +164,11 @@ class Lesson:
             fars, cleared, agreed = self.play(min(ROUND, self.labels - first))
             lr = max(LEAST_STEP_SIZE, STEP_SIZE * (1 - first / self.labels))
             loss = self.train([self.pi], (self.size - first) * PASSES, lr)
+            way = f"{np.mean(fars or [0.0]):.0%} of the way, " if isinstance(self.teacher, Planners) else ""
             print(
                 f"{self.size:,} of {self.labels:,} moments, teacher's share {self.teacher_share:.2f}: pupil agrees "
-                f"{agreed:.0%}, loss {loss:.2f}; {np.mean(fars or [0.0]):.0%} of the way, {cleared} of {len(fars)} "
-                f"cleared; {time.monotonic() - self.began:.0f} s",
+                f"{agreed:.0%}, loss {loss:.2f}; {way}{cleared} of {len(fars)} cleared; "
+                f"{time.monotonic() - self.began:.0f} s",
                 flush=True,
             )
             if first == 0:
