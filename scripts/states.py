@@ -2,6 +2,7 @@
 
 --all --out FOLDER                    explore all 32 stages and write a way to the flag of each, as buttons
 --explore TIMES --out FILE            explore one stage and write states, for `ppo.run --start-states`
+--plan TIMES --out FILE               play one stage by looking ahead and write states along it
 --from-demonstration FILE --out FILE  states along ways that were found before
 RUN_OR_POLICY --out FILE              states along a policy's play
 """
@@ -19,11 +20,12 @@ import numpy as np
 
 import envs
 from envs.mario import demonstrations, stages
-from envs.mario.actions import parse
+from envs.mario.actions import button_byte, parse, resolve
 from envs.mario.demonstrations import Moment
 from envs.mario.explore import explore
 from envs.mario.native_vector import read_states, write_states
 from envs.mario.options import START_FRAMES
+from envs.mario.planner import Planner
 from ppo.evaluate import environment, find_policy
 from ppo.policy import Policy, load_policy
 from utils import command
@@ -32,7 +34,7 @@ from utils.folder import read_json
 from utils.seeding import evaluation_uniforms
 
 TABLE = "explorations.json"  # beside the demonstrations: what finding them took
-MAX_STEPS = 2_000_000
+MAX_STEPS, PLAY_STEPS = 2_000_000, 2_000  # decisions of an exploration, and of a play by looking ahead
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,12 +49,14 @@ def main(argv: list[str] | None = None) -> int:
     how.add_argument("--all", action="store_true", help="explore all 32 stages to the flag; run it again to resume")
     text = "explore one stage, N times to the flag, and keep every place on the ways; with --every: states along them"
     how.add_argument("--explore", type=int, metavar="N", help=text)
+    text = "play one stage N times by looking ahead (`envs.mario.planner`), best with --start-frames 30"
+    how.add_argument("--plan", type=int, metavar="N", help=text)
     how.add_argument("--from-demonstration", type=Path, nargs="+", metavar="FILE", help="states along these ways")
     parser.add_argument("--env", help="environment id; default: the policy's own, or SuperMarioBros-1-1-v0")
     parser.add_argument("--seed", type=int, default=0)
-    search = parser.add_argument_group("of an exploration")
+    search = parser.add_argument_group("of an exploration or a plan")
     search.add_argument("--actions", help="action set, by name or in JSON (default simple, down and left with A)")
-    text = f"decisions at most (default {MAX_STEPS:,})"
+    text = f"decisions at most (default {MAX_STEPS:,}); of a play: {PLAY_STEPS:,}"
     search.add_argument("--max-steps", type=int, default=MAX_STEPS, metavar="STEPS", help=text)
     text = f"up to so many frames (0..{START_FRAMES.at_most}) of random buttons come first (default 0)"
     search.add_argument("--start-frames", type=int, default=0, metavar="FRAMES", help=text)
@@ -72,8 +76,9 @@ def take(args: argparse.Namespace) -> None:
         raise ValueError("expected --every and --count of at least 1, --seed and --after of at least 0")
     if args.max_steps < 1:
         raise ValueError(f"max_steps: {args.max_steps}, expected at least 1")
-    if sum([args.policy is not None, args.all, args.explore is not None, args.from_demonstration is not None]) > 1:
-        raise ValueError("expected one of: a policy, --all, --explore N, --from-demonstration FILE")
+    given = [args.policy, args.all or None, args.explore, args.plan, args.from_demonstration]
+    if sum(value is not None for value in given) > 1:
+        raise ValueError("expected one of: a policy, --all, --explore N, --plan N, --from-demonstration FILE")
     if args.all:
         explore_all(args)
         return
@@ -89,6 +94,8 @@ def take(args: argparse.Namespace) -> None:
         raise ValueError(f"env: {env_id} has no start states, Mario has")
     if args.explore is not None:
         explore_stage(args, env_id)
+    elif args.plan is not None:
+        plan_stage(args, env_id)
     elif args.from_demonstration is not None:
         along_demonstrations(args)
     else:
@@ -191,6 +198,26 @@ def explore_stage(args: argparse.Namespace, env_id: str) -> None:
         end = "the flag" if found.buttons else f"x = {far}, no flag"
         way = f" a way of {len(found.buttons)}," if found.buttons else ""
         print(f"exploration {seed}: {end} after {found.steps:,} steps,{way} {len(chosen)} states", flush=True)
+    write(args, kept, env_id)
+
+
+def plan_stage(args: argparse.Namespace, env_id: str) -> None:
+    """Play by looking ahead, `args.plan` times, and write states along the ways that reach the flag."""
+    if args.plan < 1:
+        raise ValueError(f"plan: {args.plan}, expected at least 1")
+    if not START_FRAMES.accepts(args.start_frames):
+        raise ValueError(f"start_frames: {args.start_frames}, expected {START_FRAMES.allowed}")
+    buttons = [button_byte(combination) for combination in resolve(actions_of(args).get("actions", "simple"))]
+    planner, kept, ways = Planner(env_id, buttons), list[Moment](), 0
+    for seed in range(args.seed, args.seed + args.plan):
+        start, pressed = planner.play(seed, args.start_frames, min(args.max_steps, PLAY_STEPS))
+        way = demonstrations.of_buttons(env_id, start, pressed) if pressed else None
+        chosen = between(args, demonstrations.moments(way, args.every or 15)) if way else []
+        kept += chosen
+        print(f"play {seed}: {f'a way of {len(pressed)}' if way else 'no flag'}, {len(chosen)} states", flush=True)
+        ways += way is not None
+    if not ways:
+        raise ValueError(f"plan: no way to the flag of {env_id} in {args.plan} plays")
     write(args, kept, env_id)
 
 

@@ -70,6 +70,17 @@ def test_an_exploration_reaches_the_flag_and_keeps_where_mario_stood(tmp_path, c
     env.close()
 
 
+def test_one_who_looks_ahead_leaves_states_too(tmp_path, capsys):
+    """Each play from another start; a play that does not come to the flag leaves none."""
+    out, flags = tmp_path / "states", ["--plan", "2", "--start-frames", "30", "--every", "10"]
+    assert main(["--out", str(out), *flags]) == 0
+    ways = [int(line.split()[5][:-1]) for line in capsys.readouterr().out.splitlines() if line.startswith("play")]
+    assert len(ways) == 2 and all(150 < way < 400 for way in ways)
+    assert len(set(read_states(out))) == sum(-(-way // 10) for way in ways)
+    assert main(["--out", str(tmp_path / "none"), "--plan", "1", "--max-steps", "9"]) == 2
+    assert "no way to the flag" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
 def test_the_way_to_the_flag_is_kept_decision_by_decision(tmp_path, capsys):
     """From the start to just before the flag, a few pixels at a time; with --every, each so manieth decision of it."""
     out = tmp_path / "states"
@@ -217,6 +228,10 @@ def test_an_exploration_that_finds_no_flag_says_how_far_it_came(tmp_path, capsys
         (["--env", "CartPole-v1"], "CartPole-v1"),
         (["--count", "0"], "count"),
         (["--explore", "0"], "explore"),
+        (["--plan", "0"], "plan: 0"),
+        (["--plan", "1", "--start-frames", "31"], "0..30"),
+        (["--plan", "1", "--env", "SuperMarioBros-v0"], "one stage"),
+        (["--plan", "1", "--explore", "1"], "one of"),
         (["--explore", "1", "--actions", "fly"], "fly"),
         (["SuperMarioBros-1-1-v0", "--explore", "1"], "expected one of: a policy"),
         (["--explore", "1", "--max-steps", "50", "--after", "9999"], "between x = 9999"),

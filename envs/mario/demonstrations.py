@@ -166,17 +166,31 @@ def of_exploration(env_id: str, found: Exploration, skip: int = 4) -> Demonstrat
     Raises:
         ValueError: it found none.
     """
-    from envs.mario.native_game import NativeBackend
-
     if not found.buttons:
         raise ValueError(f"exploration: no way to the flag of {env_id} in {found.steps} decisions")
-    draft = Demonstration(env_id, "", skip, found.start, found.buttons, 0, 0)
+    return of_buttons(env_id, found.start, found.buttons, skip)
+
+
+def of_buttons(env_id: str, start: bytes, buttons: bytes, skip: int = 4) -> Demonstration:
+    """Return a way that was played, after playing it once more.
+
+    Args:
+        env_id: one stage.
+        start: controller bytes of the frames before the first decision.
+        buttons: controller byte of each decision.
+        skip: frames of a decision.
+
+    Raises:
+        RuntimeError: it does not lead to the flag.
+    """
+    from envs.mario.native_game import NativeBackend
+
+    draft = Demonstration(env_id, "", skip, start, buttons, 0, 0)
     console = NativeBackend(draft.game, draft.game.target)
     frames = _play(draft, console, None)
-    way = replace(draft, rom_sha256=rom_sha256(draft.game), frames=frames, ram_crc32=zlib.crc32(console.judged))
     if not frames:
-        raise RuntimeError(f"exploration: the way through {env_id} does not lead to the flag again")
-    return way
+        raise RuntimeError(f"demonstration: the way through {env_id} does not lead to the flag again")
+    return replace(draft, rom_sha256=rom_sha256(draft.game), frames=frames, ram_crc32=zlib.crc32(console.judged))
 
 
 # Where training starts ----------------------------------------------------------------------------------------------

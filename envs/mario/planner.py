@@ -16,10 +16,11 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from envs.mario import demonstrations, stages
+from envs.mario import demonstrations, rules, stages
 from envs.mario.actions import BUTTONS
 from envs.mario.curriculum import Position, Way, position
 from envs.mario.demonstrations import Demonstration
+from envs.mario.explore import disturb
 from envs.mario.native_game import FLAG, NativeBackend
 from envs.mario.rules import RAM
 
@@ -148,7 +149,7 @@ class Planner:
         game = stages.parse(env_id)
         if game is None or game.target is None:
             raise ValueError(f"env: {env_id!r}, expected one stage of Mario such as SuperMarioBros-1-1-v0")
-        allowed = set(buttons)
+        self._buttons, allowed = list(buttons), set(buttons)
         self._ground, self._air, self._water = (
             [m for m in known if m.buttons <= allowed] for known in (GROUND, AIR, WATER)
         )
@@ -214,6 +215,22 @@ class Planner:
             if self._console.hold(byte, 1):
                 return True
         return False
+
+    def play(self, seed: int, start_frames: int, most: int) -> tuple[bytes, bytes]:
+        """Play an episode as advised, after up to `start_frames` frames of random buttons, which the seed draws.
+
+        Returns:
+            the controller bytes of these frames, and that of each decision; none of the latter where it does not come
+            to the flag in `most` of them.
+        """
+        self._console.reset()
+        self.begin(start := disturb(self._console, self._buttons, seed, start_frames))
+        pressed: list[int] = []
+        while len(pressed) < most:
+            pressed.append(self.advise())
+            if self.follow([pressed[-1]] * self._skip):
+                return start, bytes(pressed) if rules.decode(self._console.judged).flag_get else b""
+        return start, b""
 
     # Looking ahead ----------------------------------------------------------------------------------------------------
 
