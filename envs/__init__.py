@@ -40,8 +40,8 @@ def _find(env_id: str) -> tuple[Family, str]:
     if colon:
         try:
             found = getattr(importlib.import_module(module), "FAMILY", None)
-        except (ImportError, SyntaxError, ValueError) as error:  # ValueError: the module's name is empty
-            raise ValueError(f"env: cannot import {module!r} of {env_id!r} ({error})") from None
+        except (Exception, SystemExit) as error:  # the module is the user's: anything may be raised there
+            raise ValueError(f"env: cannot import {module!r} of {env_id!r} ({error!r})") from None
         if isinstance(found, Family) and found.known(name):
             return found, name
     for family in families():

@@ -30,7 +30,7 @@ from envs.family import Family
 from envs.vector import VecEnv
 from ppo.policy import GROUP, BadPolicy, Policy, load_policy, present
 from ppo.policy_set import PolicySet, load_policies
-from utils.mpi import Comm
+from utils.mpi import Comm, agreed
 from utils.seeding import evaluation_uniforms
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "data" / "pretrained"
@@ -174,7 +174,8 @@ def evaluate(
     env_id, options = environment(policy, **wanted)  # what is wrong with it shows before processes start
     options |= evaluation_defaults(env_id, wanted)
     if comm is not None and comm.world_size > 1:
-        return evaluate_on_ranks(policy, env_id, options, episodes, seed, num_envs, greedy, comm)
+        how = (policy, env_id, options, episodes, seed, num_envs, greedy, comm)
+        return joined(comm, agreed(comm, lambda: play_mine(*how), (ValueError,), ValueError))
     import joblib  # here, not at the top: a training run imports this file, and has no processes of its own
 
     tasks = [
@@ -204,12 +205,32 @@ def evaluate_on_ranks(
         alive: called at every step.
         waiting: around the time in which a rank has played its episodes and others still play theirs.
     """
-    mine = shares(episodes, seed, num_envs, comm.world_size)[comm.rank : comm.rank + 1]  # none where ranks are many
-    records = [
-        r for share, quotas in mine for r in play_share(policy, env_id, options, share, quotas, seed, greedy, alive)
-    ]
+    records = play_mine(policy, env_id, options, episodes, seed, num_envs, greedy, comm, alive)
     with waiting():
         comm.barrier()
+    return joined(comm, records)
+
+
+def play_mine(
+    policy: Policy | PolicySet,
+    env_id: str,
+    options: dict[str, Any],
+    episodes: int,
+    seed: int,
+    num_envs: int,
+    greedy: bool,
+    comm: Comm,
+    alive: Callable[[], None] = lambda: None,
+) -> list[dict[str, Any]]:
+    """Play this rank's share, see `evaluate_on_ranks`; return its records."""
+    mine = shares(episodes, seed, num_envs, comm.world_size)[comm.rank : comm.rank + 1]  # none where ranks are many
+    return [
+        r for share, quotas in mine for r in play_share(policy, env_id, options, share, quotas, seed, greedy, alive)
+    ]
+
+
+def joined(comm: Comm, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the records of all ranks on rank 0, none elsewhere."""
     gathered = comm.gather(records)
     return [record for part in gathered for record in part] if gathered is not None else []
 

@@ -75,6 +75,10 @@ def show(args: Any, comm: mpi.Comm) -> None:
     for name in ("json", "csv"):
         if getattr(args, name) is not None:
             command.check_writable(name, getattr(args, name))
+    if args.jobs < 1:
+        raise ValueError(f"jobs: {args.jobs}, expected at least 1")
+    if args.json is not None and args.csv is not None and args.json.resolve() == args.csv.resolve():
+        raise ValueError(f"csv: {args.csv} is the file of --json too")
     names = ("env", "env_kwargs", "wrapper", *DISTURBANCE, "stages", "ram_info")
     wanted = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     policy = load_players(folder, args.network, args.env)

@@ -14,11 +14,14 @@ likewise, in solve_ID_sSEED_pixels. Every further flag is one of `ppo.run`, such
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +30,13 @@ from envs.mario.demonstrations import Moment
 from envs.mario.explore import explore
 from envs.mario.native_vector import write_states
 from ppo import arguments
+from ppo.build import build_training, threads
 from ppo.config import PPOConfig
 from ppo.evaluate import find_policy
 from ppo.policy import load_policy
 from scripts import export, scoreboard, teach
-from utils import command, plot, system
-from utils.folder import Refused, read_json
+from utils import command, mpi, plot, system
+from utils.folder import Refused, move_aside, read_json
 
 PROG = "scripts.solve"
 FAILED = 3  # exit code where training failed
@@ -87,21 +91,50 @@ def solve_all(args: argparse.Namespace, flags: list[str]) -> int:
     names = ("budget", "lessons", "pixels", "goal", "ways", "episodes", "seed", "data_dir")
     words = [word for name in names for word in ("--" + name.replace("_", "-"), str(getattr(args, name)))]
     args.data_dir.mkdir(parents=True, exist_ok=True)
-    while waiting or running:
-        while waiting and len(running) < args.jobs:
-            env_id = waiting.pop(0)
-            log = args.data_dir / f"{name_of(env_id)}_s{args.seed}.log"
-            with log.open("a") as file:
-                argv = [sys.executable, "-m", "scripts.solve", env_id, *words, *flags]
-                running[env_id] = subprocess.Popen(argv, stdout=file, stderr=subprocess.STDOUT)
-            print(f"{env_id}: begins, {log}", flush=True)
-        time.sleep(0.5)
-        for env_id in [name for name, process in running.items() if process.poll() is not None]:
-            code = running.pop(env_id).returncode
-            worst = max(worst, abs(code))
-            result = {0: "solved", 1: "falls short of the goal"}.get(code, f"failed with code {code}")
-            print(f"{env_id}: {result}", flush=True)
+    with passing_signals_on(running) as received:
+        while (waiting and not received) or running:
+            while waiting and not received and len(running) < args.jobs:
+                env_id = waiting.pop(0)
+                log = args.data_dir / f"{name_of(env_id)}_s{args.seed}.log"
+                with log.open("a") as file:
+                    running[env_id] = start(["scripts.solve", env_id, *words, *flags], stdout=file, stderr=file)
+                print(f"{env_id}: begins, {log}", flush=True)
+            time.sleep(0.5)
+            for env_id in [name for name, process in running.items() if process.poll() is not None]:
+                code = running.pop(env_id).returncode
+                worst = max(worst, abs(code))
+                result = {0: "solved", 1: "falls short of the goal"}.get(code, f"failed with code {code}")
+                print(f"{env_id}: {result}", flush=True)
     return worst
+
+
+def start(words: list[str], **how: Any) -> subprocess.Popen[bytes]:
+    """Start a command of this project, which ends with this process: `passing_signals_on` tells it of signals once."""
+    argv = [sys.executable, "-m", *words]
+    return subprocess.Popen(argv, start_new_session=True, preexec_fn=end_with_solve, **how)
+
+
+def end_with_solve() -> None:
+    """Have what was started save and end should this process be killed."""
+    system.end_with_parent(signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def passing_signals_on(processes: dict[str, subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+    """Send signals that ask this process to end to those that it started, which save and end; yield what was sent."""
+    received: list[int] = []
+
+    def pass_on(number: int, frame: Any) -> None:
+        received.append(number)
+        for process in processes.values():
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def check(args: argparse.Namespace, flags: list[str]) -> None:
@@ -118,10 +151,12 @@ def check(args: argparse.Namespace, flags: list[str]) -> None:
     if not 0 < args.goal <= 1 or args.seed < 0:
         raise ValueError(f"expected --goal in (0, 1] and --seed of at least 0, got {args.goal} and {args.seed}")
     command.refuse(flags, OWN, PROG)
-    for env_id in args.stages:
-        settings(args, env_id, flags)
     if args.data_dir.exists() and not args.data_dir.is_dir():
         raise ValueError(f"data_dir: {args.data_dir} is no folder")
+    for env_id in args.stages:
+        cfg = settings(args, env_id, flags)[1]
+        with threads(comm := mpi.Comm()):
+            build_training(cfg, comm).close()  # what cannot be built shows before anything is done
 
 
 def name_of(env_id: str) -> str:
@@ -140,7 +175,7 @@ def solve(args: argparse.Namespace, env_id: str, flags: list[str]) -> int:
     """Solve one stage; return 0 where it reaches the goal, else 1."""
     words, cfg = settings(args, env_id, flags)
     folder = cfg.run_dir
-    ways = folder.with_name(folder.name + "_ways")
+    ways = folder.with_name(f"{folder.name}_ways_{args.ways}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     if args.ways and not ways.exists():
         write_ways(args, env_id, ways)
@@ -149,17 +184,18 @@ def solve(args: argparse.Namespace, env_id: str, flags: list[str]) -> int:
             words += ["--init-from", str(lessons(args, env_id, cfg))]
         if args.ways:
             words += ["--start-curriculum", str(ways)]
-        began = [sys.executable, "-m", "ppo.run", *words, "--resume"]
-        code = subprocess.run(began, check=False).returncode
+        running: dict[str, subprocess.Popen[bytes]] = {}
+        with passing_signals_on(running):
+            running[env_id] = start(["ppo.run", *words, "--resume"])
+            code = running[env_id].wait()
         if code == command.BAD_INPUT:
             raise ValueError(f"{env_id}: training was refused, see the line above")
         if code:
-            raise SystemExit(FAILED if code == 1 else code)
+            raise SystemExit(FAILED if code == 1 else code if code > 0 else 128 - code)
     figure = proved(args, folder, find_policy(str(folder)), "policy")
     if args.pixels:
         taught = folder.with_name(f"{folder.name}_taught_{args.pixels}")
-        if not taught.exists():
-            teach.teach(env_id, taught, args.pixels, ["--seed", str(args.seed)], str(find_policy(str(folder))))
+        teach_all(env_id, taught, args.pixels, ["--seed", str(args.seed)], str(find_policy(str(folder))))
         figure = min(figure, proved(args, folder, taught, "pixels"))
     return 0 if figure >= args.goal else 1
 
@@ -179,15 +215,30 @@ def trained(folder: Path, args: argparse.Namespace) -> bool:
 def lessons(args: argparse.Namespace, env_id: str, cfg: PPOConfig) -> Path:
     """Return the policy that the planner taught, a network such as the run's own."""
     taught = cfg.run_dir.with_name(f"{cfg.run_dir.name}_lessons_{args.lessons}")
-    if not taught.exists():
+    if not all_taught(taught, args.lessons):
         flags = ["--preset", "near", "--sticky", "0", "--seed", str(args.seed), "--network", cfg.network]
         for name in ("actions", "ram_obs"):
             value = cfg.env_options[name]
             flags += ["--" + name.replace("_", "-"), value if isinstance(value, str) else json.dumps(value)]
         flags += [] if cfg.init_from is None else ["--init-from", cfg.init_from]
-        if code := teach.teach(env_id, taught, args.lessons, flags):
-            raise SystemExit(code)
+        teach_all(env_id, taught, args.lessons, flags)
     return taught
+
+
+def all_taught(taught: Path, labels: int) -> bool:
+    """Return whether so many moments were taught; a signal ends lessons early."""
+    return taught.exists() and load_policy(taught).info.get("labels", 0) >= labels
+
+
+def teach_all(env_id: str, taught: Path, labels: int, flags: list[str], teacher: str | None = None) -> None:
+    """Teach, unless that was done; lessons that were cut short are begun again, as their moments are lost."""
+    if all_taught(taught, labels):
+        return
+    if taught.exists():
+        print(f"{env_id}: the lessons in {taught.name} were cut short: they begin again", flush=True)
+        move_aside(taught)
+    if code := teach.teach(env_id, taught, labels, flags, teacher):
+        raise SystemExit(code)
 
 
 def write_ways(args: argparse.Namespace, env_id: str, path: Path) -> None:
@@ -222,31 +273,35 @@ def proved(args: argparse.Namespace, run: Path, policy: Path, name: str) -> floa
 
 def prove(args: argparse.Namespace, run: Path, policy: Path, out: Path) -> dict[str, Any]:
     """Evaluate a policy and write it with card, video and curve, unless that was done; return the figures."""
-    path = out / "evaluation.json"
     asked = {"source_sha256": load_policy(policy).info["sha256"], "seed": args.seed, "asked": args.episodes}
     before = known(out, asked)
     if before is not None:
         return before
-    if out.exists():
-        shutil.rmtree(out)
-    if export.main([str(policy), "--out", str(out), "--half", "--temperature", str(TEMPERATURE)]):
-        raise ValueError(f"{out} cannot be written, see the line above")
+    part = out.with_name(out.name + ".part")  # what is known stays until there is more
+    path = part / "evaluation.json"
+    if part.exists():
+        shutil.rmtree(part)
+    if export.main([str(policy), "--out", str(part), "--half", "--temperature", str(TEMPERATURE)]):
+        raise ValueError(f"{part} cannot be written, see the line above")
     found: dict[str, Any] = {}
     for emulator in emulators():
         how = {"emulator": emulator, "episodes": args.episodes, "seed": args.seed, "jobs": system.cores()}
-        found = scoreboard.measure(out, argparse.Namespace(**how))
+        found = scoreboard.measure(part, argparse.Namespace(**how))
         path.write_text(json.dumps(found, indent=1) + "\n")
     for line in found["lines"]:
         print(scoreboard.describe(line), flush=True)
     columns = ["EvalClearRate", *(["StartClearRate", "Frontier"] if args.ways else ["ClearRate"])]
-    plot.main([str(run), "-y", *columns, "--out", str(out / "curve.png")])
+    plot.main([str(run), "-y", *columns, "--out", str(part / "curve.png")])
     path.unlink()  # a film is drawn where there are no figures of these weights
-    scoreboard.film(out, found)
-    shown = load_policy(out)
-    filmed = (out / "play.mp4").exists()
+    scoreboard.film(part, found)
+    shown = load_policy(part)
+    filmed = (part / "play.mp4").exists()
     card = scoreboard.card(shown.info["env"], shown.info, found, filmed, shown.has_value)
-    (out / "README.md").write_text(card, encoding="utf-8")
-    path.write_text(json.dumps(found | asked, indent=1) + "\n")  # last: it says that all is there
+    (part / "README.md").write_text(card, encoding="utf-8")
+    path.write_text(json.dumps(found | asked, indent=1) + "\n")
+    if out.exists():
+        move_aside(out)
+    part.rename(out)
     return found
 
 

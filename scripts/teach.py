@@ -84,7 +84,7 @@ def teach(env_id: str, out: Path, labels: int, flags: list[str], teacher: str | 
     if labels < 1:
         raise ValueError(f"labels: {labels}, expected at least 1")
     command.refuse(flags, OWN, PROG)
-    if out.exists():
+    if out.exists() or out.is_symlink():
         raise ValueError(f"out: {out} exists already")
     cfg = arguments.parse(["--env", env_id, *FLAGS, *flags])[0]
     with threads(comm := mpi.Comm()):
@@ -93,6 +93,7 @@ def teach(env_id: str, out: Path, labels: int, flags: list[str], teacher: str | 
             if cfg.init_from is not None:
                 print(init_from(training, find_policy(cfg.init_from), cfg.network), flush=True)
             lesson = Lesson(training, labels, teacher)
+            out.parent.mkdir(parents=True, exist_ok=True)  # where it cannot be written, nothing is taught in vain
             stopped = lesson.run()
             info = {"env": env_id, "spec": training.env.spec_dict, "obs_shape": list(training.obs.shape[1:])}
             info |= described(cfg) | actions.describe(training.ac.dist) | {"labels": lesson.size}

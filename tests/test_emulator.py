@@ -429,6 +429,10 @@ def test_episodes_can_start_from_a_state(tmp_path):
     other = envs.make_vec("SuperMarioBros-1-1-v1", 1, 0)
     with pytest.raises(ValueError, match="ROM"):
         other.reset(options={"state": states[0]})
+    other = envs.make_vec("SuperMarioBros-1-2-v0", 1, 0)
+    with pytest.raises(ValueError, match=r"one of stage \(1, 1\), expected \(1, 2\)"):
+        other.reset(options={"state": states[0]})
+    assert envs.make_vec("SuperMarioBrosRandomStages-v0", 1, 0).reset(options={"state": states[0]})[0].any()
     (tmp_path / "starts").write_bytes((tmp_path / "starts").read_bytes()[:-3])
     with pytest.raises(ValueError, match="start_states"):
         envs.make_vec("SuperMarioBros-1-1-v0", 1, 0, start_states=str(tmp_path / "starts"))

@@ -447,3 +447,38 @@ def test_ranks_share_an_evaluation(echo, tmp_path):
     two = table_of(tmp_path / "r2" / "ppo_echo-v0" / "ppo_echo-v0_s0")
     assert [row["EvalEpLen"] for row in one] == [row["EvalEpLen"] for row in two]
     assert [float(row["EvalEpRet"]) for row in one] == pytest.approx([float(row["EvalEpRet"]) for row in two], abs=2)
+
+
+ONE_RANK_FAILS = """
+import sys
+from ppo import evaluate
+from scripts.evaluate import main
+from utils import mpi
+
+def fail(*args):
+    raise ValueError("an environment broke")
+
+rank = mpi.connect().rank
+if rank == int(sys.argv[1]):
+    evaluate.play_share = fail
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_an_environment_that_breaks_on_one_rank_ends_all(rank, echo):
+    """The others do not wait for it: one line, code 2."""
+    done = run(["-c", ONE_RANK_FAILS, rank, str(echo), "--episodes", "30", "--num-envs", "10"], ranks=2)
+    assert done.code == 2 and done.err.count("an environment broke") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [(["--jobs", "0"], "jobs: 0"), (["--json", "x", "--csv", "./x"], "csv: x is the file of --json too")],
+)
+def test_bad_flags_are_one_line(flags, said, echo, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([str(echo), *flags]) == 2
+    found = capsys.readouterr().err
+    assert said in found and found.count("\n") == 1 and not (tmp_path / "x").exists()

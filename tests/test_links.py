@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+import envs
 from utils import alike, imports, links, mpi, system
 from utils.folder import Refused
 
@@ -115,6 +116,25 @@ def test_all_ranks_refuse_other_software(monkeypatch):
     (line,) = {str(error) for error in found}
     assert all(isinstance(error, Refused) for error in found)
     assert line.startswith("rank 1 on ") and line.endswith("have different software: numpy 2 and 1")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import sys\nsys.exit(0)\n", "SystemExit"),
+        ("raise RuntimeError('no')\n", "RuntimeError"),
+        ("x = (\n", "never closed"),
+    ],
+)
+def test_a_users_module_that_cannot_be_imported_is_bad_input(code, said, tmp_path, monkeypatch):
+    """Whatever it raises; it cannot end the process in silence."""
+    name = f"broken_{said.split()[0].lower()}"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=f"reward: '{name}:f' cannot be loaded: .*{said}"):
+        imports.load_function("reward", f"{name}:f")
+    with pytest.raises(ValueError, match=f"env: cannot import '{name}'.*{said}"):
+        envs.find_family(f"{name}:Env-v0")
 
 
 def test_a_users_code_is_compared(tmp_path, monkeypatch):

@@ -412,6 +412,28 @@ def test_user_reward_sees_the_ram_and_ends_episodes(fake):
     assert (record["cause"], record["ep_ret"], record["x_max"], record["flag"]) == ("rule", 10.0, 60, False)
 
 
+@pytest.mark.parametrize("found", ["1", None, (1.0, "no"), (1.0, float("nan")), (1.0, True, 2), float("inf"), [1.0]])
+def test_what_a_user_reward_must_not_return(found, fake, monkeypatch):
+    """A message that names the function and what it gave."""
+    monkeypatch.setitem(globals(), "odd_reward", lambda t: found)
+    env = fake(reward=f"{__name__}:odd_reward")
+    env.reset()
+    with pytest.raises(ValueError, match="odd_reward returned .*expected a finite number"):
+        env.step(one(0))
+
+
+def odd_reward(t):
+    """Replaced by the tests."""
+
+
+def test_a_user_reward_cannot_end_the_process_in_silence(fake, monkeypatch):
+    monkeypatch.setitem(globals(), "odd_reward", lambda t: sys.exit(0))
+    env = fake(reward=f"{__name__}:odd_reward")
+    env.reset()
+    with pytest.raises(RuntimeError, match="odd_reward raised SystemExit"):
+        env.step(one(0))
+
+
 def test_names_of_ram():
     """Every name of the table is an address of the console's memory; addresses are taken as well."""
     assert all(0 <= address < 2048 for address in rules.RAM.values())

@@ -195,6 +195,7 @@ def test_contract():
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        (["--ram-obs", "7"], "ram_obs"),
         (["--ram-obs", "near,luigi"], "ram_obs: 'luigi', expected an address 0x0000..0x07ff or one of near, "),
         (["--ram-obs", "[]"], "ram_obs: [], expected names, each once"),
         (["--ram-obs", "near,near"], "each once"),

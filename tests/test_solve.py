@@ -1,13 +1,17 @@
 """One command from nothing to a proven policy: what it leaves, that it goes on, and what it refuses."""
 
 import json
+import signal
+from types import SimpleNamespace
 
 import pytest
 
 from envs.mario.ram import Values
 from ppo.policy import load_policy
 from scripts import solve
+from tests.conftest import finish, start
 from tests.test_evaluate import table_of
+from tests.test_faults import wait_for_rows
 
 STAGE = "SuperMarioBros-1-4-v0"
 TINY = (
@@ -65,6 +69,49 @@ def test_it_explores_trains_proves_and_goes_on(tmp_path, capfd, monkeypatch):
     assert "exploration" not in said and "agrees" not in said and "epoch" not in said and "0 of 2 cleared" in said
     assert solve.main([*command, "--budget", "96"]) == 1
     assert len(table_of(run)) == 3
+    (out / "notes.txt").write_text("mine")
+    assert solve.main([*command, "--budget", "96", "--episodes", "3"]) == 1
+    (old,) = out.parent.glob(f"{out.name}.old-*")
+    assert (old / "notes.txt").exists() and (old / "evaluation.json").exists() and (out / "evaluation.json").exists()
+
+
+def test_lessons_that_were_cut_short_begin_again(tmp_path, monkeypatch, capfd):
+    """What a signal left of them is kept aside; it does not count as taught."""
+    taught = tmp_path / "lessons"
+    monkeypatch.setattr(solve, "load_policy", lambda path: SimpleNamespace(info={"labels": 8}))
+    monkeypatch.setattr(solve.teach, "teach", lambda *args: 143)
+    taught.mkdir()
+    solve.teach_all(STAGE, taught, 8, [])
+    with pytest.raises(SystemExit, match="143"):
+        solve.teach_all(STAGE, taught, 9, [])
+    assert "cut short" in capfd.readouterr().out and not taught.exists()
+    assert [path.name.split(".")[0] for path in tmp_path.iterdir()] == ["lessons"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_reaches_the_run_which_saves(number, tmp_path):
+    """Nothing goes on without `solve`, and the same command continues."""
+    flags = [
+        "--lessons",
+        "0",
+        "--budget",
+        "500000",
+        "--data-dir",
+        str(tmp_path),
+        "--num-envs",
+        "2",
+        "--steps-per-epoch",
+        "64",
+    ]
+    process, mark = start(["-m", "scripts.solve", STAGE, *flags, "--minibatch-size", "32", "--save-every", "1000"])
+    run = tmp_path / solve.name_of(STAGE) / f"{solve.name_of(STAGE)}_s0"
+    wait_for_rows(run, 2)
+    process.send_signal(number)
+    done = finish(process, mark)
+    assert done.code == 128 + number and "saved" in done.out + done.err, done
+    assert json.loads((run / "exit.json").read_text())["reason"] == "interrupted" and any(
+        (run / "checkpoints").iterdir()
+    )
 
 
 def test_several_stages_at_a_time(tmp_path, capfd):
@@ -88,6 +135,7 @@ def test_several_stages_at_a_time(tmp_path, capfd):
         ([STAGE, "--jobs", "0"], ["jobs", "0"]),
         ([STAGE, "--budget", "x"], ["budget", "x"]),
         ([STAGE, "--goal", "1.5"], ["goal", "1.5"]),
+        ([STAGE, "--network", "nope"], ["network", "nope"]),
         ([STAGE, "--gama", "0.9"], ["gama", "gamma"]),
         ([STAGE, "--gamma", "9"], ["gamma", "9"]),
         ([STAGE, "--preset", "mario"], ["--preset", "scripts.solve"]),

@@ -74,7 +74,7 @@ def test_the_planner_follows_an_environment():
 def test_manoeuvres_that_cannot_be_pressed_are_left_out():
     """Without left and A alone there are fewer; without right nothing leads on."""
     assert 0 < len(Planner(STAGE, SIMPLE[:5])._ground) < len(Planner(STAGE, SIMPLE)._ground) < len(GROUND)
-    with pytest.raises(ValueError, match="at least right"):
+    with pytest.raises(ValueError, match=r"128 \(right\)"):
         Planner(STAGE, [0, 1])
 
 
@@ -191,6 +191,16 @@ def test_a_teacher_that_cannot_play_here_is_one_line(changes, words, tmp_path, c
     assert teach.main([STAGE, "--out", str(tmp_path / "x"), *flags]) == 2
     said = capfd.readouterr().err
     assert said.count("\n") == 1 and words in said and not (tmp_path / "x").exists(), said
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_anything_is_taught(tmp_path, capfd):
+    """A file in its way, or a link that leads nowhere."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for out in (tmp_path / "file" / "x", tmp_path / "link"):
+        assert teach.main([STAGE, "--out", str(out), "--labels", "8", *TINY]) == 2
+        found = capfd.readouterr()
+        assert found.err.count("\n") == 1 and "moments" not in found.out, found
 
 
 @pytest.mark.parametrize(

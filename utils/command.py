@@ -39,7 +39,7 @@ def run_command(prog: str, action: Callable[[], int | None]) -> int:
     except BrokenPipeError:  # the reader of our output has gone (`| head`)
         sys.stderr.close()
         return 1
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         print(f"{prog}: error: {printable(str(error), 1000)}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:

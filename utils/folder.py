@@ -82,7 +82,7 @@ class RunFolder:
         """Move an old run aside if that was asked for, and make the folders: from here on, files are written."""
         self.begun = True
         if self._aside:
-            self._move_aside()
+            move_aside(self.path)
         for name in FOLDERS:
             (self.path / name).mkdir(parents=True, exist_ok=True)
 
@@ -120,12 +120,6 @@ class RunFolder:
         except OSError:
             return "another process"
 
-    def _move_aside(self) -> None:
-        aside = self.path.with_name(f"{self.path.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
-        while aside.exists():
-            aside = aside.with_name(aside.name + "+")
-        self.path.rename(aside)
-
     def read_config(self) -> dict[str, Any]:
         """Return config.json of the run that is here.
 
@@ -148,6 +142,14 @@ class RunFolder:
             for folder in self._made:
                 with contextlib.suppress(OSError):  # somebody else has put something there
                     folder.rmdir()
+
+
+def move_aside(path: Path) -> None:
+    """Give a folder the name `<name>.old-<time>`."""
+    aside = path.with_name(f"{path.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
+    while aside.exists():
+        aside = aside.with_name(aside.name + "+")
+    path.rename(aside)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -28,8 +28,9 @@ def load_function(setting: str, name: str, known: Iterable[str] = ()) -> Callabl
         raise ValueError(f"{setting}: {name!r}, expected {expected}")
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, SyntaxError) as error:
-        raise ValueError(f"{setting}: {name!r} cannot be loaded: {error}") from error
+    except (Exception, SystemExit) as error:  # the module is the user's: anything may be raised there
+        what = error if isinstance(error, (ImportError, AttributeError, SyntaxError)) else repr(error)
+        raise ValueError(f"{setting}: {name!r} cannot be loaded: {what}") from error
     if not callable(found):
         raise ValueError(f"{setting}: {name!r} is not a function")
     return found

@@ -172,7 +172,10 @@ class NativeMarioVec(MarioVecBase):
             and all(mine["options"][name] == options.get(name) for name in ("stack", "crop_hud", "skip"))
             and arrays["stack"].shape == self._obs.shape[1:]
         )
-        return Start(self._target_of(header), arrays["console"].tobytes(), arrays["stack"] if alike else None)
+        target, stage = self._target_of(header), self._shared.game.target
+        if stage is not None and target != stage:
+            raise ValueError(f"state: one of stage {target}, expected {stage}")
+        return Start(target, arrays["console"].tobytes(), arrays["stack"] if alike else None)
 
     def _most(self) -> int:
         """Return how many bytes a state's arrays can have: a console, a stack of pictures, and their npy headers."""

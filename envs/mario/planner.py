@@ -154,7 +154,7 @@ class Planner:
             [m for m in known if m.buttons <= allowed] for known in (GROUND, AIR, WATER)
         )
         if not {_RIGHT, _JUMP} <= allowed:
-            raise ValueError("actions: expected at least right, and right with A")
+            raise ValueError(f"actions: {sorted(allowed)}, expected at least {_RIGHT} (right) and {_JUMP} (right, A)")
         self._console = NativeBackend(game, game.target)
         self._ram = memoryview(self._console.ram)  # type: ignore[arg-type]  # its elements are Python's own numbers
         self._skip = skip

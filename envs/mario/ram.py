@@ -39,6 +39,8 @@ class Values:
         Raises:
             ValueError: none, another one, or one twice.
         """
+        if not isinstance(names, Sequence) or isinstance(names, str):  # a file may hold anything
+            raise ValueError(f"ram_obs: {names!r:.200}, expected names")
         self._parts = [GROUPS.get(name) if isinstance(name, str) else None for name in names]
         self._bytes = [
             (0, False) if part else (rules.ram_address(name, "ram_obs", GROUPS), name in RAM and "speed" in name)

@@ -9,8 +9,11 @@ the memory is `bytes`, whose elements are Python ints.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from utils.imports import load_function
 
@@ -280,10 +283,14 @@ def find_reward(name: str) -> Reward:
 
 def _user_reward(name: str, function: Callable[[Transition], Any]) -> Reward:
     def call(t: Transition) -> tuple[float, bool]:
-        result = function(t)
-        reward, end = result if isinstance(result, tuple) else (result, False)
-        if not abs(float(reward)) < float("inf"):
-            raise ValueError(f"reward: {name} returned {reward!r}, expected a finite number")
+        try:
+            result = function(t)
+        except SystemExit as error:  # it would end this process without a word
+            raise RuntimeError(f"reward: {name} raised {error!r}") from error
+        reward, end = result if isinstance(result, tuple) and len(result) == 2 else (result, False)
+        finite = isinstance(reward, (numbers.Real, np.bool_)) and abs(float(reward)) < float("inf")
+        if not finite or not isinstance(end, (bool, np.bool_)):
+            raise ValueError(f"reward: {name} returned {result!r:.200}, expected a finite number, or (number, bool)")
         return float(reward), bool(end)
 
     return call
