@@ -68,10 +68,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def show(args: Any, comm: mpi.Comm) -> None:
-    """Play, and on rank 0 print and write."""
-    folder, game = find_players(args.policy, args.checkpoint)
-    args.env = args.env or game
+def check(args: Any) -> None:
+    """Raise ValueError for what would be found too late."""
     for name in ("json", "csv"):
         if getattr(args, name) is not None:
             command.check_writable(name, getattr(args, name))
@@ -79,6 +77,13 @@ def show(args: Any, comm: mpi.Comm) -> None:
         raise ValueError(f"jobs: {args.jobs}, expected at least 1")
     if args.json is not None and args.csv is not None and args.json.resolve() == args.csv.resolve():
         raise ValueError(f"csv: {args.csv} is the file of --json too")
+
+
+def show(args: Any, comm: mpi.Comm) -> None:
+    """Play, and on rank 0 print and write."""
+    folder, game = find_players(args.policy, args.checkpoint)
+    args.env = args.env or game
+    check(args)
     names = ("env", "env_kwargs", "wrapper", *DISTURBANCE, "stages", "ram_info")
     wanted = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     policy = load_players(folder, args.network, args.env)
