@@ -116,7 +116,7 @@ setup(
         Extension(
             "ppo.compute._native",
             sources=["ppo/compute/convolutions.cpp", "ppo/compute/arrays.cpp"],
-            depends=["ppo/compute/convolutions.hpp", "ppo/compute/team.hpp"],
+            depends=sorted(glob("ppo/compute/*.hpp")),
             extra_compile_args=[*FLAGS, "-fno-math-errno"],  # square roots without a look at errno, of whole vectors
             language="c++",
         ),

@@ -174,8 +174,11 @@ def evaluate(
     env_id, options = environment(policy, **wanted)  # what is wrong with it shows before processes start
     options |= evaluation_defaults(env_id, wanted)
     if comm is not None and comm.world_size > 1:
-        how = (policy, env_id, options, episodes, seed, num_envs, greedy, comm)
-        return joined(comm, agreed(comm, lambda: play_mine(*how), (ValueError,), ValueError))
+        mine = share_of(comm, episodes, seed, num_envs)
+        played = agreed(
+            comm, lambda: play_shares(policy, env_id, options, mine, seed, greedy), (ValueError,), ValueError
+        )
+        return joined(comm, played)
     import joblib  # here, not at the top: a training run imports this file, and has no processes of its own
 
     tasks = [
@@ -205,28 +208,16 @@ def evaluate_on_ranks(
         alive: called at every step.
         waiting: around the time in which a rank has played its episodes and others still play theirs.
     """
-    records = play_mine(policy, env_id, options, episodes, seed, num_envs, greedy, comm, alive)
+    mine = share_of(comm, episodes, seed, num_envs)
+    records = play_shares(policy, env_id, options, mine, seed, greedy, alive)
     with waiting():
         comm.barrier()
     return joined(comm, records)
 
 
-def play_mine(
-    policy: Policy | PolicySet,
-    env_id: str,
-    options: dict[str, Any],
-    episodes: int,
-    seed: int,
-    num_envs: int,
-    greedy: bool,
-    comm: Comm,
-    alive: Callable[[], None] = lambda: None,
-) -> list[dict[str, Any]]:
-    """Play this rank's share, see `evaluate_on_ranks`; return its records."""
-    mine = shares(episodes, seed, num_envs, comm.world_size)[comm.rank : comm.rank + 1]  # none where ranks are many
-    return [
-        r for share, quotas in mine for r in play_share(policy, env_id, options, share, quotas, seed, greedy, alive)
-    ]
+def share_of(comm: Comm, episodes: int, seed: int, num_envs: int) -> list[tuple[range, list[int]]]:
+    """Return what this rank plays, see `shares`: nothing where ranks are many."""
+    return shares(episodes, seed, num_envs, comm.world_size)[comm.rank : comm.rank + 1]
 
 
 def joined(comm: Comm, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -251,6 +242,21 @@ def shares(episodes: int, seed: int, num_envs: int, parts: int) -> list[tuple[ra
     quotas = [(episodes - i + num_envs - 1) // num_envs for i in range(num_envs)]
     bounds = [min(num_envs, j * groups // parts * GROUP) for j in range(parts)] + [num_envs]
     return [(range(a, b), quotas[a:b]) for a, b in itertools.pairwise(bounds)]
+
+
+def play_shares(
+    policy: Policy | PolicySet,
+    env_id: str,
+    options: dict[str, Any],
+    mine: list[tuple[range, list[int]]],
+    seed: int,
+    greedy: bool,
+    alive: Callable[[], None] = lambda: None,
+) -> list[dict[str, Any]]:
+    """Return the records of these shares; see `play_share`."""
+    return [
+        r for share, quotas in mine for r in play_share(policy, env_id, options, share, quotas, seed, greedy, alive)
+    ]
 
 
 def _play_from_folder(folder: Path, env_id: str, *args: Any, network: str | None) -> list[dict[str, Any]]:

@@ -111,12 +111,7 @@ def solve_all(args: argparse.Namespace, flags: list[str]) -> int:
 def start(words: list[str], **how: Any) -> subprocess.Popen[bytes]:
     """Start a command of this project, which ends with this process: `passing_signals_on` tells it of signals once."""
     argv = [sys.executable, "-m", *words]
-    return subprocess.Popen(argv, start_new_session=True, preexec_fn=end_with_solve, **how)
-
-
-def end_with_solve() -> None:
-    """Have what was started save and end should this process be killed."""
-    system.end_with_parent(signal.SIGTERM)
+    return subprocess.Popen(argv, start_new_session=True, preexec_fn=system.save_with_parent, **how)
 
 
 @contextlib.contextmanager
@@ -153,10 +148,9 @@ def check(args: argparse.Namespace, flags: list[str]) -> None:
     command.refuse(flags, OWN, PROG)
     if args.data_dir.exists() and not args.data_dir.is_dir():
         raise ValueError(f"data_dir: {args.data_dir} is no folder")
-    for env_id in args.stages:
-        cfg = settings(args, env_id, flags)[1]
-        with threads(comm := mpi.Comm()):
-            build_training(cfg, comm).close()  # what cannot be built shows before anything is done
+    configs = [settings(args, env_id, flags)[1] for env_id in args.stages]
+    with threads(comm := mpi.Comm()):
+        build_training(configs[0], comm).close()  # what cannot be built shows before anything is done
 
 
 def name_of(env_id: str) -> str:
@@ -184,10 +178,9 @@ def solve(args: argparse.Namespace, env_id: str, flags: list[str]) -> int:
             words += ["--init-from", str(lessons(args, env_id, cfg))]
         if args.ways:
             words += ["--start-curriculum", str(ways)]
-        running: dict[str, subprocess.Popen[bytes]] = {}
-        with passing_signals_on(running):
-            running[env_id] = start(["ppo.run", *words, "--resume"])
-            code = running[env_id].wait()
+        run = start(["ppo.run", *words, "--resume"])
+        with passing_signals_on({env_id: run}):
+            code = run.wait()
         if code == command.BAD_INPUT:
             raise ValueError(f"{env_id}: training was refused, see the line above")
         if code:

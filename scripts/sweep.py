@@ -38,11 +38,6 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)  # what the first, sec
 Check = Callable[[list[str]], object]
 
 
-def _end_with_the_sweep() -> None:
-    """Have a run save and end should the sweep be killed."""
-    system.end_with_parent(signal.SIGTERM)
-
-
 @dataclass
 class Job:
     """One run of the grid."""
@@ -317,7 +312,7 @@ class Sweep:
             stderr=subprocess.STDOUT,
             env=os.environ | limits,
             start_new_session=True,  # the terminal's Ctrl-C reaches the sweep alone, which passes it on once
-            preexec_fn=_end_with_the_sweep,
+            preexec_fn=system.save_with_parent,
         )
         job.state, job.started = "running", time.monotonic()
         self.say(f"started {job.label}")

@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -127,6 +128,11 @@ def end_with_parent(signal_number: int) -> None:
     """Have the kernel send this process the signal when the process that started it ends, where it is Linux."""
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).prctl(1, int(signal_number))  # PR_SET_PDEATHSIG of sys/prctl.h
+
+
+def save_with_parent() -> None:
+    """Have this process, which is about to become a run, save and end should the one that started it be killed."""
+    end_with_parent(signal.SIGTERM)
 
 
 def versions() -> dict[str, str]:

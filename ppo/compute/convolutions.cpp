@@ -110,49 +110,31 @@ WIDE inline void interleave(const Number* low, const Number* high, Lane* out, in
 
 }  // namespace bfloat16
 
-// In float32 a lane multiplies one number.
 namespace avx512 {
 
 #define WIDE __attribute__((target("avx512f")))
 
-using Number = float;
-using Lane = float;
 using Row = __m512;
 using Sums = __m512;
-constexpr int64_t kPer = 1, kLanes = 16;
+constexpr int64_t kLanes = 16;
 constexpr int kSums = 24, kMost = 4;
-constexpr Lane kOnes = 1.0f;
 
-inline float to_float(Number number) { return number; }
-
-INLINE Row load(const Lane* from) { return _mm512_loadu_ps(from); }
-INLINE Row repeat(Lane lane) { return _mm512_set1_ps(lane); }
+INLINE Row load(const float* from) { return _mm512_loadu_ps(from); }
+INLINE Row repeat(float lane) { return _mm512_set1_ps(lane); }
 INLINE Sums add_product(Sums sums, Row a, Row b) { return _mm512_fmadd_ps(a, b, sums); }
 INLINE Sums load_sums(const float* from) { return _mm512_loadu_ps(from); }
 INLINE void store_sums(float* to, Sums sums) { _mm512_storeu_ps(to, sums); }
+INLINE Sums max_with_zero(Sums sums) { return _mm512_max_ps(Sums{}, sums); }  // of a NaN the NaN
+INLINE Row where_positive(Row numbers, Row y) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(y, Row{}, _CMP_GT_OQ), numbers);
+}
 
 INLINE void add_to(float* to, Sums sums, int64_t count) {
     const __mmask16 mask = count >= kLanes ? 0xFFFF : __mmask16((1u << count) - 1);
     _mm512_mask_storeu_ps(to, mask, _mm512_add_ps(sums, _mm512_maskz_loadu_ps(mask, to)));
 }
 
-INLINE Row where_positive(Row numbers, const Number* y) {
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(load(y), Row{}, _CMP_GT_OQ), numbers);
-}
-
-INLINE void keep_positive(const Number* numbers, const Number* y, Number* to) {
-    store_sums(to, where_positive(load(numbers), y));
-}
-
-INLINE void write(Sums sums, bool relu, const Number* mask, Number* to) {
-    if (relu) sums = _mm512_max_ps(Sums{}, sums);  // of a NaN the NaN
-    store_sums(to, mask ? where_positive(sums, mask) : sums);
-}
-
-inline void interleave(const Number* low, const Number*, Lane* out, int64_t count) {
-    std::memcpy(out, low, sizeof(Lane) * size_t(count));
-}
-
+#include "float32.hpp"
 #include "convolutions.hpp"
 #undef WIDE
 
@@ -162,21 +144,20 @@ namespace avx2 {
 
 #define WIDE __attribute__((target("avx2,fma")))
 
-using Number = float;
-using Lane = float;
 using Row = __m256;
 using Sums = __m256;
-constexpr int64_t kPer = 1, kLanes = 8;
+constexpr int64_t kLanes = 8;
 constexpr int kSums = 12, kMost = 2;
-constexpr Lane kOnes = 1.0f;
 
-inline float to_float(Number number) { return number; }
-
-INLINE Row load(const Lane* from) { return _mm256_loadu_ps(from); }
-INLINE Row repeat(Lane lane) { return _mm256_set1_ps(lane); }
+INLINE Row load(const float* from) { return _mm256_loadu_ps(from); }
+INLINE Row repeat(float lane) { return _mm256_set1_ps(lane); }
 INLINE Sums add_product(Sums sums, Row a, Row b) { return _mm256_fmadd_ps(a, b, sums); }
 INLINE Sums load_sums(const float* from) { return _mm256_loadu_ps(from); }
 INLINE void store_sums(float* to, Sums sums) { _mm256_storeu_ps(to, sums); }
+INLINE Sums max_with_zero(Sums sums) { return _mm256_max_ps(Sums{}, sums); }  // of a NaN the NaN
+INLINE Row where_positive(Row numbers, Row y) {
+    return _mm256_and_ps(_mm256_cmp_ps(y, Row{}, _CMP_GT_OQ), numbers);
+}
 
 INLINE void add_to(float* to, Sums sums, int64_t count) {
     if (count >= kLanes) return store_sums(to, load_sums(to) + sums);
@@ -185,23 +166,7 @@ INLINE void add_to(float* to, Sums sums, int64_t count) {
     for (int64_t i = 0; i < count; ++i) to[i] += numbers[i];
 }
 
-INLINE Row where_positive(Row numbers, const Number* y) {
-    return _mm256_and_ps(_mm256_cmp_ps(load(y), Row{}, _CMP_GT_OQ), numbers);
-}
-
-INLINE void keep_positive(const Number* numbers, const Number* y, Number* to) {
-    store_sums(to, where_positive(load(numbers), y));
-}
-
-INLINE void write(Sums sums, bool relu, const Number* mask, Number* to) {
-    if (relu) sums = _mm256_max_ps(Sums{}, sums);
-    store_sums(to, mask ? where_positive(sums, mask) : sums);
-}
-
-inline void interleave(const Number* low, const Number*, Lane* out, int64_t count) {
-    std::memcpy(out, low, sizeof(Lane) * size_t(count));
-}
-
+#include "float32.hpp"
 #include "convolutions.hpp"
 #undef WIDE
 
