@@ -7,8 +7,8 @@ images, where the processor has it, and otherwise in the last bits of float32. W
     convolutions.py  `torch.nn.Conv2d`, alone or in a stack
     adam.py          `ppo.optimiser.Adam`: each rank takes its part of the step
     arrays.py        torch's own loops over long arrays
-    cpp.py           nothing: it loads their C++, convolutions.cpp (with convolutions.hpp and float32.hpp) and arrays.cpp,
-                     with team.hpp
+    cpp.py           nothing: it loads their C++, convolutions.cpp (with convolutions.hpp and float32.hpp),
+                     arrays.cpp and team.hpp
 
 PPO_COMPUTE=plain in the environment turns it off, PPO_CONVOLUTION=0 its convolutions alone.
 """
