@@ -47,9 +47,16 @@ def _find(env_id: str) -> tuple[Family, str]:
     for family in families():
         if family.known(env_id):
             return family, env_id
-    close = difflib.get_close_matches(env_id, [name for family in families() for name in family.ids()], n=3)
+    close = close_ids(env_id)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     raise ValueError(f"env: unknown id {env_id!r}{hint}")
+
+
+def close_ids(env_id: str) -> list[str]:
+    """Return at most three known ids that an unknown one may stand for: those that contain it, else similar ones."""
+    ids = [name for family in families() for name in family.ids()]
+    longer = [name for name in ids if env_id.lower() in name.lower()]
+    return sorted(longer, key=len)[:3] or difflib.get_close_matches(env_id, ids, n=3)
 
 
 def has_parts(env_id: str) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import glob
 import hashlib
 import itertools
 import json
@@ -38,10 +39,11 @@ NUM_ENVS = 16  # that an evaluation steps at a time, unless another number is as
 
 
 def find_policy(name: str, which: str = "best") -> Path:
-    """Return the policy folder that `name` stands for: a policy, a run, or an environment id with a shipped policy.
+    """Return the policy folder that `name` stands for.
 
     Args:
-        name: folder, environment id, or near/ID for the one that sees the memory.
+        name: a policy's folder, a run's, that of an experiment with one run, or the id of an environment with a shipped
+            policy, one that sees pictures where there is a choice; near/ID for the one that sees the memory.
         which: of a run: "best", "last", or the number of steps of one of its checkpoints.
 
     Raises:
@@ -50,28 +52,32 @@ def find_policy(name: str, which: str = "best") -> Path:
     folder = Path(name)
     if which not in ("best", "last"):
         return find_checkpoint(folder, which)
-    candidates = [folder, folder / "policy" / which, folder / "policy" / "last", PRETRAINED / name]
-    candidates += [PRETRAINED / name.replace("/", "-")]  # ALE/Breakout-v5
+    runs = sorted({path.parents[2] for path in folder.glob("*/policy/*/policy.json")})  # of an experiment's folder
+    run = runs[0] if len(runs) == 1 else folder
+    candidates = [folder, run / "policy" / which, run / "policy" / "last", PRETRAINED / name]
+    candidates += sorted(PRETRAINED.glob(f"*/{glob.escape(name.replace('/', '-'))}"))  # ALE/Breakout-v5 too
     for candidate in candidates:
         if (present(candidate) / "policy.json").is_file():
             return candidate
-    runs = sorted(path.parents[2] for path in folder.glob("*/policy/*/policy.json"))  # of an experiment's folder
     such = f", such as {runs[0]}" if runs else ""
     raise BadPolicy(f"no policy found at {name}: expected a run folder{such}, a policy folder or an id in {PRETRAINED}")
 
 
 def find_players(name: str, which: str = "best") -> tuple[Path, str | None]:
-    """As `find_policy`; where `name` is the id of a game of several parts, the folder of all shipped policies and it.
+    """As `find_policy`; where `name` is the id of a game of several parts, the folder of shipped policies for it.
 
     A folder whose folders are policies is found as it is: its policies share one game.
     """
     folder = Path(name)
-    if which == "best" and not (folder / "policy").exists() and not (folder / "policy.json").exists():
-        if any(folder.glob("*/policy.json")):
-            return folder, None
-        if not folder.exists() and not (PRETRAINED / name / "policy.json").exists() and envs.has_parts(name):
-            return PRETRAINED, name
-    return find_policy(name, which), None
+    single = (folder / "policy").exists() or (folder / "policy.json").exists()
+    if which == "best" and not single and any(folder.glob("*/policy.json")):
+        return folder, None
+    try:
+        return find_policy(name, which), None
+    except BadPolicy:
+        if which != "best" or folder.exists() or not envs.has_parts(name):
+            raise
+        return PRETRAINED / "near", name
 
 
 def load_players(folder: Path, network: str | None = None, env_id: str | None = None) -> Policy | PolicySet:

@@ -105,7 +105,7 @@ def auxiliary_phase(training: Training, phase: PPOBuffer) -> dict[str, float]:
     for i in range(training.cfg.train_aux_iters):
         in_pass: list[dict[str, float]] = []  # statistics of each minibatch
         for rows in minibatches(training, i):
-            training.watchdog.touch(f"auxiliary phase, epoch {training.epoch}, pass {i}")
+            training.touch(f"auxiliary phase, epoch {training.epoch}, pass {i}")
             sums = accumulate_gradients(training, training.auxiliary, batch, rows, unused)
             stats = sum_over_ranks(training, training.auxiliary, sums)
             take_steps(training, training.auxiliary, stats)
@@ -121,7 +121,7 @@ def policy_now(training: Training, obs: torch.Tensor) -> torch.Tensor:
     """Compute pi_old(. | obs) of all observations (E T N, *O), before the auxiliary phase changes it: (E T N, P)."""
     found = []
     for rows in torch.arange(len(obs), device=obs.device).split(training.cfg.chunk_size):
-        training.watchdog.touch(f"auxiliary phase, epoch {training.epoch}, policy")
+        training.touch(f"auxiliary phase, epoch {training.epoch}, policy")
         found.append(training.nets.logits(training.nets.prepare(obs, rows)))
     return torch.cat(found)
 

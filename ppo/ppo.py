@@ -189,7 +189,7 @@ def update(training: Training, data: dict[str, np.ndarray]) -> dict[str, float]:
             active = [learner for learner in training.learners if i < learner.passes and not learner.stopped]
             if not active:
                 break
-            training.watchdog.touch(f"update, epoch {training.epoch}, pass {i}")
+            training.touch(f"update, epoch {training.epoch}, pass {i}")
             sums = accumulate_gradients(training, active, batch | {"adv": adv}, rows, coef)
             stats = sum_over_ranks(training, active, sums)
             take_steps(training, active, stats)

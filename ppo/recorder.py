@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import math
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -44,14 +46,9 @@ MAX_FAILED_WRITES = 3  # of one kind in a row, then the run ends
 class Recorder:
     """Keeps the files of one run. On ranks other than 0 it takes part in the collective calls and writes nothing."""
 
-    def __init__(self, cfg: PPOConfig, comm: Comm, resumed: bool, overwrite: bool) -> None:
-        """Take the run's folder.
-
-        Raises:
-            Refused: on all ranks; see `RunFolder`.
-        """
-        self.cfg, self.comm, self.path = cfg, comm, cfg.run_dir
-        self.folder: RunFolder | None = None
+    def __init__(self, cfg: PPOConfig, comm: Comm, folder: RunFolder | None) -> None:
+        """Args: cfg: settings. comm: the ranks. folder: the run's, on rank 0; `close` gives it back."""
+        self.cfg, self.comm, self.path, self.folder = cfg, comm, cfg.run_dir, folder
         self.logger: logger.EpochLogger | None = None
         self.console = Console(cfg.num_epochs * cfg.steps_per_epoch, comm.rank == 0, comm.world_size > 1)
         self._facts: dict[str, Any] = {}  # config.json
@@ -62,9 +59,9 @@ class Recorder:
         self._recent_lengths: list[int] = []  # of the episodes in training.recent
         self._saved_at = self._began = time.monotonic()
         self._seconds_before, self._row_seconds = 0.0, 0.0  # `Time` when this process began, and of the last row
+        self._heard = 0  # signal that asked to stop
         self.saved_epoch = 0  # of the last checkpoint
         self.reached: str | None = None  # how the goal of stop_at was reached
-        self.folder = self._agreed(lambda: RunFolder(self.path, resumed, overwrite) if comm.rank == 0 else None)
 
     # Starting ---------------------------------------------------------------------------------------------------------
 
@@ -83,7 +80,7 @@ class Recorder:
         self._agreed(lambda: self._write_start(training, saved, notes) if self.folder is not None else None)
         own = [column for column in training.env.family.columns if column.name in training.env.family.evaluated]
         self.console.start(training.epoch * self.cfg.steps_per_epoch, own, self.logger.rows() if self.logger else ())
-        training.show_progress = self.console.advance
+        training.show_progress = functools.partial(self._show_progress, training)
         self._began = time.monotonic()
         self._acting = None if self.cfg.eval_every else self._snapshot(training)
 
@@ -175,6 +172,14 @@ class Recorder:
         )
         if saved is not None and self._epoch_of_last_policy() < training.epoch:  # killed between checkpoint and policy
             self._save_policy("last", training)
+
+    def _show_progress(self, training: Training, steps: int) -> None:
+        """Show how far the run is; of a signal that cannot be obeyed at once, that it was heard."""
+        received = training.signals.received if training.signals else 0
+        if received and not self._heard:
+            self.say(f"{signal.Signals(received).name}: the run stops when this epoch can be saved")
+        self._heard = received
+        self.console.advance(steps, training.watchdog.phase)
 
     def _sinks(self, training: Training) -> list[Sink]:
         """Return where rows go beside progress.txt."""
@@ -284,7 +289,7 @@ class Recorder:
                 NUM_ENVS,
                 False,
                 self.comm,
-                lambda: training.watchdog.touch(f"evaluate, epoch {training.epoch - 1}"),
+                lambda: training.touch(f"evaluate, epoch {training.epoch - 1}"),
                 training.watchdog.paused,
             )
 

@@ -32,7 +32,7 @@ from ppo import TORCH_CAME_FIRST  # noqa: E402
 from utils import mpi, system  # noqa: E402
 from utils.alike import check_hosts  # noqa: E402
 from utils.command import BAD_INPUT, drop_unwritten, ending, open_closed_streams, printable  # noqa: E402
-from utils.folder import Refused  # noqa: E402
+from utils.folder import Refused, RunFolder  # noqa: E402
 from utils.watchdog import StopSignals  # noqa: E402
 
 if TYPE_CHECKING:
@@ -53,8 +53,6 @@ def bad_input(message: str) -> NoReturn:
 
 def main(argv: list[str] | None = None) -> None:
     """Run one training from the command line; exit with 0, 1 (failure), 2 (bad input), 75 (SIGUSR1) or 128 + signal."""
-    from utils.folder import Refused
-
     open_closed_streams()
     argv = sys.argv[1:] if argv is None else argv
     comm: mpi.Comm | None = None
@@ -203,13 +201,14 @@ def train(
     if comm is None:
         comm = mpi.connect()
         check_hosts(comm)
-    from ppo.build import threads
+    folder = mpi.agreed(  # before torch, which takes seconds to import
+        comm, lambda: RunFolder(cfg.run_dir, resume, overwrite) if comm.rank == 0 else None, (Refused,), Refused
+    )
     from ppo.training import Interrupted
 
     try:
-        with warnings.catch_warnings(), threads(comm):
-            warnings.simplefilter("ignore")  # libraries' warnings are not for the person who watches a run
-            _train(cfg, comm, resume, overwrite, allow_mismatch, signals, on_epoch)
+        with folder or contextlib.nullcontext():
+            _train(cfg, comm, folder, allow_mismatch, signals, on_epoch)
     except (Refused, Interrupted):  # on all ranks alike
         comm.free_buffers()
         raise
@@ -224,20 +223,22 @@ def train(
 def _train(
     cfg: PPOConfig,
     comm: mpi.Comm,
-    resume: bool,
-    overwrite: bool,
+    folder: RunFolder | None,
     allow_mismatch: bool,
     signals: StopSignals | None,
     on_epoch: OnEpoch | None,
 ) -> None:
     import torch
 
-    from ppo.build import build_training
+    from ppo.build import build_training, threads
     from ppo.recorder import Recorder
     from ppo.training import Interrupted
     from utils.watchdog import Watchdog
 
     with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # libraries' warnings are not for the person who watches a run
+        stack.enter_context(threads(comm))
         watchdog = stack.enter_context(Watchdog(comm, cfg.stall_timeout))
         if signals is None and threading.current_thread() is threading.main_thread():
             signals = stack.enter_context(StopSignals("raise"))
@@ -248,7 +249,7 @@ def _train(
             raise Interrupted(early)
         if not training.env.shows_images:
             torch.set_num_threads(1)  # a small network is done before a second thread has begun
-        recorder = Recorder(cfg, comm, resume, overwrite)
+        recorder = Recorder(cfg, comm, folder)
         _record(training, recorder, allow_mismatch, on_epoch)
 
 
@@ -267,6 +268,7 @@ def _record(training: Training, recorder: Recorder, allow_mismatch: bool, on_epo
         if recorder.reached is None:
             procedure(training, recorder.save, with_callback(recorder, on_epoch))
         reason, code = "finished", 0
+        recorder.console.leave_panel()
         recorder.say(f"finished: {cfg.run_dir}" + (f" ({recorder.reached})" if recorder.reached else ""))
         if training.epoch == began and not recorder.reached:
             recorder.say(f"nothing was left to do: it has its {cfg.num_epochs} epochs; --epochs makes it longer")
@@ -275,8 +277,9 @@ def _record(training: Training, recorder: Recorder, allow_mismatch: bool, on_epo
         raise
     except ppo.Interrupted as stop:
         reason, code = ending(stop.signal_number)
+        recorder.console.leave_panel()
         since = "" if recorder.saved_epoch == training.epoch else f" as of epoch {recorder.saved_epoch}"
-        recorder.say(f"\n{stop}: saved{since}. Continue with the same command and --resume")
+        recorder.say(f"{stop}: saved{since}. Continue with the same command and --resume")
         raise
     except BaseException as error:
         reason = f"error: {type(error).__name__}: {error}"

@@ -94,7 +94,7 @@ class Training:
     heads: nn.ModuleDict = field(default_factory=nn.ModuleDict)  # what the actor is trained with beside its own head
     normaliser: Normaliser = field(default_factory=Normaliser)
     signals: StopSignals | None = None
-    show_progress: Callable[[int], None] = lambda steps: None  # called after each step
+    show_progress: Callable[[int], None] = lambda steps: None  # called after each step, with 0 while updating
     epoch: int = 0
     obs: np.ndarray = field(default_factory=lambda: np.zeros(0))
     env_states: list[bytes] = field(default_factory=list)  # at the epoch's start or, after the update, at its end
@@ -112,6 +112,11 @@ class Training:
     def env_indices(self) -> range:
         """Global indices of this rank's environments."""
         return range(self.env.first_index, self.env.first_index + self.env.num_envs)
+
+    def touch(self, phase: str) -> None:
+        """Say that this rank is alive and what it does: to the watchdog and to who looks on."""
+        self.watchdog.touch(phase)
+        self.show_progress(0)
 
     def snapshot(self) -> None:
         """Keep what environments and networks hold of the running episodes, between two epochs."""

@@ -152,6 +152,25 @@ def test_a_terminal_has_one_panel_under_the_rows(tty, monkeypatch):
     assert "13.31k of 40.96k steps" in panel[4] and panel[4].endswith(" left")
 
 
+def test_a_panel_says_what_is_done_before_the_first_row_and_what_is_said_last_is_last(tty):
+    """A first epoch may take a minute. 40 epochs fill the curve, whose line still says of how many episodes it is."""
+    shown = console.Console(40 * 4096)
+    shown.start(0, OWN)
+    shown.advance(64, "update, epoch 0, pass 3")
+    shown.close()
+    assert [line for line in tty() if line][-2] == " update, epoch 0, pass 3"
+    shown = console.Console(40 * 4096)
+    shown.start(0, OWN)
+    for epoch in range(40):
+        shown.epoch(row(epoch), 40)
+    shown.leave_panel()
+    shown.say("finished")
+    shown.close()
+    lines = [line for line in tty() if line]
+    assert lines[-1] == "finished" and "40 of" not in lines[-1] and "100% ━" in lines[-2]
+    assert lines[-5].endswith("  last 100")
+
+
 def test_the_curves_of_a_resumed_run_go_on(tty):
     """They begin with the rows that progress.txt has, empty cells included."""
     shown = console.Console(10 * 4096)

@@ -155,6 +155,9 @@ def test_pack_never_writes_or_reads_pickles():
     [
         ("SuperMarioBros-1-9-v0", {}, ["SuperMarioBros-1-9-v0", "did you mean", "SuperMarioBros-1-"]),
         ("SuperMarioBros-9-1-v0", {}, ["did you mean"]),
+        ("supermariobros-1-1", {}, ["did you mean SuperMarioBros-1-1-v0 or"]),
+        ("1-1", {}, ["did you mean SuperMarioBros-1-1-v0 or"]),
+        ("bigfish", {}, ["did you mean procgen-bigfish-v0"]),
         ("SuperMarioBros2-1-1-v2", {}, ["did you mean"]),
         ("SuperMarioBros2-5-1-v0", {}, ["did you mean"]),
         ("CartPole-v17", {}, ["CartPole-v1"]),

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ppo.config import build, progress_columns
-from ppo.evaluate import environment, evaluate, find_policy
+from ppo.evaluate import PRETRAINED, environment, evaluate, find_players, find_policy
 from ppo.networks import ActorCritic
 from ppo.policy import BadPolicy, Policy, load_policy, save_policy
 from ppo.run import train
@@ -178,15 +179,28 @@ def test_what_is_independent_is_told_by_digests(mario):
 
 
 def test_run_folder_and_missing_policy(echo):
-    """A run's best or last policy is found below it; nothing found is one clear error."""
+    """A run's best or last policy is found below it and below its experiment; nothing found is one clear error."""
     run = echo.parent / "run"
     (run / "policy").mkdir(parents=True)
     echo.rename(run / "policy" / "last")
     assert find_policy(str(run)) == run / "policy" / "last"
     with pytest.raises(BadPolicy, match="no policy found"):
         find_policy(str(run / "nowhere"))
+    assert find_policy(str(run.parent)) == run / "policy" / "last", "the only run of an experiment"
+    shutil.copytree(run, run.parent / "run_s1")
     with pytest.raises(BadPolicy, match=f"expected a run folder, such as {run}, "):
-        find_policy(str(run.parent))  # an experiment's folder
+        find_policy(str(run.parent))
+
+
+def test_a_shipped_policy_is_found_by_the_id_alone():
+    """The one that sees pictures where there is a choice; a game that none plays alone is played by those of `near`."""
+    assert find_policy("SuperMarioBros-1-1-v0") == PRETRAINED / "SuperMarioBros-1-1-v0"
+    for name in ("near/SuperMarioBros-2-1-v0", "atari/BreakoutNoFrameskip-v4", "near/SuperMarioBrosRandomStages-v0"):
+        assert find_policy(name) == find_policy(name.partition("/")[2]) == PRETRAINED / name
+        assert find_players(name.partition("/")[2]) == (PRETRAINED / name, None)
+    assert find_players("SuperMarioBros-v0") == (PRETRAINED / "near", "SuperMarioBros-v0")
+    with pytest.raises(BadPolicy, match="no policy found"):
+        find_policy("*/BreakoutNoFrameskip-v4")
 
 
 class Bomb:

@@ -18,11 +18,12 @@ import torch
 from torch import nn
 
 from envs.echo import EchoVec
-from ppo import build, config
+from ppo import build, config, ppo
 from ppo.compute.networks import FastActorCritic
 from ppo.networks import NETWORKS, ActorCritic, mlp
 from ppo.recorder import Recorder
 from ppo.run import train
+from ppo.training import Interrupted
 from tests.conftest import ROOT, run
 from utils.folder import Refused
 
@@ -40,6 +41,24 @@ TINY = {
 def quiet(capsys):
     yield
     capsys.readouterr()
+
+
+def test_a_signal_that_comes_during_an_update_is_answered_at_once(tmp_path, capsys, monkeypatch):
+    """The run saves only at the epoch's end, which may take a while: it says that it has heard."""
+    steps = iter(range(100))
+
+    def step(*args):
+        if next(steps) == 0:
+            signal.raise_signal(signal.SIGTERM)
+        return taken(*args)
+
+    taken = ppo.take_steps
+    monkeypatch.setattr(ppo, "take_steps", step)
+    with pytest.raises(Interrupted):
+        train(config.build(**TINY | {"train_pi_iters": 4}, epochs=3, data_dir=str(tmp_path)))
+    said = [line for line in capsys.readouterr().out.splitlines() if "SIGTERM" in line]
+    assert said[0] == "SIGTERM: the run stops when this epoch can be saved"
+    assert said[1].startswith("SIGTERM: saved. Continue with") and len(said) == 2
 
 
 def test_a_callback_sees_every_row_and_can_end_the_run(tmp_path):

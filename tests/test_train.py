@@ -4,6 +4,8 @@ import csv
 import json
 import math
 import signal
+import subprocess
+import sys
 import time
 import types
 from pathlib import Path
@@ -17,7 +19,7 @@ from ppo import config, ppo, recorder
 from ppo.build import build_training
 from ppo.evaluate import evaluate
 from ppo.run import train
-from tests.conftest import fast_only, finish, run, start
+from tests.conftest import ROOT, fast_only, finish, run, start
 from utils import checkpoint, mpi
 from utils.folder import Refused, RunFolder
 from utils.logger import EpochLogger
@@ -287,6 +289,16 @@ def test_two_runs_cannot_write_one_folder(tmp_path):
         RunFolder(tmp_path / "a", resume=True, overwrite=False)
     first.close()
     RunFolder(tmp_path / "a", resume=True, overwrite=False).close()
+
+
+def test_a_folder_is_refused_before_torch_is_imported(tmp_path):
+    """Which takes seconds: a forgotten --resume costs none."""
+    (tmp_path / "x" / "x_s0").mkdir(parents=True)
+    (tmp_path / "x" / "x_s0" / "config.json").write_text("{}")
+    words = ["ppo.run", "--env", "Echo-v0", "--exp-name", "x", "--data-dir", str(tmp_path)]
+    code = f"import sys; sys.modules['torch'] = None; from ppo.run import main; main({words[1:]})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and "holds a run: --resume continues it" in done.stderr and "torch" not in done.stderr
 
 
 def test_resume_refuses_another_experiment(tmp_path):

@@ -25,7 +25,7 @@ from utils.columns import RECENT, STEPS, Column
 from utils.command import printable
 
 WIDTH = 79  # of a row, at most
-CURVE = 30  # characters of a curve
+CURVE = 29  # characters of a curve
 SHOW_EVERY = 0.1  # seconds between two drawings of the panel
 WINDOW = 20  # epochs from which speed and time left are told
 BLOCKS, BAR = "▁▂▃▄▅▆▇█", "━─"
@@ -49,7 +49,7 @@ class Console:
         self._own: dict[str, Column] = {}
         self._drawn: list[str] = []  # their lines
         self._best: dict[str, float] = {}
-        self._episodes = 0.0
+        self._episodes, self._phase = 0.0, ""
         self._rows, self._last_row, self._drawn_at, self._lines = 0, -math.inf, -math.inf, 0
 
     def start(self, first_step: int, own: Sequence[Column] = (), past: Iterable[Mapping[str, str]] = ()) -> None:
@@ -76,9 +76,9 @@ class Console:
             lines = [part for line in lines for part in textwrap.wrap(line, width, break_on_hyphens=False) or [""]]
         self._write(self._erase() + "\n".join(lines) + "\n" + self._panel())
 
-    def advance(self, steps: int) -> None:
-        """Count steps, and draw the panel again if it is time."""
-        self._done += steps
+    def advance(self, steps: int, phase: str = "") -> None:
+        """Count steps, and draw the panel again if it is time; until the first row it says which phase this is."""
+        self._done, self._phase = self._done + steps, phase
         if self._terminal is not None and time.monotonic() - self._drawn_at >= SHOW_EVERY:
             self._write(self._erase() + self._panel())
 
@@ -130,11 +130,17 @@ class Console:
             del shown[name]
         return list(shown.values())
 
-    def close(self) -> None:
-        """Leave the last panel where it is and give the terminal back."""
+    def leave_panel(self) -> None:
+        """Leave the last panel where it is: what is said from here on comes below it."""
         if self._lines:
             self._write(self._erase() + self._panel() + "\n")
-        self._show, self._terminal, self._lines = False, None, 0
+        self._times.clear()
+        self._lines = 0
+
+    def close(self) -> None:
+        """Leave the last panel where it is and fall silent."""
+        self.leave_panel()
+        self._show, self._terminal = False, None
 
     # The panel --------------------------------------------------------------------------------------------------------
 
@@ -157,7 +163,7 @@ class Console:
         if self._terminal is None or not self._times:
             return ""
         self._drawn_at = time.monotonic()
-        lines = ["", *self._drawn, *([self._speed()] if len(self._times) > 1 else []), self._progress()]
+        lines = ["", *self._drawn, self._speed() if len(self._times) > 1 else f" {self._phase}", self._progress()]
         self._lines = len(lines)
         return "\n".join(line[: self._columns()] + "\x1b[K" for line in lines)
 

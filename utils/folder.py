@@ -30,7 +30,10 @@ class Refused(ValueError):
 
 
 class RunFolder:
-    """A run's folder, held by this process until `close` or its death. Nothing is written in it before `begin`."""
+    """A run's folder, held by this process until `close`, the end of a `with`, or its death.
+
+    Nothing is written in it before `begin`.
+    """
 
     def __init__(self, path: Path, resume: bool, overwrite: bool) -> None:
         """Hold the folder.
@@ -44,7 +47,7 @@ class RunFolder:
             Refused: a run is there and neither was asked for, or it lacks its config.json; another process writes it;
                 it cannot be written; there are links in it.
         """
-        self.path, self.begun = path, False
+        self.path, self.begun, self._closed = path, False, False
         try:
             self._made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +136,10 @@ class RunFolder:
         write_atomically(self.path / name, (json.dumps(value, indent=1) + "\n").encode())
 
     def close(self) -> None:
-        """Let others have the folder; where nothing was begun, nothing of this start stays."""
+        """Let others have the folder; where nothing was begun, nothing of this start stays. Twice is no harm."""
+        if self._closed:
+            return
+        self._closed = True
         remove(self._owner_file)
         if not self.begun and self._made:  # the lock's folder is ours: nobody else can have waited for it for long
             remove(self._lock_file)
@@ -142,6 +148,14 @@ class RunFolder:
             for folder in self._made:
                 with contextlib.suppress(OSError):  # somebody else has put something there
                     folder.rmdir()
+
+    def __enter__(self) -> RunFolder:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Let others have the folder."""
+        self.close()
 
 
 def move_aside(path: Path) -> None:
