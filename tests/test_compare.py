@@ -115,6 +115,18 @@ def test_experiments_that_cannot_be_told_apart_are_not_ranked(tmp_path):
     assert re.search(r"no difference shown: it may be anything from -[\d.]+ to [\d.]+", verdict)
 
 
+def test_an_interval_ends_where_the_return_must(tmp_path):
+    """Seeds that touched 500 again and again, and one that fell at the end: no mean beyond 500."""
+    highs = []
+    for middle in (500.0, 490.0):
+        home = tmp_path / f"{middle:.0f}"
+        for seed, last in enumerate((499.0, 490.0, 300.0)):
+            folder = write_run(home, "a", seed)
+            write_log(folder, [(10, 0, 1, 0), (500 - seed, 40, 1, 1), (middle, 60, 1, 2), (last, 100, 1, 3)])
+        highs.append(comparison.compare(load(home)).summaries[0].aggregates["mean"].high)
+    assert highs[0] == 500.0 and highs[1] > 520, "without a ceiling in the log there is none"
+
+
 @pytest.mark.parametrize(
     ("spec", "named"),
     [

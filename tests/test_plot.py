@@ -144,6 +144,24 @@ def test_prefixes_folders_select_and_exclude_choose_runs(tmp_path):
         runs.find(str(tmp_path / "gamma"))
 
 
+def test_shipped_results_are_not_among_ones_own_runs(tmp_path, monkeypatch):
+    """They stand in data/ too, and are found where they are asked for."""
+    for name in ("own", "results/a", "results/b"):
+        write_run(tmp_path / name, "x", 0, epochs=2)
+    monkeypatch.setattr(runs, "RESULTS", (tmp_path / "results").resolve())
+    assert [path.parents[1].name for path in runs.find(str(tmp_path))] == ["own"]
+    assert [path.parents[1].name for path in runs.find(str(tmp_path / "results"))] == ["a", "b"]
+
+
+def test_environments_in_one_figure_are_said(tmp_path, capsys):
+    """Their returns cannot be compared: drawn, with a line that names them."""
+    for name in ("a", "b"):
+        write_run(tmp_path, name, 0, spec={"env_id": f"{name}-v0"})
+    assert draw([tmp_path, "--out", tmp_path / "x.png"]) == 0
+    assert "note: MIXED: experiments differ in environment (a: a-v0, b: b-v0)\n" in capsys.readouterr().err
+    assert draw([tmp_path / "a", "--out", tmp_path / "x.png"]) == 0 and "MIXED" not in capsys.readouterr().err
+
+
 def test_folders_are_sorted_by_their_numbers(tmp_path):
     """s2 before s10, whatever other letters and digits a path has."""
     for seed in (10, 2):

@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.backends import BackendFilter, backend_registry
 from matplotlib.figure import Figure
 
-from utils.analysis import arguments, experiments, figures, learning_curves
+from utils.analysis import arguments, comparison, experiments, figures, learning_curves
 from utils.command import printable, run_command
 
 PROG = "python -m utils.plot"
@@ -39,7 +39,8 @@ def _main(args: argparse.Namespace) -> None:
     arguments.check_columns(groups, [args.xaxis, *args.value])
     with figures.style():
         figure, remarks = learning_curves.draw(groups, options)
-        arguments.print_notes([*notes, *(note for group in groups for note in group.notes()), *remarks])
+        mixed = [note for note in comparison.comparable(groups, args.value[0], True) if note.startswith("MIXED")][:1]
+        arguments.print_notes([*notes, *mixed, *(note for group in groups for note in group.notes()), *remarks])
         if args.out:
             figures.save(figure, args.out)
             print(f"{printable(args.out, 1000)}: {experiments.counted(groups)}")

@@ -16,7 +16,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     description = "Write one self-contained page about experiments."
     p = arguments.parser(PROG, description, ("value", "smooth", "threshold", "target", "mixed"))
-    p.add_argument("-o", "--out", required=True, metavar="FILE.html", help="the page")
+    p.add_argument("-o", "--out", default="report.html", metavar="FILE.html", help="the page; default: %(default)s")
     p.add_argument("--title", help="default: Training report, or Policies")
     p.add_argument(
         "--gallery",

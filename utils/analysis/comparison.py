@@ -136,7 +136,7 @@ def compare(
     Raises:
         ValueError: fewer than one experiment with data, no common range, or a mixture that was not asked for.
     """
-    notes = _comparable(groups, y, mixed)
+    notes = comparable(groups, y, mixed)
     kept: list[tuple[Group, list[LoggedRun]]] = []
     for group in groups:
         members = [run for run in group.runs if len(run.series(STEPS, y)[0]) >= 2]
@@ -153,7 +153,7 @@ def compare(
     return Comparison(y, find_column(y, own), low, high, threshold, target, summaries, pairs, notes)
 
 
-def _comparable(groups: Sequence[Group], y: str, mixed: bool) -> list[str]:
+def comparable(groups: Sequence[Group], y: str, mixed: bool) -> list[str]:
     """Return notes on what differs between experiments; refuse what makes returns incomparable.
 
     A value that a folder does not tell (Spinning Up's do not name the environment) is no difference, but is named.
@@ -228,7 +228,8 @@ def _summary(
     """Reduce the runs of one experiment to numbers over the steps from low to high."""
     final = np.array([final_performance(run, y, low, high) for run in members])
     area = np.array([stats.area_under_curve(*run.series(STEPS, y), low, high) for run in members])
-    aggregates = {name: _estimate(final, statistic) for name, statistic in AGGREGATES.items()}
+    bounds = grids.possible_range(members, y, find_column(y, runs.own_columns(members)))
+    aggregates = {name: _estimate(final, statistic, bounds) for name, statistic in AGGREGATES.items()}
     if target is not None:
         aggregates["gap"] = _estimate(final, partial(stats.optimality_gap, target=target), (0.0, math.inf))
     shares = [(run, column.name) for run in members if (column := runs.success_column(run)) is not None]
@@ -239,7 +240,7 @@ def _summary(
     for run, name in shares:
         xs = run.series(STEPS, name)[0]
         episodes += _episodes(run, xs[(xs > high - FINAL_SHARE * (high - low)) & (xs <= high)]).sum()
-    area_mean = _estimate(area, stats.mean)
+    area_mean = _estimate(area, stats.mean, bounds)
     return Summary(label, members, final, area, aggregates, area_mean, success_mean, success, round(episodes), speeds)
 
 

@@ -36,6 +36,7 @@ Array = NDArray[np.float64]
 PERFORMANCE = "Performance"  # Spinning Up's name for AverageTestEpRet where there is one, AverageEpRet otherwise
 LARGEST = 1e30  # a larger number in a log is damage, and its square would be too large for a figure
 MOST_DECLARED = 200  # that a family declares
+RESULTS = Path(__file__).resolve().parents[2] / "data" / "results"  # of this project's own experiments
 NO_ROWS: Array = np.zeros(0)
 
 
@@ -129,7 +130,10 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the run folders at or below `folder`; links are not followed, and no run is looked for inside a run."""
+    """Yield the run folders at or below `folder`; links are not followed, and no run is looked for inside a run.
+
+    What is shipped in data/results is found where `folder` is there, not among one's own runs in data.
+    """
     waiting = [folder]
     while waiting:
         here = waiting.pop()
@@ -142,6 +146,7 @@ def _walk(folder: Path) -> Iterator[Path]:
             continue
         for entry in entries:
             aside = entry.name.startswith(".") or ".old-" in entry.name  # --overwrite moves a run to NAME.old-TIME
+            aside = aside or (entry.name == RESULTS.name and Path(entry.path).resolve() == RESULTS)
             if entry.is_dir(follow_symlinks=False) and not aside:
                 waiting.append(Path(entry.path))
 
