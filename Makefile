@@ -53,8 +53,8 @@ lesson: setup  # the course: its notebooks from their sources, and each run to i
 demonstrations: setup  # the shipped ways in unmodified nes-py, byte for byte: some minutes
 	$(BIN)/python -m pytest -m '' tests/test_states.py -k nes_py
 
-kills: setup  # 200 kills at random instants, each resumed: half an hour
-	$(BIN)/python -m tests.kills --kills 200 --out data/results/kills.json
+kills: setup  # 120 kills at random instants, each resumed: half an hour
+	$(BIN)/python -m tests.kills --kills 120 --out data/results/kills.json
 
 identity: setup  # a million frames against nes-py: an hour
 	$(BIN)/python -m tests.identity --frames 1000000 --out data/results/identity.json

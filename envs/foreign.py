@@ -18,6 +18,8 @@ from gymnasium.wrappers import TimeLimit
 from envs import spaces
 from utils.imports import load_function
 
+EXTRAS = {"classic-control": "classic", "classic_control": "classic", "box2d": "box2d", "mujoco": "mujoco"}
+
 
 class BrokenEnvironment(ValueError):
     """An environment raised, or gave what it must not give."""
@@ -40,8 +42,10 @@ def build(env_id: str, arguments: dict[str, Any], max_episode_steps: int | None,
     try:
         env = _build(env_id, arguments, max_episode_steps)
         env = env if wrap is None else wrap(env)
+    except BrokenEnvironment:
+        raise
     except gymnasium.error.DependencyNotInstalled as error:  # says what to install
-        raise BrokenEnvironment(f"env: {env_id!r} cannot be built: {error}") from error
+        raise BrokenEnvironment(f"env: {env_id!r} cannot be built: {in_our_words(error)}") from error
     except (Exception, SystemExit) as error:
         if isinstance(error, gymnasium.error.Error | ImportError):  # says what is missing
             raise
@@ -59,12 +63,21 @@ def _build(env_id: str, arguments: dict[str, Any], max_episode_steps: int | None
     spec = gymnasium.spec(env_id.rpartition(":")[2])
     creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
     limit = max_episode_steps or spec.max_episode_steps
+    mode, drawn = arguments.get("render_mode"), getattr(creator, "metadata", {}).get("render_modes", [])
+    if mode is not None and isinstance(creator, type) and issubclass(creator, gymnasium.Env) and mode not in drawn:
+        raise BrokenEnvironment(f"env: {env_id!r} has no pictures: {mode!r} is not among its metadata's render_modes")
     if isinstance(creator, type) and not issubclass(creator, gymnasium.Env):
         old: gymnasium.Env = OldGym(creator(**spec.kwargs | arguments))
         return old if limit is None else TimeLimit(old, limit)
     if max_episode_steps is not None:
         arguments = arguments | {"max_episode_steps": max_episode_steps}
     return gymnasium.make(env_id, disable_env_checker=True, **arguments)
+
+
+def in_our_words(error: Exception) -> str:
+    """Return what Gymnasium says of a library that is missing, with this project's extra in place of its own."""
+    extra = next((ours for theirs, ours in EXTRAS.items() if f"gymnasium[{theirs}]" in str(error)), None)
+    return str(error) if extra is None else f"a library is missing (pip install -e '.[{extra}]')"
 
 
 class OldGym(gymnasium.Env):

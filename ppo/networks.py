@@ -163,6 +163,8 @@ def find_network(name: str) -> Body:
     """
     if name in NETWORKS:
         return NETWORKS[name]
+    if name in ("lstm", "lnlstm"):
+        raise ValueError(f"network: {name!r} is a policy with a memory: --policy {name}")
     return load_function("network", name, NETWORKS)
 
 

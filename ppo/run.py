@@ -315,6 +315,8 @@ def describe_start(training: Training) -> str:
         size = cfg.phase_steps * training.buf.obs[0, 0].nbytes / 1e6
         networks += f"; PPG in phases of {cfg.phase_epochs} epochs, {size:,.1f} MB of observations each"
     ranks = f"{comm.world_size} rank{'s' if comm.world_size > 1 else ''}"
+    if comm.local_size > (cores := system.cores()):
+        ranks += f" on {cores} core{'s' if cores > 1 else ''}, where fewer would be faster"
     spins = TORCH_CAME_FIRST and training.env.shows_images and torch.get_num_threads() > 1
     compiled = [what.removeprefix("our own ") for what in training.arithmetic.split(", ") if "our own" in what]
     machine = f"{training.device} in {str(training.nets.dtype).removeprefix('torch.')}"

@@ -419,6 +419,7 @@ def test_a_parameter_that_is_not_finite_is_found_long_before_the_next_checkpoint
         (["--preset", "best"], ["preset"]),
         (["--data-dir", "/proc/nowhere"], ["/proc/nowhere"]),
         (["--env", "CartPole-v1", "--network", "nature"], ["nature", "(4,)"]),
+        (["--network", "lstm"], ["network: 'lstm' is a policy with a memory: --policy lstm"]),
         (["--env", "CartPole-v1", "--device", "banana"], ["device", "banana"]),
         (["--env", "tests.tasks:Dials-v0"], ["Dials-v0", "Dict", "Discrete"]),
     ],

@@ -44,7 +44,7 @@ class VideoFile:
     def __init__(self, path: Path, fps: float) -> None:
         """Args: path: ends in .mp4 or .webm. fps: pictures per second. Raises ValueError for anything else."""
         if path.suffix not in FORMATS:
-            raise ValueError(f"video: {path} must end in {' or '.join(FORMATS)}")
+            raise ValueError(f"video: {path} must end in {' or '.join(FORMATS)}, or --gif instead")
         check_writable("video", path)
         try:
             import imageio_ffmpeg
