@@ -6,13 +6,17 @@ with Hosts(2) as hosts:
 
 They are joined by a bridge in one more network namespace, so that nothing of it is seen from outside; all of it goes
 with the processes that hold the namespaces. Needs root, and iproute2's `ip` and `bridge`.
+
+`python -m tests.hosts 1gbit 10gbit` prints decisions/s of a training on one host and on two, joined by such networks.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -159,3 +163,32 @@ class Hosts:
 def address(i: int) -> str:
     """Return the address of host i."""
     return f"{NETWORK}.{i + 1}"
+
+
+def speeds(hosts: Hosts, ranks: tuple[int, ...]) -> tuple[float, float, float]:
+    """Return decisions/s (median of four epochs), the share of time spent waiting, and MB sent for each epoch."""
+    sent = hosts.sent(0)
+    with tempfile.TemporaryDirectory() as data:
+        args = ["-m", "ppo.run", "--env", "SuperMarioBros-1-1-v0", "--epochs", "5", "--data-dir", data]
+        done = hosts.run(ranks, args, timeout=600.0)
+        assert done.code == 0, done.err
+        with next(Path(data).glob("*/*/progress.txt")).open() as file:
+            rows = [{k: float(v or "nan") for k, v in row.items()} for row in csv.DictReader(file, delimiter="\t")]
+    taken = sum(row["TimeCollect"] + row["TimeUpdate"] for row in rows[1:])
+    waited = sum(row["TimeWait"] for row in rows[1:]) / taken
+    return statistics.median(row["StepsPerSecond"] for row in rows[1:]), waited, (hosts.sent(0) - sent) / 5e6
+
+
+def main(rates: list[str]) -> None:
+    """Print the speed of two ranks on one host, and on two hosts over each network, as `tc` writes its rate."""
+    with Hosts(2) as hosts:
+        for rate in ["one host", "unlimited", *rates]:
+            if rate in rates:
+                for i in range(2):
+                    hosts.at(i, f"tc qdisc replace dev eth0 root tbf rate {rate} burst 1mb latency 50ms")
+            found, waited, sent = speeds(hosts, (2,) if rate == "one host" else (1, 1))
+            print(f"{rate}: {found:.0f} decisions/s, {waited:.0%} waiting, {sent:.0f} MB sent by each host in an epoch")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
