@@ -33,6 +33,16 @@ CODE = re.compile(r"[\w.]+:[\w.-]+")  # MODULE:NAME
 PLACES = ("env", "device", "exp_name", "data_dir", "init_from")
 STARTING = ("cpu", "resume", "overwrite", "allow_mismatch", "config", "print_config", "presets")
 
+EXAMPLES = """\
+Train PPO or PPG.
+
+    python -m ppo.run                                                      # Super Mario Bros, stage 1-1
+    python -m ppo.run --resume                                             # continue it
+    python -m ppo.run --env CartPole-v1 --seed 1 --exp-name cartpole
+    python -m ppo.run --env SuperMarioBros-2-1-v0 --preset near --cpu 2    # from console memory, on two ranks
+    python -m ppo.run --env BreakoutNoFrameskip-v4 --presets               # the settings that there are for it
+"""
+
 
 class Parser(argparse.ArgumentParser):
     """Raises its errors as ValueError."""
@@ -77,8 +87,8 @@ def build_parser(default: PPOConfig) -> Parser:
     parser = Parser(
         prog="python -m ppo.run",
         usage="python -m ppo.run [--env ID] [--preset NAME] [--cpu N] [--resume] [--FLAG VALUE ...]",
-        description="Train PPO or PPG; every size counts over all ranks. The defaults shown are those of "
-        f"--env {default.env} --preset {default.preset}.",
+        description=f"{EXAMPLES}\nEvery size counts over all ranks. The defaults shown are those of "
+        f"--env {default.env}\n--preset {default.preset}.",
         epilog=list_presets(default.env),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
