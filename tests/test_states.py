@@ -206,6 +206,20 @@ def test_a_damaged_demonstration_is_refused(damage, said, tmp_path):
         demonstrations.read(tmp_path / "way")
 
 
+@pytest.mark.parametrize("option", ["start_states", "start_curriculum"])
+def test_a_damaged_state_is_refused_by_its_file(option, tmp_path):
+    """Whatever is wrong with it: a flipped bit, or another stage than it is to start."""
+    path = tmp_path / "states"
+    assert main(["--out", str(path), "--count", "2"]) == 0
+    with pytest.raises(ValueError, match=f"^{option}: {path}: state: one of stage"):
+        envs.make_vec("SuperMarioBros-2-1-v0", 1, 0, **{option: str(path)})
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 64
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"^{option}: {path}: state: damaged, its checksum"):
+        envs.make_vec(STAGE, 1, 0, **{option: str(path)})
+
+
 def test_an_exploration_that_finds_no_flag_says_how_far_it_came(tmp_path, capsys):
     assert main(["--out", str(tmp_path / "states"), "--explore", "1", "--max-steps", "200"]) == 0
     assert ", no flag after 200 steps" in capsys.readouterr().out

@@ -7,10 +7,11 @@ the console's own memory, not the buttons that led to it: it is restored at once
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,9 +85,19 @@ def read_states(path: str | Path, option: str = "start_states") -> list[bytes]:
     if bounds[-1] != len(data):
         raise ValueError(f"{option}: {path} is damaged, {len(data)} bytes of {bounds[-1]}")
     states = [data[begin:end] for begin, end in zip(bounds[:-1], bounds[1:], strict=True)]
-    for state in states:
-        unpack(KIND, STATE_VERSION, state)
+    with naming(option, path):
+        for state in states:
+            unpack(KIND, STATE_VERSION, state)
     return states
+
+
+@contextlib.contextmanager
+def naming(option: str, path: str | Path) -> Iterator[None]:
+    """Put the option and its file before what is wrong with a state in it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{option}: {path}: {error}") from None
 
 
 class NativeMarioVec(MarioVecBase):
@@ -116,7 +127,7 @@ class NativeMarioVec(MarioVecBase):
         self._starts: dict[tuple[Any, ...], int] = {}  # stage and moment -> number in native code
         rams = [self._core.vector_ram(self._address, i) for i in range(num_envs)]
         self._rams = [self._handle.view(address, RAM_SIZE) for address in rams]
-        self._pool = [self._start_of(state) for state in self._read("start_states")]
+        self._pool = self._starts_of("start_states", self._read("start_states"))
         self._curriculum: Curriculum | None = None
         if options["start_curriculum"] is not None:
             self._read_curriculum()
@@ -134,10 +145,11 @@ class NativeMarioVec(MarioVecBase):
         """Arrange the states of the curriculum's file along their ways, by looking at each."""
         self._memory_views = [memoryview(ram) for ram in self._rams]  # type: ignore[arg-type]
         moments = []
-        for state in self._read("start_curriculum"):
+        states = self._read("start_curriculum")
+        self._pool = self._starts_of("start_curriculum", states)
+        for state, start in zip(states, self._pool, strict=True):
             decision = check_count(unpack(KIND, STATE_VERSION, state, self._most())[0], "ep_len")
-            self._pool.append(self._start_of(state))
-            self._start(0, self._pool[-1], b"")
+            self._start(0, start, b"")
             moments.append((decision, position(self._memory_views[0])))
         self._curriculum = Curriculum(moments)
         self.learns = True
@@ -145,6 +157,11 @@ class NativeMarioVec(MarioVecBase):
         self._places = [-1] * self.num_envs  # where each episode started, -1 for the stage's start
         self._begins, self._ends = [0.0] * self.num_envs, [0.0] * self.num_envs  # how far along the way it began, came
         self._goals = [NEVER] * self.num_envs  # how far along the way it is cut
+
+    def _starts_of(self, option: str, states: list[bytes]) -> list[Start]:
+        """Return the starts that the states of an option's file are. Raises ValueError, which names the file."""
+        with naming(option, self.options[option]):
+            return [self._start_of(state) for state in states]
 
     def _start_of(self, state: bytes) -> Start:
         """Return the start that a state is, with its frame stack if episodes here look like those it was saved in.
