@@ -202,9 +202,8 @@ def compare_presets(env: str) -> str:
         if setting.name != "preset" and len(set(values)) > 1:
             rows.append([setting.flag[2:], *values])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, f"These are of {env}; --env ID --presets shows another's."])
 
 
 def shown(value: Any) -> str:
