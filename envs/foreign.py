@@ -63,9 +63,8 @@ def _build(env_id: str, arguments: dict[str, Any], max_episode_steps: int | None
     spec = gymnasium.spec(env_id.rpartition(":")[2])
     creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
     limit = max_episode_steps or spec.max_episode_steps
-    mode, drawn = arguments.get("render_mode"), getattr(creator, "metadata", {}).get("render_modes", [])
-    if mode is not None and isinstance(creator, type) and issubclass(creator, gymnasium.Env) and mode not in drawn:
-        raise BrokenEnvironment(f"env: {env_id!r} has no pictures: {mode!r} is not among its metadata's render_modes")
+    if "render_mode" in arguments and getattr(creator, "render", None) is gymnasium.Env.render:
+        raise BrokenEnvironment(f"env: {env_id!r} has no pictures: it has no render()")
     if isinstance(creator, type) and not issubclass(creator, gymnasium.Env):
         old: gymnasium.Env = OldGym(creator(**spec.kwargs | arguments))
         return old if limit is None else TimeLimit(old, limit)

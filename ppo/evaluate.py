@@ -49,13 +49,16 @@ def find_policy(name: str, which: str = "best") -> Path:
     Raises:
         BadPolicy: there is none.
     """
-    folder = Path(name)
-    if which not in ("best", "last"):
-        return find_checkpoint(folder, which)
-    runs = sorted({path.parents[2] for path in folder.glob("*/policy/*/policy.json")})  # of an experiment's folder
+    folder, word = Path(name), name.strip("/")
+    found = {path.parents[2] for path in folder.glob("*/policy/*/policy.json")}  # of an experiment's folder
+    runs = sorted(path for path in found if ".old-" not in path.name)  # --overwrite moves a run aside
     run = runs[0] if len(runs) == 1 else folder
-    candidates = [folder, run / "policy" / which, run / "policy" / "last", PRETRAINED / name]
-    candidates += sorted(PRETRAINED.glob(f"*/{glob.escape(name.replace('/', '-'))}"))  # ALE/Breakout-v5 too
+    if which not in ("best", "last"):
+        return find_checkpoint(run, which)
+    candidates = [folder, run / "policy" / which, run / "policy" / "last"]
+    if word.strip("."):  # the id of an environment
+        inside = PRETRAINED.glob(f"*/{glob.escape(word.replace('/', '-'))}")  # ALE/Breakout-v5 too
+        candidates += [PRETRAINED / word, *sorted(inside)]
     for candidate in candidates:
         if (present(candidate) / "policy.json").is_file():
             return candidate
@@ -75,9 +78,11 @@ def find_players(name: str, which: str = "best") -> tuple[Path, str | None]:
     try:
         return find_policy(name, which), None
     except BadPolicy:
-        if which != "best" or folder.exists() or not envs.has_parts(name):
+        shared = PRETRAINED / "near"
+        known = any(shared.glob(f"{glob.escape(name.partition('-')[0])}-*/policy.json"))  # of this game
+        if which != "best" or folder.exists() or not envs.has_parts(name) or not known:
             raise
-        return PRETRAINED / "near", name
+        return shared, name
 
 
 def load_players(folder: Path, network: str | None = None, env_id: str | None = None) -> Policy | PolicySet:

@@ -204,18 +204,20 @@ def train(
     folder = mpi.agreed(  # before torch, which takes seconds to import
         comm, lambda: RunFolder(cfg.run_dir, resume, overwrite) if comm.rank == 0 else None, (Refused,), Refused
     )
-    from ppo.training import Interrupted
+    with folder or contextlib.nullcontext():
+        if signals is not None and folder is not None:
+            signals.before_end = folder.close
+        from ppo.training import Interrupted
 
-    try:
-        with folder or contextlib.nullcontext():
+        try:
             _train(cfg, comm, folder, allow_mismatch, signals, on_epoch)
-    except (Refused, Interrupted):  # on all ranks alike
-        comm.free_buffers()
-        raise
-    except BaseException as error:
-        if comm.world_size > 1:
-            mpi.abort_job(comm, error)
-        raise
+        except (Refused, Interrupted):  # on all ranks alike
+            comm.free_buffers()
+            raise
+        except BaseException as error:
+            if comm.world_size > 1:
+                mpi.abort_job(comm, error)
+            raise
     comm.free_buffers()
     return cfg.run_dir
 
@@ -260,11 +262,11 @@ def _record(training: Training, recorder: Recorder, allow_mismatch: bool, on_epo
     procedure = {"ppo": ppo.ppo, "ppg": ppg.ppg}[training.cfg.algo]
     reason, code = "error", 1
     try:
+        if training.signals is not None:
+            training.signals.armed = True  # from here on files are written, and a signal waits until they are whole
         recorder.begin(training, allow_mismatch)
         recorder.say(describe_start(training))
         began, cfg = training.epoch, training.cfg
-        if training.signals is not None:
-            training.signals.armed = True
         if recorder.reached is None:
             procedure(training, recorder.save, with_callback(recorder, on_epoch))
         reason, code = "finished", 0

@@ -77,4 +77,5 @@ def shipped() -> list[str]:
     """Return the ids that have a policy of this project."""
     from ppo.evaluate import PRETRAINED
 
-    return sorted(path.parent.name for path in PRETRAINED.glob("*/policy.json"))
+    found = [*PRETRAINED.glob("*/policy.json"), *PRETRAINED.glob("*/*/policy.json")]  # near/ID, atari/ID
+    return sorted(path.parent.relative_to(PRETRAINED).as_posix() for path in found)

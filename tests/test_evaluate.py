@@ -187,6 +187,8 @@ def test_run_folder_and_missing_policy(echo):
     with pytest.raises(BadPolicy, match="no policy found"):
         find_policy(str(run / "nowhere"))
     assert find_policy(str(run.parent)) == run / "policy" / "last", "the only run of an experiment"
+    shutil.copytree(run, run.parent / "run.old-20260101-000000")
+    assert find_policy(str(run.parent)) == run / "policy" / "last", "moved aside by --overwrite"
     shutil.copytree(run, run.parent / "run_s1")
     with pytest.raises(BadPolicy, match=f"expected a run folder, such as {run}, "):
         find_policy(str(run.parent))
@@ -199,8 +201,12 @@ def test_a_shipped_policy_is_found_by_the_id_alone():
         assert find_policy(name) == find_policy(name.partition("/")[2]) == PRETRAINED / name
         assert find_players(name.partition("/")[2]) == (PRETRAINED / name, None)
     assert find_players("SuperMarioBros-v0") == (PRETRAINED / "near", "SuperMarioBros-v0")
+    assert find_policy("BreakoutNoFrameskip-v4/") == PRETRAINED / "atari" / "BreakoutNoFrameskip-v4"
+    for name in ("*/BreakoutNoFrameskip-v4", "", ".", "..", "/"):
+        with pytest.raises(BadPolicy, match="no policy found"):
+            find_policy(name)
     with pytest.raises(BadPolicy, match="no policy found"):
-        find_policy("*/BreakoutNoFrameskip-v4")
+        find_players("SuperMarioBros2-v0")  # another game, for which none is shipped
 
 
 class Bomb:

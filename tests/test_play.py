@@ -158,7 +158,7 @@ def test_a_recording_is_replayed_exactly(tmp_path, capsys):
         (["--random", "--speed", "-1"], "--speed"),
         (["--random", "--episodes", "0"], "--episodes"),
         (["--random", "--env", "Echo-v0", "--gif", "x.gif"], "has no pictures"),
-        (["--random", "--env", "tests.hostile:Changing-v0", "--gif", "x.gif"], "'rgb_array' is not among its metadata"),
+        (["--random", "--env", "tests.hostile:Changing-v0", "--gif", "x.gif"], "has no pictures: it has no render()"),
         (["--random", "--video", "x.gif"], "or --gif instead"),
         (["--random", "--env", "SuperMarioBros-9-9-v0", "--gif", "x.gif"], "unknown id"),
         (["--human", "--env", "CartPole-v1"], "cannot be played with a keyboard"),

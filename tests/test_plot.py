@@ -144,6 +144,13 @@ def test_prefixes_folders_select_and_exclude_choose_runs(tmp_path):
         runs.find(str(tmp_path / "gamma"))
 
 
+def test_a_name_of_a_legend_without_runs_of_its_own_is_refused(folders, capsys, tmp_path):
+    """Its folder was named before; and smoothing over more rows than there are is smoothing over all."""
+    assert draw([folders / "slow", folders / "slow", "-l", "a", "b", "--out", tmp_path / "x.png"]) == 2
+    assert "--legend b: all runs of" in capsys.readouterr().err
+    assert draw([folders / "slow", "-s", str(10**20), "--out", tmp_path / "x.png"]) == 0
+
+
 def test_shipped_results_are_not_among_ones_own_runs(tmp_path, monkeypatch):
     """They stand in data/ too, and are found where they are asked for."""
     for name in ("own", "results/a", "results/b"):

@@ -301,6 +301,19 @@ def test_a_folder_is_refused_before_torch_is_imported(tmp_path):
     assert done.returncode == 2 and "holds a run: --resume continues it" in done.stderr and "torch" not in done.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_run_starts_leaves_nothing(tmp_path, number):
+    """The folder is held by then, and torch is being imported."""
+    data = tmp_path / "data"
+    process, mark = start(["-m", "ppo.run", "--env", "Echo-v0", "--exp-name", "x", "--data-dir", str(data)])
+    deadline = time.monotonic() + 40
+    while not list(data.glob("x/.*.owner")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(number)
+    done = finish(process, mark)
+    assert done.code in (-number, 128 + number) and not data.exists(), (done.code, done.err, list(data.rglob("*")))
+
+
 def test_resume_refuses_another_experiment(tmp_path):
     """Other settings are named and refused; --allow-mismatch continues and leaves a mark."""
     train(config.build(**ECHO, epochs=2, data_dir=str(tmp_path)))

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from utils import system
 from utils.links import Links
@@ -137,6 +137,7 @@ class StopSignals:
         self._early, self._interrupted = early, False
         self.received: int = 0
         self.armed = False
+        self.before_end: Callable[[], None] = lambda: None  # called before a signal ends the process
         self._old = {
             number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         }
@@ -146,6 +147,7 @@ class StopSignals:
             raise KeyboardInterrupt
         kept = number == signal.SIGUSR1 or (self._early == "keep" and not self._interrupted)
         if not self.armed and not kept:
+            self.before_end()
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         if number == signal.SIGINT and self._interrupted:

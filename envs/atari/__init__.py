@@ -19,6 +19,8 @@ from typing import Any
 from envs.atari.rules import EPISODES, PREPROCESS_VERSION, ids, known
 from envs.family import MAX_EPISODE_STEPS, SKIP, STACK, Family, Option, Preset
 
+LARGEST = 2**31 - 1  # that ale-py takes
+
 
 def check(env_id: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options; ValueError where ale-py is not installed."""
@@ -80,6 +82,7 @@ OPTIONS = (
         kind=int,
         optional=True,
         at_least=0,
+        at_most=LARGEST,
         portable=True,
     ),
     Option(
@@ -89,6 +92,7 @@ OPTIONS = (
         kind=int,
         optional=True,
         at_least=0,
+        at_most=LARGEST,
         portable=True,
     ),
     Option(
@@ -97,6 +101,7 @@ OPTIONS = (
         "cut (truncate) games after this many frames: half an hour; none: no limit",
         optional=True,
         at_least=1,
+        at_most=LARGEST,
         portable=True,
     ),
     MAX_EPISODE_STEPS,

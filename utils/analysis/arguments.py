@@ -112,15 +112,17 @@ def load_groups(
     """Return the experiments below the folders with the wanted columns, and notes on how they were grouped.
 
     Raises:
-        ValueError: a folder holds no run, or none is left by `select` and `exclude`.
+        ValueError: a folder holds no run, none is left by `select` and `exclude`, or a legend's name has none.
     """
     paths: list[Path] = []
     names: list[str] = []
     for number, argument in enumerate(folders):
-        for path in runs.chosen(runs.find(argument, data_dir), select, exclude):
-            if path not in paths:
-                paths.append(path)
-                names.append(legend[number] if legend is not None else "")
+        found = runs.chosen(runs.find(argument, data_dir), select, exclude)
+        new = [path for path in found if path not in paths]
+        if legend is not None and found and not new:
+            raise ValueError(f"--legend {legend[number]}: all runs of {argument} belong to a folder before it")
+        paths += new
+        names += [legend[number] if legend is not None else ""] * len(new)
     if not paths:
         raise ValueError("--select and --exclude leave no run")
     return experiments.group(runs.read_runs(paths, wanted, jobs), names if legend is not None else None)

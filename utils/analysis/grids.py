@@ -37,6 +37,7 @@ def smoothed(y: Array, rows: int) -> Array:
     """Return the mean over a centred window of `rows` rows, shorter at both ends (Spinning Up's smoothing)."""
     if rows <= 1 or len(y) == 0:
         return y
+    rows = min(rows, 2 * len(y))  # a longer one is no other
     total = np.concatenate([[0.0], np.cumsum(y)])
     left = np.maximum(np.arange(len(y)) - (rows - 1) // 2, 0)
     right = np.minimum(np.arange(len(y)) + rows // 2 + 1, len(y))
