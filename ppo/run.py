@@ -202,7 +202,10 @@ def train(
         comm = mpi.connect()
         check_hosts(comm)
     folder = mpi.agreed(  # before torch, which takes seconds to import
-        comm, lambda: RunFolder(cfg.run_dir, resume, overwrite) if comm.rank == 0 else None, (Refused,), Refused
+        comm,
+        lambda: RunFolder(cfg.run_dir, resume, overwrite) if comm.rank == 0 else None,
+        (Refused, OSError),
+        Refused,
     )
     with folder or contextlib.nullcontext():
         if signals is not None and folder is not None:
