@@ -201,12 +201,7 @@ def train(
     if comm is None:
         comm = mpi.connect()
         check_hosts(comm)
-    folder = mpi.agreed(  # before torch, which takes seconds to import
-        comm,
-        lambda: RunFolder(cfg.run_dir, resume, overwrite) if comm.rank == 0 else None,
-        (Refused, OSError),
-        Refused,
-    )
+    folder = hold_folder(cfg, comm, resume, overwrite)  # before torch, which takes seconds to import
     with folder or contextlib.nullcontext():
         if signals is not None and folder is not None:
             signals.before_end = folder.close
@@ -223,6 +218,15 @@ def train(
             raise
     comm.free_buffers()
     return cfg.run_dir
+
+
+def hold_folder(cfg: PPOConfig, comm: mpi.Comm, resume: bool, overwrite: bool) -> RunFolder | None:
+    """Return the run's folder on rank 0, None elsewhere. Raises Refused on all ranks; see `RunFolder`."""
+
+    def hold() -> RunFolder | None:
+        return RunFolder(cfg.run_dir, resume, overwrite) if comm.rank == 0 else None
+
+    return mpi.agreed(comm, hold, (Refused, OSError), Refused)
 
 
 def _train(
