@@ -201,10 +201,8 @@ def train(
     if comm is None:
         comm = mpi.connect()
         check_hosts(comm)
-    folder = hold_folder(cfg, comm, resume, overwrite)  # before torch, which takes seconds to import
+    folder = hold_folder(cfg, comm, resume, overwrite, signals)  # before torch, which takes seconds to import
     with folder or contextlib.nullcontext():
-        if signals is not None and folder is not None:
-            signals.before_end = folder.close
         from ppo.training import Interrupted
 
         try:
@@ -220,11 +218,26 @@ def train(
     return cfg.run_dir
 
 
-def hold_folder(cfg: PPOConfig, comm: mpi.Comm, resume: bool, overwrite: bool) -> RunFolder | None:
-    """Return the run's folder on rank 0, None elsewhere. Raises Refused on all ranks; see `RunFolder`."""
+def hold_folder(
+    cfg: PPOConfig, comm: mpi.Comm, resume: bool, overwrite: bool, signals: StopSignals | None
+) -> RunFolder | None:
+    """Return the run's folder on rank 0, None elsewhere; a signal that ends this process gives it back before.
+
+    Raises:
+        Refused: on all ranks; see `RunFolder`.
+    """
 
     def hold() -> RunFolder | None:
-        return RunFolder(cfg.run_dir, resume, overwrite) if comm.rank == 0 else None
+        if comm.rank != 0:
+            return None
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            folder = RunFolder(cfg.run_dir, resume, overwrite)
+            if signals is not None:
+                signals.before_end = folder.close
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return folder
 
     return mpi.agreed(comm, hold, (Refused, OSError), Refused)
 
