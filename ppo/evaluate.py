@@ -79,8 +79,9 @@ def find_players(name: str, which: str = "best") -> tuple[Path, str | None]:
         return find_policy(name, which), None
     except BadPolicy:
         shared = PRETRAINED / "near"
-        known = any(shared.glob(f"{glob.escape(name.partition('-')[0])}-*/policy.json"))  # of this game
-        if which != "best" or folder.exists() or not envs.has_parts(name) or not known:
+        if which != "best" or folder.exists() or not envs.has_parts(name):
+            raise
+        if not any(shared.glob(f"{name.partition('-')[0]}-*/policy.json")):  # another game
             raise
         return shared, name
 

@@ -207,6 +207,8 @@ def test_a_shipped_policy_is_found_by_the_id_alone():
             find_policy(name)
     with pytest.raises(BadPolicy, match="no policy found"):
         find_players("SuperMarioBros2-v0")  # another game, for which none is shipped
+    with pytest.raises(BadPolicy, match="no policy found at /nowhere/at-all"):
+        find_players("/nowhere/at-all")
 
 
 class Bomb:
