@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 
 from utils import command
@@ -44,8 +45,11 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in COMMANDS:
         sys.stderr.write(f"mario-ppo: error: {argv[0]!r}, expected one of {', '.join(COMMANDS)}\n")
         return command.BAD_INPUT
-    module = importlib.import_module(COMMANDS[argv[0]][0])
-    return int(module.main(argv[1:]) or 0)
+    try:
+        module = importlib.import_module(COMMANDS[argv[0]][0])
+        return int(module.main(argv[1:]) or 0)
+    except KeyboardInterrupt:  # while modules are imported; a command answers its own
+        return command.ending(signal.SIGINT)[1]
 
 
 if __name__ == "__main__":

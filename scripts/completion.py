@@ -14,7 +14,7 @@ from unittest import mock
 import argcomplete
 
 import envs
-from ppo import arguments
+from ppo import arguments, config
 
 Commands = dict[str, tuple[str, str]]  # name -> (module, what it does)
 
@@ -69,8 +69,32 @@ def add_names(action: Any) -> None:
     files = argcomplete.completers.FilesCompleter()
     if action.dest in ("env", "stage", "stages"):
         action.completer = lambda **_: [name for family in envs.families() for name in family.ids()]
-    elif action.dest in ("policy", "init_from"):
+    elif action.dest == "init_from" or (action.dest == "policy" and not action.option_strings):
         action.completer = lambda prefix, **_: [*shipped(), *files(prefix)]
+    elif action.dest == "network":
+        action.completer = networks
+    elif action.dest == "preset":
+        action.completer = lambda parsed_args, **_: preset_names(getattr(parsed_args, "env", None))
+    elif action.dest in (allowed := choices()):
+        action.completer = lambda **_: allowed[action.dest]
+
+
+def networks(**_: Any) -> list[str]:
+    """Return the names of the networks; torch is imported for nothing else."""
+    from ppo.networks import NETWORKS
+
+    return list(NETWORKS)
+
+
+def choices() -> dict[str, tuple[str, ...]]:
+    """Return the settings of `ppo.run` that take one of some words, and these."""
+    options = [option for family in envs.families() for option in family.options]
+    return {setting.name: setting.choices for setting in [*config.settings(), *options] if setting.choices}
+
+
+def preset_names(env: str | None) -> list[str]:
+    """Return the presets of an environment, by default the one that `ppo.run` trains in by default."""
+    return [preset.name for preset in config.presets(env or config.PPOConfig.env)]
 
 
 def shipped() -> list[str]:

@@ -94,7 +94,7 @@ def split_flags(words: Sequence[str]) -> dict[str, list[str]]:
             raise ValueError(f"--{name} is not for a sweep: it always continues what is there and never overwrites")
         if name in SINGLE and len(values) != 1:
             raise ValueError(f"--{name} takes one value, got {len(values)}")
-        if len(set(values)) < len(values):
+        if len({_number(value) for value in values}) < len(values):
             raise ValueError(f"--{name} has a value twice: {' '.join(values)}")
     return flags
 
@@ -154,14 +154,19 @@ def complete(job: Job) -> bool:
     return bool(config) and all(_same(config[name], value) for name, value in asked.items() if name in config)
 
 
+def _number(text: str) -> float | str:
+    """Return the number that a value is, so that 1e-3 and 0.001 are one; the text of one that is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def _same(recorded: object, asked: str) -> bool:
     """Return whether a value in config.json is the one on the command line: 0.0001 is 1e-4, and A,B a list."""
     if isinstance(recorded, list) and asked.split(",") == recorded:
         return True
-    try:
-        return float(str(recorded)) == float(asked)
-    except ValueError:
-        return str(recorded).lower() == asked.lower() or asked == json.dumps(recorded)
+    return _number(str(recorded).lower()) == _number(asked.lower()) or asked == json.dumps(recorded)
 
 
 # ---------------------------------------------------------------------------------------------- progress
@@ -412,6 +417,8 @@ def _main(argv: list[str], command: Sequence[str], check: Check) -> int:
     args, rest = p.parse_known_args(argv)
     if args.jobs < 1:
         raise ValueError(f"--jobs must be >= 1, got {args.jobs}")
+    if not rest:
+        raise ValueError("nothing is varied: give flags of ppo.run with their values, such as --seed 0 1 2")
     jobs = grid(split_flags(rest))
     for job in {job.name: job for job in jobs}.values():
         check(job.arguments())

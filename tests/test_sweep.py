@@ -54,9 +54,11 @@ def test_names_are_safe_folders_and_booleans_become_switches():
 @pytest.mark.parametrize(
     ("words", "named"),
     [
+        ([], "nothing is varied"),
         (["3e-4"], "'3e-4' is not a flag"),
         (["--lr", "1", "--lr", "2"], "--lr is given twice"),
         (["--lr", "1", "1"], "--lr has a value twice"),
+        (["--lr", "1e-3", "0.001"], "--lr has a value twice"),
         (["--resume"], "--resume is not for a sweep"),
         (["--overwrite"], "--overwrite is not for a sweep"),
         (["--exp-name", "a", "b"], "--exp-name takes one value"),
