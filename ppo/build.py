@@ -19,7 +19,7 @@ from ppo import actions, networks, ppg, ppo
 from ppo.architecture import Architecture, described
 from ppo.buffer import PPOBuffer
 from ppo.config import PPOConfig
-from ppo.networks import ActorCritic
+from ppo.networks import ActorCritic, Evaluator
 from ppo.normalise import Normaliser
 from ppo.optimiser import Adam
 from ppo.recurrent import RecurrentNets, evaluator
@@ -162,11 +162,11 @@ def tried(name: str, build: Callable[[], ActorCritic], obs: np.ndarray) -> Actor
 
 def build_learners(
     cfg: PPOConfig, comm: mpi.Comm, ac: ActorCritic, dtype: torch.dtype, heads: nn.ModuleDict
-) -> tuple[ActorCritic, list[Learner]]:
+) -> tuple[Evaluator, list[Learner]]:
     """Return what evaluates the networks, and their learners: those of `ppo.compute`, or the plain ones without it."""
     for p in (*ac.parameters(), *heads.parameters()):  # equal already; sent, so that no library can make them differ
         p.data.copy_(torch.from_numpy(comm.broadcast_array(p.detach().cpu().contiguous().numpy())))
-    nets: Any = ac
+    nets: Evaluator = ac
     pi = nn.ModuleList([ac.pi, heads])
     trained = [(ac, cfg.pi_lr)] if ac.shared else [(pi, cfg.pi_lr), (ac.v, cfg.v_lr)]
     if compute_wanted():

@@ -256,6 +256,10 @@ class SquashedGaussian(Gaussian):
         """tanh(x)."""
         return act.tanh()
 
+    def mode(self, params: torch.Tensor) -> torch.Tensor:
+        """The means before tanh, (M, A): the median action. The most probable one lies nearer to the bounds."""
+        return super().mode(params)
+
     def _log_prob(self, params: torch.Tensor, act: torch.Tensor) -> torch.Tensor:
         return super()._log_prob(params, act) - log_slope_of_tanh(act).sum(dim=-1)
 

@@ -286,7 +286,7 @@ class Evaluator:
 
 
 class ActorCritic(nn.Module, Evaluator):
-    """An actor `pi`: obs -> params (M, P), and a critic `v`: obs -> value (M,). They share nothing.
+    """An actor `pi`: obs -> params (M, P), and a critic `v`: obs -> value (M, 1). They share nothing.
 
     Attributes:
         shared: whether both are heads of one body.

@@ -98,9 +98,6 @@ class Adam:
     def gather_moments(optimisers: Sequence[Adam]) -> None:
         """Gather all moments on every rank for a checkpoint: here each has them."""
 
-    def refresh(self) -> None:
-        """Update what was made from weights that were set from outside: nothing here."""
-
     def state(self) -> dict[str, torch.Tensor]:
         """Return step and moments of each parameter, named INDEX/NAME as torch names them; nothing before a step."""
         return {

@@ -25,8 +25,8 @@ from ppo.buffer import PPOBuffer
 from ppo.config import PPOConfig
 from ppo.epoch_row import epoch_row
 from ppo.networks import ActorCritic, initialise
-from ppo.ppo import accumulate_gradients, advantages, collect, sum_over_ranks, take_steps, update
-from ppo.training import Coefficients, Interrupted, Learner, Tensors, Training, stop_signal, to_device
+from ppo.ppo import advantages, collect, train_minibatch, update
+from ppo.training import Coefficients, Interrupted, Learner, Loss, Tensors, Training, stop_signal, to_device
 from utils.columns import AUXILIARY
 from utils.folder import Refused
 from utils.seeding import Purpose, generator
@@ -106,10 +106,7 @@ def auxiliary_phase(training: Training, phase: PPOBuffer) -> dict[str, float]:
         in_pass: list[dict[str, float]] = []  # statistics of each minibatch
         for rows in minibatches(training, i):
             training.touch(f"auxiliary phase, epoch {training.epoch}, pass {i}")
-            sums = accumulate_gradients(training, training.auxiliary, batch, rows, unused)
-            stats = sum_over_ranks(training, training.auxiliary, sums)
-            take_steps(training, training.auxiliary, stats)
-            in_pass.append(stats)
+            in_pass.append(train_minibatch(training, training.auxiliary, batch, rows, unused))
         means.append({name: math.fsum(stats[name] for stats in in_pass) / len(in_pass) for name in AUXILIARY})
     optimisers = [learner.optimiser for learner in training.auxiliary]
     optimisers[0].gather_weights(optimisers)
@@ -131,19 +128,17 @@ def minibatches(training: Training, i: int) -> list[torch.Tensor]:
 
     As in `ppo.minibatches`, each takes the same number of steps from every environment, by its own permutation.
     """
-    cfg, num_envs = training.cfg, training.env.num_envs
+    cfg, local_envs = training.cfg, training.env.num_envs
     per_env, steps = cfg.aux_minibatch_size // cfg.num_envs, cfg.phase_epochs * cfg.steps_per_env
     counter = training.epoch // cfg.phase_epochs * cfg.train_aux_iters + i
     streams = [generator(cfg.seed, e, Purpose.AUXILIARY, counter) for e in training.env_indices]
     times = np.stack([stream.permutation(steps) for stream in streams])  # (N, E T)
-    index = times * num_envs + np.arange(num_envs)[:, None]  # into E T N
+    index = times * local_envs + np.arange(local_envs)[:, None]  # into E T N
     parts = (index[:, start : start + per_env].reshape(-1) for start in range(0, steps, per_env))
     return [torch.from_numpy(part).to(training.device) for part in parts]
 
 
-def joint_loss(
-    training: Training, obs: torch.Tensor, part: Tensors, coef: Coefficients
-) -> tuple[torch.Tensor, Tensors]:
+def joint_loss(training: Training, obs: torch.Tensor, part: Tensors, coef: Coefficients) -> Loss:
     """Return this part's share of L^joint = L^aux + clone_coef mean(KL(pi_old || pi)), and of its two terms.
 
     L^aux = 1/2 mean (V_pi(obs) - ret)^2 with V_pi the auxiliary head, which has all but its last layer from the actor
@@ -157,9 +152,7 @@ def joint_loss(
     return aux + training.cfg.clone_coef * clone, {"LossAux": aux.detach(), "CloneKL": clone.detach()}
 
 
-def value_loss(
-    training: Training, obs: torch.Tensor, part: Tensors, coef: Coefficients
-) -> tuple[torch.Tensor, Tensors]:
+def value_loss(training: Training, obs: torch.Tensor, part: Tensors, coef: Coefficients) -> Loss:
     """Return this part's share of L^value = 1/2 mean (V(obs) - ret)^2 (PPG section 2), and the same as a statistic."""
     loss = core.value_loss(training.nets.value(obs), part["ret"], "mse").sum()
     loss = 0.5 * loss / training.cfg.aux_minibatch_size

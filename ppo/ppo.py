@@ -25,6 +25,7 @@ from ppo.training import (
     Coefficients,
     Interrupted,
     Learner,
+    Loss,
     NotFinite,
     Tensors,
     Training,
@@ -145,8 +146,6 @@ def values_of(training: Training, obs: np.ndarray, envs: np.ndarray | None = Non
 
 def advantages(training: Training) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return the epoch's data (T, N, ...) with normalised advantages, and what is logged about the values."""
-    if (training.epoch + 1) % training.cfg.check_every == 0 or training.epoch + 1 == training.cfg.num_epochs:
-        check_parameters(training)  # before the update, which would spread or hide a difference
     data = training.buf.get()
     values = value_statistics(training, data)
     if training.cfg.adv_norm == "batch":
@@ -177,6 +176,8 @@ def value_statistics(training: Training, data: dict[str, np.ndarray]) -> dict[st
 
 def update(training: Training, data: dict[str, np.ndarray]) -> dict[str, float]:
     """Train the networks on one epoch's data and return what is logged about it."""
+    if (training.epoch + 1) % training.cfg.check_every == 0 or training.epoch + 1 == training.cfg.num_epochs:
+        check_parameters(training)  # before the update, which would spread or hide a difference
     batch = {name: to_device(training, array).flatten(0, 1) for name, array in data.items()}  # (T * N, ...)
     coef = begin_epoch(training)
     means: list[dict[str, float]] = []  # of each pass
@@ -190,10 +191,7 @@ def update(training: Training, data: dict[str, np.ndarray]) -> dict[str, float]:
             if not active:
                 break
             training.touch(f"update, epoch {training.epoch}, pass {i}")
-            sums = accumulate_gradients(training, active, batch | {"adv": adv}, rows, coef)
-            stats = sum_over_ranks(training, active, sums)
-            take_steps(training, active, stats)
-            for name, value in stats.items():
+            for name, value in train_minibatch(training, active, batch | {"adv": adv}, rows, coef).items():
                 in_pass.setdefault(name, []).append(value)
         means.append({name: math.fsum(values) / len(values) for name, values in in_pass.items()})
     optimisers = [learner.optimiser for learner in training.learners]
@@ -207,7 +205,7 @@ def begin_epoch(training: Training) -> Coefficients:
     for learner in training.learners:
         learner.optimiser.lr = core.anneal(learner.lr, progress, cfg.anneal_lr)
         learner.stopped, learner.steps = False, 0
-    clip_ratio, v_clip = (max(core.anneal(c, progress, cfg.anneal_clip), 1e-8) for c in (cfg.clip_ratio, cfg.v_clip))
+    clip_ratio, v_clip = (core.anneal(clip, progress, cfg.anneal_clip) for clip in (cfg.clip_ratio, cfg.v_clip))
     return Coefficients(clip_ratio, core.anneal(cfg.ent_coef, progress, cfg.anneal_ent), v_clip)
 
 
@@ -218,14 +216,14 @@ def minibatches(training: Training, i: int) -> list[torch.Tensor]:
     environment's own stream: the joined minibatches are the same whatever the number of ranks. Networks that remember
     are given chunks of L consecutive steps, whole and in one piece; for others L is 1.
     """
-    cfg, steps, num_envs = training.cfg, training.cfg.steps_per_env, training.env.num_envs
+    cfg, steps, local_envs = training.cfg, training.cfg.steps_per_env, training.env.num_envs
     per_env = cfg.minibatch_size // cfg.num_envs  # steps of each environment in a minibatch
     counter = training.epoch * max(learner.passes for learner in training.learners) + i
     length = training.nets.chunk_steps
     streams = [generator(cfg.seed, e, Purpose.MINIBATCH, counter) for e in training.env_indices]
     chunks = np.stack([stream.permutation(steps // length) for stream in streams])  # (N, T / L)
-    times = (chunks[:, :, None] * length + np.arange(length)).reshape(num_envs, steps)
-    index = times * num_envs + np.arange(num_envs)[:, None]  # (N, T), into T * N
+    times = (chunks[:, :, None] * length + np.arange(length)).reshape(local_envs, steps)
+    index = times * local_envs + np.arange(local_envs)[:, None]  # (N, T), into T * N
     parts = (index[:, start : start + per_env].reshape(-1) for start in range(0, steps, per_env))
     return [torch.from_numpy(part).to(training.device) for part in parts]
 
@@ -241,6 +239,15 @@ def normalise_per_minibatch(training: Training, adv: torch.Tensor, batches: list
     out = np.empty_like(host)
     out[groups] = (values - mean[:, None]) / (std[:, None] + 1e-8)
     return torch.from_numpy(out).to(training.device)
+
+
+def train_minibatch(
+    training: Training, active: list[Learner], batch: Tensors, rows: torch.Tensor, coef: Coefficients
+) -> dict[str, float]:
+    """Take a step with each active learner on the rows (M,) of a minibatch; return its statistics over all ranks."""
+    stats = sum_over_ranks(training, active, accumulate_gradients(training, active, batch, rows, coef))
+    take_steps(training, active, stats)
+    return stats
 
 
 def accumulate_gradients(
@@ -265,9 +272,7 @@ def accumulate_gradients(
     return sums
 
 
-def actor_loss(
-    training: Training, obs: torch.Tensor, part: Tensors, coef: Coefficients
-) -> tuple[torch.Tensor, Tensors]:
+def actor_loss(training: Training, obs: torch.Tensor, part: Tensors, coef: Coefficients) -> Loss:
     """Return this part's share of -mean(L^CLIP) - ent_coef mean(entropy) (PPO eq. 7, last term of eq. 9).
 
     Each sum is divided by the joined minibatch's size, so that the parts of all ranks add up to its mean; so are the
@@ -284,22 +289,17 @@ def actor_loss(
     return loss - coef.ent_coef * mean_entropy, stats
 
 
-def critic_loss(
-    training: Training, obs: torch.Tensor, part: Tensors, coef: Coefficients
-) -> tuple[torch.Tensor, Tensors]:
+def critic_loss(training: Training, obs: torch.Tensor, part: Tensors, coef: Coefficients) -> Loss:
     """Return this part's share of mean(value loss), and the same as a statistic: the second term of PPO eq. 9.
 
     Without its weight c_1, which is not needed where the critic shares nothing.
     """
-    cfg = training.cfg
-    val = training.nets.value(obs)
+    cfg, val = training.cfg, training.nets.value(obs)
     loss = core.value_loss(val, part["ret"], cfg.v_loss, part["val"], coef.v_clip).sum() / cfg.minibatch_size
     return loss, {"LossV": loss.detach()}
 
 
-def joint_loss(
-    training: Training, obs: torch.Tensor, part: Tensors, coef: Coefficients
-) -> tuple[torch.Tensor, Tensors]:
+def joint_loss(training: Training, obs: torch.Tensor, part: Tensors, coef: Coefficients) -> Loss:
     """Return the negative of PPO eq. 9 as a whole, for a network whose heads share a body: c1 is v_coef."""
     loss, stats = actor_loss(training, obs, part, coef)
     loss_v, more = critic_loss(training, obs, part, coef)

@@ -60,7 +60,7 @@ class Recorder:
         self._saved_at = self._began = time.monotonic()
         self._seconds_before, self._row_seconds = 0.0, 0.0  # `Time` when this process began, and of the last row
         self._heard = 0  # signal that asked to stop
-        self.saved_epoch = 0  # of the last checkpoint
+        self.saved_epoch: int | None = None  # of the last checkpoint
         self.reached: str | None = None  # how the goal of stop_at was reached
 
     # Starting ---------------------------------------------------------------------------------------------------------

@@ -170,7 +170,7 @@ class Recurrent(Evaluator):
         return Chunks(self._base.prepare(obs), state, torch.zeros(len(obs), 1, dtype=torch.bool, device=obs.device))
 
     def logits(self, chunks: Chunks) -> torch.Tensor:
-        """(M, A) float32."""
+        """The parameters of the distribution of actions, (M, P) float32."""
         return self._ac.pi[-1](self._remember(0, chunks))
 
     def value(self, chunks: Chunks) -> torch.Tensor:
@@ -233,7 +233,7 @@ class RecurrentNets(Recurrent):
 
     @torch.no_grad()
     def step(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits (N, A) and values (N,) for acting, and remember what was seen: once for each step."""
+        """Return the parameters (N, P) and values (N,) for acting, and remember what was seen: once for each step."""
         if self._t % self.chunk_steps == 0:
             self._starts[:, self._t // self.chunk_steps] = self._state
         self._first[:, self._t] = self._ended

@@ -1,4 +1,4 @@
-"""`python -m ppo.run`: command line -> config -> objects -> the procedure. The only place where parts are wired.
+"""`python -m ppo.run`: command line -> config -> objects (`ppo/build.py`) -> the procedure.
 
 mpirun -np 8 python -m ppo.run                    # Mario 1-1 with the defaults
 python -m ppo.run --env CartPole-v1 --cpu 2       # re-launches itself under mpirun
@@ -108,8 +108,6 @@ def parse(argv: list[str]) -> tuple[PPOConfig, argparse.Namespace]:
     ranks = options.cpu if mpi.launched_size() == 1 else mpi.launched_size()
     if ranks < 1 or ranks > cfg.num_envs:
         raise ValueError(f"ranks must be from 1 to num-envs ({cfg.num_envs}), got {ranks}")
-    if options.resume and options.overwrite:
-        raise ValueError("--resume and --overwrite exclude each other")
     if options.print_config or options.presets:
         if mpi.launched_rank() == 0:
             with contextlib.suppress(BrokenPipeError):  # its reader may have gone (`| head`)
@@ -195,7 +193,7 @@ def train(
 
     Raises:
         Refused: on all ranks: the settings cannot be trained, or the folder cannot be used. Nothing was written.
-        Interrupted: on all ranks: a signal ended the run; a checkpoint was saved.
+        Interrupted: on all ranks: a signal ended the run, which can be resumed.
         NotFinite: see `ppo.training`. With several ranks this and any other failure ends the whole job.
     """
     if comm is None:
@@ -300,8 +298,9 @@ def _record(training: Training, recorder: Recorder, allow_mismatch: bool, on_epo
     except ppo.Interrupted as stop:
         reason, code = ending(stop.signal_number)
         recorder.console.leave_panel()
-        since = "" if recorder.saved_epoch == training.epoch else f" as of epoch {recorder.saved_epoch}"
-        recorder.say(f"{stop}: saved{since}. Continue with the same command and --resume")
+        saved = {None: "nothing was saved yet", training.epoch: "saved"}
+        what = saved.get(recorder.saved_epoch, f"saved as of epoch {recorder.saved_epoch}")
+        recorder.say(f"{stop}: {what}. Continue with the same command and --resume")
         raise
     except BaseException as error:
         reason = f"error: {type(error).__name__}: {error}"

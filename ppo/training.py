@@ -24,6 +24,7 @@ from utils.timer import Timer
 from utils.watchdog import StopSignals, Watchdog
 
 Tensors = dict[str, torch.Tensor]
+Loss = tuple[torch.Tensor, Tensors]  # a part's share of the joined mean loss, and of its statistics
 
 
 class NotFinite(RuntimeError):
@@ -31,7 +32,7 @@ class NotFinite(RuntimeError):
 
 
 class Interrupted(Exception):
-    """All ranks agreed to stop because one of them received `signal_number`; a checkpoint was saved."""
+    """All ranks agreed to stop because one of them received `signal_number`. What was saved, the recorder says."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal.Signals(signal_number).name)
@@ -58,7 +59,7 @@ class Learner:
         optimiser: of its weights.
         lr: step size at the start of the run.
         passes: over an epoch's data.
-        loss: returns, for a part of a minibatch, that part's share of the joined mean loss and of its statistics.
+        loss: returns it for a part of a minibatch.
         target_kl: its passes of an epoch end once KL exceeds 1.5 times this; None: never.
         stopped: whether its passes of this epoch have ended.
         steps: taken in this epoch.
@@ -68,7 +69,7 @@ class Learner:
     optimiser: Adam
     lr: float
     passes: int
-    loss: Callable[[Training, torch.Tensor, Tensors, Coefficients], tuple[torch.Tensor, Tensors]]
+    loss: Callable[[Training, torch.Tensor, Tensors, Coefficients], Loss]
     target_kl: float | None = None
     stopped: bool = False
     steps: int = 0
@@ -114,7 +115,7 @@ class Training:
         return range(self.env.first_index, self.env.first_index + self.env.num_envs)
 
     def touch(self, phase: str) -> None:
-        """Say that this rank is alive and what it does: to the watchdog and to who looks on."""
+        """Tell the watchdog and the console what this rank is doing."""
         self.watchdog.touch(phase)
         self.show_progress(0)
 

@@ -175,11 +175,12 @@ def summarise(records: list[dict[str, Any]], columns: Sequence[Column] = ()) -> 
         besides counts and means: how many different starts and trajectories there were; `worth`, of how many
         independent episodes the interval is; `clear_rate_95`, None where nothing varies that it could be about.
     """
+    success = next((str(column.field) for column in columns if column.success), "flag")
     summary: dict[str, Any] = {"episodes": len(records)}
     for name, field in (("starts", "start"), ("trajectories", "trajectory")):
         summary[name] = len({record[field] for record in records})
     for name in ("ep_ret", "ep_len", *(str(column.field) for column in columns)):
-        if name in records[0] and name != "flag":
+        if name in records[0] and name != success:
             values = np.array([record[name] for record in records], float)
             spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
             summary[name] = {
@@ -188,17 +189,18 @@ def summarise(records: list[dict[str, Any]], columns: Sequence[Column] = ()) -> 
                 "min": float(values.min()),
                 "max": float(values.max()),
             }
-    if "flag" in records[0]:
-        cleared = sum(bool(record["flag"]) for record in records)
+    if success in records[0]:
+        cleared = [bool(record[success]) for record in records]
         groups = [record["independent"] for record in records]
-        interval = stats.grouped_interval([bool(record["flag"]) for record in records], groups)
-        summary |= {"cleared": cleared, "clear_rate": cleared / len(records)}
+        interval = stats.grouped_interval(cleared, groups)
+        summary |= {"cleared": sum(cleared), "clear_rate": sum(cleared) / len(records)}
         varied = summary["trajectories"] > 1 and not math.isnan(interval.low)
         summary["clear_rate_95"] = list(interval) if varied else None
         summary["worth"] = round(stats.effective_size(groups), 1)
         places = collections.Counter(f"{r['world']}-{r['stage']}" for r in records if "world" in r)
         if len(places) > 1:
             summary["ended_in"] = dict(sorted(places.items()))
+    if "cause" in records[0]:
         summary["causes"] = dict(collections.Counter(record["cause"] for record in records).most_common())
     return summary
 

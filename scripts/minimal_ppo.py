@@ -81,15 +81,15 @@ def train(seed: int = 0, steps: int = 500_000) -> list[float]:
                 logp[t] = policy.log_prob(act[t])
                 after, reward, terminated, truncated, infos = envs.step(act[t].numpy())
                 running += reward
-                for i in np.flatnonzero(truncated & ~terminated):  # cut by the clock, not by a fall: what the pole
-                    final = torch.from_numpy(infos["final_obs"][i])  # would have earned on is V of the last state
+                for i in np.flatnonzero(truncated & ~terminated):  # the time limit, not a fall: add what the
+                    final = torch.from_numpy(infos["final_obs"][i])  # critic expects from the last observation on
                     reward[i] += GAMMA * v(final).item()
                 now, rew[t] = torch.from_numpy(after), torch.from_numpy(reward)
                 done[t] = torch.from_numpy(terminated | truncated)
                 finished += running[terminated | truncated].tolist()
                 running[terminated | truncated] = 0
             adv = advantages(rew, val, v(now).squeeze(-1), done)
-        ret = adv + val  # what the critic shall learn
+        ret = adv + val  # what the critic learns to predict
         adv = (adv - adv.mean()) / (adv.std() + 1e-8)  # better than the average becomes likelier
         update(pi, v, optimiser, tuple(part.flatten(0, 1) for part in (obs, act, logp, adv, ret)))
         recent = float(np.mean(finished[-100:])) if finished else 0.0

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TypeGuard
+from typing import IO, Any, TypeGuard
 
 from utils import columns, system
 from utils.analysis import runs, untrusted
@@ -35,7 +35,7 @@ VIEW_SECONDS = 2.0
 LAST_LINES = 8
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)  # what the first, second and third Ctrl-C send
 
-Check = Callable[[list[str]], object]
+Check = Callable[[list[str]], dict[str, Any] | None]
 
 
 @dataclass
@@ -144,13 +144,20 @@ def arguments(flags: dict[str, str]) -> list[str]:
     return words
 
 
-def complete(job: Job) -> bool:
-    """Return whether the run has finished with the values that are asked for now."""
+def complete(job: Job, settings: dict[str, Any] | None = None) -> bool:
+    """Return whether the run has finished with the values that are asked for now.
+
+    Args:
+        job: its flags are compared,
+        settings: and these, which also hold what no flag asks for.
+    """
     if untrusted.object_or_empty(job.folder / "exit.json").get("reason") != "finished":
         return False
     config = untrusted.object_or_empty(job.folder / "config.json")
     asked = {name.replace("-", "_"): value or "true" for name, value in job.flags.items()}
     asked |= {name.removeprefix("no_"): "false" for name in asked if name.startswith("no_")}
+    if any(config.get(name, value) != value for name, value in (settings or {}).items()):
+        return False  # `ppo.run` says which
     return bool(config) and all(_same(config[name], value) for name, value in asked.items() if name in config)
 
 
@@ -196,9 +203,7 @@ def progress(job: Job) -> Progress:
 
 def _length(config: dict[str, object]) -> float:
     """Return the steps that a run will take; 0 where its config does not tell."""
-    total, epochs, each = (config.get(name) for name in ("total_steps", "epochs", "steps_per_epoch"))
-    if _is_count(total):
-        return float(total)
+    epochs, each = config.get("num_epochs"), config.get("steps_per_epoch")
     return float(epochs * each) if _is_count(epochs) and _is_count(each) else 0.0
 
 
@@ -394,11 +399,18 @@ def listed(jobs: Sequence[Job], command: Sequence[str]) -> list[str]:
     return lines
 
 
-def check_arguments(words: list[str]) -> None:
-    """Let the trainer's own parser refuse a wrong flag before anything has started; it prints one line and exits."""
+def check_arguments(words: list[str]) -> dict[str, Any]:
+    """Let the trainer's own parser refuse a wrong flag before anything has started; it prints one line and exits.
+
+    Returns:
+        the run's settings, as config.json holds them, but for its seed and those in which a resumed run may differ.
+    """
+    from ppo.config import free_on_resume
     from ppo.run import parse
 
-    parse(words)
+    cfg = parse(words)[0]
+    settings = {name: value for name, value in cfg.to_dict().items() if name not in free_on_resume(cfg) | {"seed"}}
+    return json.loads(json.dumps(settings))
 
 
 def main(argv: Sequence[str] | None = None, command: Sequence[str] = COMMAND, check: Check = check_arguments) -> int:
@@ -420,10 +432,9 @@ def _main(argv: list[str], command: Sequence[str], check: Check) -> int:
     if not rest:
         raise ValueError("nothing is varied: give flags of ppo.run with their values, such as --seed 0 1 2")
     jobs = grid(split_flags(rest))
-    for job in {job.name: job for job in jobs}.values():
-        check(job.arguments())
+    settings = {job.name: check(job.arguments()) for job in {job.name: job for job in jobs}.values()}
     for job in jobs:
-        job.state = "finished" if complete(job) else "waiting"
+        job.state = "finished" if complete(job, settings[job.name]) else "waiting"
     if args.dry_run:
         print("\n".join(listed(jobs, command)))
         return 0

@@ -38,7 +38,7 @@ from ppo.build import build_training, threads
 from ppo.core import discount_cumsum
 from ppo.evaluate import environment, find_players, find_policy, load_players
 from ppo.policy import Policy, save_policy
-from ppo.ppo import accumulate_gradients, sum_over_ranks, take_steps
+from ppo.ppo import train_minibatch
 from ppo.resume import init_from
 from ppo.training import Coefficients, Learner, Tensors, Training
 from utils import command, mpi
@@ -247,10 +247,8 @@ class Lesson:
         for _ in range(max(1, samples // size)):
             training.watchdog.touch("learning")
             rows = torch.from_numpy(self.draws.integers(self.size, size=size))
-            sums = accumulate_gradients(training, learners, batch, rows, Coefficients(0.0, 0.0, math.inf))
-            joined = sum_over_ranks(training, learners, sums)
-            take_steps(training, learners, joined)
-            losses.append(joined[f"Loss{learners[0].name}"])
+            stats = train_minibatch(training, learners, batch, rows, Coefficients(0.0, 0.0, math.inf))
+            losses.append(stats[f"Loss{learners[0].name}"])
         learners[0].optimiser.gather_weights([learner.optimiser for learner in learners])
         training.nets.refresh()
         return float(np.mean(losses))

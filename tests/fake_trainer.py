@@ -30,7 +30,13 @@ def main(words: list[str]) -> int:
     starts.open("a").write(f"{os.environ['OMP_NUM_THREADS']} {time.time()}\n")
     lr = float(flags.get("pi_lr", 1e-4))
     epochs = int(flags.get("epochs", 5))
-    config = {"exp_name": flags["exp_name"], "seed": int(flags["seed"]), "pi_lr": lr, "epochs": epochs}
+    config = {
+        "exp_name": flags["exp_name"],
+        "seed": int(flags["seed"]),
+        "pi_lr": lr,
+        "num_epochs": epochs,
+        "epochs": epochs,
+    }
     config |= {"steps_per_epoch": 10, "spec": {"env_id": "Fake-v0", "reward": "env", "versions": {}}}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "exit.json").unlink(missing_ok=True)

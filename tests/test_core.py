@@ -92,6 +92,13 @@ def test_value_targets():
 
 def test_buffer_refuses_to_give_an_unfinished_epoch():
     """Neither a buffer that is not full nor one with an open path is handed out."""
+    buf = PPOBuffer(4, 1, (1,), np.dtype(np.float32), 0.5, 0.5)
+    for _ in range(3):
+        buf.store_obs(np.zeros((1, 1), np.float32))
+        buf.store(*(np.zeros(1) for _ in range(4)))
+    buf.finish(np.zeros(1))
+    with pytest.raises(ValueError, match="full and finished"):
+        buf.get()
     buf = buffer([1, 2, 3], [4, 5, 6])
     with pytest.raises(ValueError, match="full and finished"):
         buf.get()

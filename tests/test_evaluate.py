@@ -119,6 +119,15 @@ def test_clear_rate_has_its_interval():
     assert count_and_interval(summary) == "9 of 10; 95% interval 59.6% to 98.2%"
 
 
+def test_the_rate_is_of_what_the_family_calls_its_success():
+    """Of a family without flags and causes too: by its own column."""
+    records = [record | {"won": i < 7, "heads": 0.5} for i, record in enumerate(records_of(range(10), 9))]
+    records = [{name: value for name, value in record.items() if name not in ("flag", "cause")} for record in records]
+    summary = summarise(records, made_up.FAMILY.columns)
+    assert summary["clear_rate"] == 0.7 and "won" not in summary and summary["heads"]["mean"] == 0.5
+    assert "causes" not in summary and count_and_interval(summary).startswith("7 of 10; 95% interval")
+
+
 def test_episodes_that_share_a_start_count_less():
     """Ten from five starts are worth five; ten from one start have no interval, whatever happened in them."""
     summary = summarise(records_of([0, 1, 2, 3, 4] * 2, 9))

@@ -238,12 +238,14 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path, settings, kind, monk
     assert_same(whole, train(cfg, resume=True))
 
 
-def test_a_stopped_run_says_what_was_saved(tmp_path, capsys):
-    """The last phase's end; the number of the epoch is named."""
+@pytest.mark.parametrize(("epoch", "said"), [(4, "saved as of epoch 3."), (1, "nothing was saved yet.")])
+def test_a_stopped_run_says_what_was_saved(tmp_path, capsys, epoch, said):
+    """The last phase's end; the number of the epoch is named. Before it there is nothing, and resuming begins anew."""
     cfg = config.build(**ECHO, epochs=9, data_dir=str(tmp_path))
     with pytest.raises(Interrupted):
-        train(cfg, on_epoch=lambda row: row["Epoch"] == 4 and os.kill(os.getpid(), signal.SIGTERM))
-    assert "saved as of epoch 3." in capsys.readouterr().out
+        train(cfg, on_epoch=lambda row: row["Epoch"] == epoch and os.kill(os.getpid(), signal.SIGTERM))
+    assert said in capsys.readouterr().out
+    assert len(rows(train(cfg, resume=True))) == 9
 
 
 def test_a_goal_ends_the_run_at_the_end_of_its_phase(tmp_path):

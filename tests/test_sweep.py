@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from ppo.config import build
+from ppo.run import train
 from scripts import sweep
 from tests.conftest import kill_marked, marked_processes
 
@@ -165,6 +167,23 @@ def test_a_finished_run_counts_only_for_the_settings_it_had(tmp_path, flags, fin
     assert sweep.complete(sweep.Job("s", "0", tmp_path, flags)) == finished
 
 
+def test_a_finished_run_counts_only_for_the_settings_that_no_flag_asks_for(tmp_path, monkeypatch):
+    """A flag that was left out now means the default: not what the run had."""
+    monkeypatch.chdir(tmp_path)
+    words = ["--env", "Echo-v0", "--exp-name", "x", "--seed", "3", "--epochs", "2"]
+    train(build(env="Echo-v0", exp_name="x", seed=3, epochs=2, gamma=0.9, keep=4))
+    (job,) = sweep.grid(sweep.split_flags(words))
+    assert sweep.complete(job) and not sweep.complete(job, sweep.check_arguments(job.arguments()))
+    (job,) = sweep.grid(sweep.split_flags([*words, "--gamma", "0.9"]))
+    assert sweep.complete(job, sweep.check_arguments(job.arguments()))  # `keep` may differ
+
+
+def test_the_length_of_a_run_is_that_of_its_whole_phases(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"num_epochs": 3, "total_steps": 640, "steps_per_epoch": 256}))
+    (tmp_path / "progress.txt").write_text("Epoch\tAverageEpRet\tTotalEnvInteracts\tTime\n0\t1.0\t256\t1\n")
+    assert sweep.progress(sweep.Job("s", "0", tmp_path, {})).share == pytest.approx(1 / 3)
+
+
 def test_ctrl_c_reaches_each_run_once_and_the_sweep_waits_and_later_resumes(tmp_path):
     code = f"import sys; from scripts import sweep; sys.exit(sweep.main(sys.argv[1:], {FAKE!r}, lambda words: None))"
     argv = [
@@ -234,7 +253,7 @@ def test_runs_end_with_a_sweep_that_is_killed(tmp_path):
 def test_the_overview_tells_progress_and_time_left(tmp_path):
     jobs = sweep.grid(sweep.split_flags(["--data-dir", str(tmp_path), "--exp-name", "o", "--seed", "0", "1"]))
     jobs[0].folder.mkdir(parents=True)
-    (jobs[0].folder / "config.json").write_text(json.dumps({"epochs": 10, "steps_per_epoch": 100}))
+    (jobs[0].folder / "config.json").write_text(json.dumps({"num_epochs": 10, "steps_per_epoch": 100}))
     (jobs[0].folder / "progress.txt").write_text("Epoch\tAverageEpRet\tTotalEnvInteracts\n0\t1\t100\n1\t7\t200\n2\t")
     jobs[0].state, jobs[0].started = "running", 100.0
     lines = sweep.overview(jobs, now=220.0)  # 20% in two minutes: 8 more for this run, 10 for the one that waits

@@ -263,6 +263,17 @@ def test_target_kl_stops_the_actor_and_not_the_critic():
     run_.close()
 
 
+@pytest.mark.parametrize(("kl", "steps"), [(0.014, [1, 1]), (0.016, [0, 1])])
+def test_the_actor_stops_beyond_one_and_a_half_times_the_target_kl(kl, steps):
+    run_ = build_training(config.build(**ECHO, target_kl=0.01), mpi.Comm())
+    ppo.collect(run_)
+    batch = {name: torch.from_numpy(array).flatten(0, 1) for name, array in run_.buf.get().items()}
+    ppo.accumulate_gradients(run_, run_.learners, batch, torch.arange(8), ppo.begin_epoch(run_))
+    ppo.take_steps(run_, run_.learners, {"KL": kl, "GradNormPi": 1.0, "GradNormV": 1.0})
+    assert [learner.steps for learner in run_.learners] == steps
+    run_.close()
+
+
 def test_an_epoch_without_a_finished_episode_logs_empty_cells(tmp_path):
     """D7: no episode ended, so EpCount is 0, the returns are empty, and the run goes on."""
     folder = train(config.build(**ECHO | {"steps_per_epoch": 64}, epochs=2, data_dir=str(tmp_path)))
@@ -412,7 +423,7 @@ def test_a_parameter_that_is_not_finite_is_found_long_before_the_next_checkpoint
     with torch.no_grad():
         run_.ac.v[0].weight[0, 0] = math.inf
     with pytest.raises(ppo.NotFinite, match=r"parameter v\.0\.weight"):
-        ppo.advantages(run_)
+        ppo.update(run_, run_.buf.get())
     run_.close()
 
 

@@ -216,7 +216,7 @@ _PROGRESS = (
     ),
     Column(
         "CloneKL",
-        "mean of KL(before, now) of the policy over the last auxiliary pass, where `before` is the phase's beginning",
+        "mean of KL(before, now) of the policy over the last auxiliary pass; the auxiliary phase began with `before`",
         "nats",
         "How far the auxiliary phase moved the policy, which it should not: far less than the updates between.",
         low=0,

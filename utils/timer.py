@@ -14,7 +14,7 @@ class Timer:
 
     Attributes:
         seconds: by phase, since the last `restart`.
-        waited: the same of what `waiting` counts.
+        waited: of these, what `waiting` counted; that of an inner phase counts for the outer one too.
     """
 
     def __init__(self, waiting: Callable[[], float] = lambda: 0.0) -> None:
