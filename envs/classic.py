@@ -352,7 +352,7 @@ def draw(env_id: str, seed: int, options: dict[str, Any]) -> ClassicVec:
         picture = vec.render()[0]
     except Exception as error:  # simulators' and graphics libraries' errors share no base class
         vec.close()
-        raise ValueError(f"env: {env_id} cannot be drawn: {error}") from None
+        raise ValueError(f"env: {env_id} cannot be drawn: {foreign.in_our_words(error)}") from None
     if not isinstance(picture, np.ndarray) or picture.ndim != 3:
         raise ValueError(f"env: {env_id} has no pictures")
     vec.metadata = vec.metadata | {"render_fps": float(vec.envs[0].metadata.get("render_fps", 30))}

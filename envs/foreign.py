@@ -13,11 +13,12 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
-from gymnasium.wrappers import TimeLimit
+from gymnasium.wrappers import NormalizeObservation, NormalizeReward, TimeLimit
 
 from envs import spaces
 from utils.imports import load_function
 
+KEEPS_STATISTICS = {NormalizeObservation: "--norm-obs", NormalizeReward: "--norm-rew"}
 EXTRAS = {"classic-control": "classic", "classic_control": "classic", "box2d": "box2d", "mujoco": "mujoco"}
 
 
@@ -41,7 +42,6 @@ def build(env_id: str, arguments: dict[str, Any], max_episode_steps: int | None,
     wrap = load_function("wrapper", wrapper) if wrapper is not None else None
     try:
         env = _build(env_id, arguments, max_episode_steps)
-        env = env if wrap is None else wrap(env)
     except BrokenEnvironment:
         raise
     except gymnasium.error.DependencyNotInstalled as error:  # says what to install
@@ -51,12 +51,30 @@ def build(env_id: str, arguments: dict[str, Any], max_episode_steps: int | None,
             raise
         what = f"env: {env_id!r}" + (f" with arguments {arguments}" if arguments else "")
         raise BrokenEnvironment(f"{what} cannot be built: {type(error).__name__}: {error}") from error
+    if wrap is not None:
+        try:
+            env = wrap(env)
+        except (Exception, SystemExit) as error:
+            raise BrokenEnvironment(f"wrapper: {wrapper!r}: {type(error).__name__}: {error}") from error
     if not isinstance(env, gymnasium.Env):
         raise BrokenEnvironment(f"wrapper: {wrapper!r} returned {type(env).__name__}, expected an environment")
+    for layer in layers(env):
+        if isinstance(layer, tuple(KEEPS_STATISTICS)):
+            instead = next(flag for kind, flag in KEEPS_STATISTICS.items() if isinstance(layer, kind))
+            what = f"wrapper: {type(layer).__name__} keeps statistics that no policy holds and no evaluation knows"
+            raise BrokenEnvironment(f"{what}: {instead} does the same, over all ranks, and they are saved")
     for name in ("observation_space", "action_space"):
         if not isinstance(getattr(env, name, None), Space):
             raise BrokenEnvironment(f"env: {env_id!r} has {name} {getattr(env, name, None)!r:.100}, expected a space")
     return env
+
+
+def layers(env: gymnasium.Env) -> list[gymnasium.Env]:
+    """Return an environment and what it wraps, the outermost first."""
+    found = [env]
+    while isinstance(found[-1], gymnasium.Wrapper):
+        found.append(found[-1].env)
+    return found
 
 
 def _build(env_id: str, arguments: dict[str, Any], max_episode_steps: int | None) -> gymnasium.Env:

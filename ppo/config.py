@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import envs
 from envs.family import Preset
 from utils.columns import AUXILIARY, DISTINCT, PROGRESS, RECENT
@@ -36,6 +38,7 @@ POLICIES = ("feedforward", "lstm", "lnlstm")
 TARGETS = ("lambda", "rewards-to-go")
 NORMALISED = ("batch", "minibatch", "none")
 PRECISIONS = ("auto", "float32", "bfloat16")
+PHASE_SETTINGS = ("phase_epochs", "train_aux_iters", "aux_minibatch_size", "clone_coef")
 SCHEDULES = ("anneal_lr", "anneal_clip", "anneal_ent")  # what falls over the length of the run
 
 
@@ -143,10 +146,12 @@ class PPOConfig:
     def __post_init__(self) -> None:
         """Check every value that can be checked without building anything: each by its own bounds, then their fit."""
         for setting in settings():
+            object.__setattr__(self, setting.name, _plain(getattr(self, setting.name)))
             self._require(setting.accepts(getattr(self, setting.name)), setting.name, setting.allowed)
-        envs.check_options(self.env, **self.env_options)
+        given = {name: _plain(value) for name, value in self.env_options.items()}
+        envs.check_options(self.env, **given)
         defaults = {option.name: copy.deepcopy(option.default) for option in envs.find_family(self.env).options}
-        object.__setattr__(self, "env_options", defaults | self.env_options)
+        object.__setattr__(self, "env_options", defaults | given)
         self._check_sizes()
         self._check_names()
 
@@ -200,7 +205,8 @@ class PPOConfig:
         assert match is not None
         self._require(math.isfinite(float(match[3])), "stop_at", "a number that can be reached")
         name, known = match[1], progress_columns(self.env)
-        close = difflib.get_close_matches(name, known, n=2) or ["AverageEpRet", "EvalEpRet"]
+        forms = [form for form in (f"Average{name}", f"{name}{RECENT}", f"Eval{name}") if form in known]
+        close = forms or difflib.get_close_matches(name, known, n=2) or ["AverageEpRet", "EvalEpRet"]
         self._require(name in known, "stop_at", f"a goal for a column of progress.txt, such as {', '.join(close)}")
         has_phases = self.algo == "ppg" or name not in AUXILIARY
         self._require(has_phases, "algo", f"ppg where stop-at is {goal}")
@@ -272,6 +278,11 @@ class PPOConfig:
         """Return all settings and options, flat, as JSON can hold them; `build` takes them back."""
         own = {setting.name: getattr(self, setting.name) for setting in settings()}
         return own | self.env_options
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of numpy as one of Python's, which JSON holds; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _require(ok: bool, name: str, value: Any, allowed: str) -> None:
@@ -428,6 +439,25 @@ def free_settings(cfg: PPOConfig) -> list[str]:
     """
     free = {"seed", "detail", "nothing"} | (set() if any(getattr(cfg, n) for n in SCHEDULES) else {"length"})
     return sorted(setting.name for setting in all_settings(cfg.env) if setting.affects in free)
+
+
+def without_effect(cfg: PPOConfig) -> dict[str, str]:
+    """Return the settings that are not the preset's and change nothing in this run: flag -> what it would need."""
+    needs = {
+        "v_clip": (cfg.v_loss == "clipped", "--v-loss clipped"),
+        "v_coef": (cfg.shared, "--shared"),
+        "v_lr": (not cfg.shared, "--no-shared"),
+        "train_v_iters": (not cfg.shared, "--no-shared"),
+        "lstm_units": (cfg.policy != "feedforward", "--policy lstm"),
+        "chunk_steps": (cfg.policy != "feedforward", "--policy lstm"),
+        **dict.fromkeys(PHASE_SETTINGS, (cfg.algo == "ppg", "--algo ppg")),
+    }
+    values, own = cfg.to_dict(), build(env=cfg.env, preset=cfg.preset).to_dict()
+    return {
+        "--" + name.replace("_", "-"): need
+        for name, (met, need) in needs.items()
+        if not met and values[name] != own[name]
+    }
 
 
 def free_on_resume(cfg: PPOConfig) -> set[str]:

@@ -35,6 +35,7 @@ from utils.mpi import Comm, agreed
 from utils.seeding import evaluation_uniforms
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "data" / "pretrained"
+LONGEST = 500_000  # steps of an episode, beyond which an evaluation takes it to have no end
 NUM_ENVS = 16  # that an evaluation steps at a time, unless another number is asked for
 
 
@@ -295,12 +296,18 @@ def play_share(
         state = policy.start(len(share))
         done: list[list[dict[str, Any]]] = [[] for _ in share]
         uniforms = evaluation_uniforms(seed, share, policy.num_uniforms)
+        since = np.zeros(len(share), np.int64)  # steps of the running episodes
         while any(len(records) < quota for records, quota in zip(done, quotas, strict=True)):
             alive()
+            if since.max() >= LONGEST:
+                raise ValueError(
+                    f"{env_id}: no end after {LONGEST:,} steps of an episode: --max-episode-steps sets one"
+                )
             uniform = next(uniforms)
             actions = policy.act_in_groups(obs, None if greedy else uniform, state)
             obs, _, terminated, truncated, infos = env.step(actions)
             state[terminated | truncated] = 0.0
+            since = np.where(terminated | truncated, 0, since + 1)
             digests.add(actions, infos["env_reward"])
             for record in infos["episodes"]:
                 i = record["env"] - share.start

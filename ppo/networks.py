@@ -330,11 +330,11 @@ class ActorCritic(nn.Module, Evaluator):
         if isinstance(network, str) and network not in NETWORKS:
             raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {network!r}")
         if isinstance(network, str) and (len(obs_shape) == 3) == (network in FOR_VECTORS):
-            other = "one for pictures" if network in FOR_VECTORS else "mlp, mlp_wide or mlp_large"
-            shape = tuple(obs_shape)
-            raise ValueError(f"network {network!r} does not take observations of shape {shape}, expected {other}")
+            others = ", ".join(name for name in NETWORKS if (name in FOR_VECTORS) != (network in FOR_VECTORS))
+            what = f"network {network!r} does not take observations of shape {tuple(obs_shape)}"
+            raise ValueError(f"{what}, expected one of {others}")
         if norm_obs and len(obs_shape) == 3:
-            raise ValueError(f"norm-obs: observations of shape {tuple(obs_shape)} are images, which are scaled anyway")
+            raise ValueError(f"norm-obs: images {tuple(obs_shape)} are scaled anyway: --no-norm-obs")
         self.norm = Normalise(obs_shape) if norm_obs else None
         self.dist = core.Categorical(actions) if isinstance(actions, int) else actions
         body = NETWORKS[network] if isinstance(network, str) else network

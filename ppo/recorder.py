@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+import envs
 from ppo import actions, architecture, resume
 from ppo.config import GOAL, PPOConfig, free_settings, progress_columns
 from ppo.evaluate import NUM_ENVS, evaluate_on_ranks, find_policy
@@ -40,6 +41,7 @@ from utils.sinks import Sink, TensorBoard, WeightsAndBiases
 T = TypeVar("T")
 Snapshot = tuple[dict[str, torch.Tensor], dict[str, Any]]  # weights of a policy, and its policy.json
 
+LONG = 20_000  # steps of an episode that has no end, perhaps
 MAX_FAILED_WRITES = 3  # of one kind in a row, then the run ends
 
 
@@ -95,6 +97,8 @@ class Recorder:
         learned = {column.name for column in training.env.family.learned}
         if goal and goal[1] in learned and not training.env.learns:
             raise Refused(f"stop_at is {self.cfg.stop_at!r}, whose column only environments that learn have")
+        if self.cfg.video_every:
+            self._try_to_draw()
         self._facts = {
             **self.cfg.to_dict(),
             "exp_name": self.cfg.experiment,
@@ -135,6 +139,12 @@ class Recorder:
         notes += resume.compare_lengths(self.cfg, self._facts, old, meta["epoch"])
         notes.append(f"resuming {self.path} at epoch {meta['epoch']} ({newest.name})" + self._how_it_ended())
         return ({name: tensor.numpy() for name, tensor in tensors.items()}, meta), notes
+
+    def _try_to_draw(self) -> None:
+        try:
+            envs.make_visible(self.cfg.env, self.cfg.seed, **self.cfg.evaluation_options()).close()
+        except ValueError as error:
+            raise Refused(f"video-every: {error}") from None
 
     def _how_it_ended(self) -> str:
         try:
@@ -208,6 +218,7 @@ class Recorder:
         training.watchdog.touch(f"log, epoch {training.epoch - 1}")
         if self.logger is not None:
             self._remember(training, episodes)
+            self._say_if_endless(training)
             row |= evaluated
             insert_before(row, "AverageVVals", self._recent_means(training))
             self._add_times(training, row)
@@ -217,7 +228,7 @@ class Recorder:
             self._attempt("row of the log", self.logger.dump)
             self.console.epoch(row, self.cfg.num_epochs)
             self._keep_best(training, row)
-            self.reached = self.reached or self._goal(row)  # PPG goes on to the end of its phase
+            self.reached = self.reached or self._goal(training, row)  # PPG goes on to the end of its phase
         self.reached = self.comm.broadcast(self.reached)
         return self.reached is not None
 
@@ -227,6 +238,14 @@ class Recorder:
         pairs = [[float(e.get(field, 0)), float(e["ep_ret"])] for e in episodes]
         training.recent = [*training.recent, *pairs][-RECENT:]
         self._recent_lengths = [*self._recent_lengths, *(int(e["ep_len"]) for e in episodes)][-RECENT:]
+
+    def _say_if_endless(self, training: Training) -> None:
+        """Say once that no episode has ended, where that is strange."""
+        steps, before = (epoch * self.cfg.steps_per_env for epoch in (training.epoch, training.epoch - 1))
+        if before < LONG <= steps and not training.recent:
+            self.say(
+                f"note: no episode has ended in {steps:,} steps of each environment: --max-episode-steps ends them"
+            )
 
     def _recent_means(self, training: Training) -> dict[str, float]:
         """Return the columns that tell of the last RECENT episodes: NaN only before the first has ended."""
@@ -341,8 +360,8 @@ class Recorder:
             write_policy(self.path / "policy" / "best", *self._unsaved_best)
             self._unsaved_best = None
 
-    def _goal(self, row: dict[str, Any]) -> str | None:
-        """Return how the row is at the goal, None if it is not.
+    def _goal(self, training: Training, row: dict[str, Any]) -> str | None:
+        """Return how the row is at the goal, None if it is not, or if fewer than RECENT episodes say so.
 
         Raises:
             ValueError: there is no such column.
@@ -353,6 +372,8 @@ class Recorder:
         name, relation, number = match.groups()
         if name not in row:
             raise ValueError(f"stop-at: no column {name!r}, expected one of {', '.join(row)}")
+        if name.endswith(str(RECENT)) and len(training.recent) < RECENT:
+            return None
         value = float(row[name])
         there = value >= float(number) if relation == ">=" else value <= float(number)
         count = f", over {row['EvalStarts']} starts" if name.startswith("Eval") else ""

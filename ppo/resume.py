@@ -31,6 +31,8 @@ ANNEALED = {
     "v_clip": "anneal_clip",
     "ent_coef": "anneal_ent",
 }
+# What decides which tensors a checkpoint holds.
+SHAPES = ("algo", "network", "policy", "lstm_units", "shared", "norm_obs", "norm_rew")
 STATE_BYTES = 64 << 20  # no environment's state is larger
 MENTIONED = {
     "commit": "the code",
@@ -174,6 +176,14 @@ def compare_settings(cfg: PPOConfig, facts: Facts, old: Facts, allow_mismatch: b
     was, now = old.get("eval_every", 0), cfg.eval_every
     if bool(was) != bool(now):  # its columns are in every row or in none, and decide what the best policy is
         raise Refused(f"{cfg.run_dir} was made with eval-every {_short(was)}, now {now}: a run evaluates or does not")
+    if "env" in differing:
+        was, now = differing["env"]
+        raise Refused(f"{cfg.run_dir} was made with other settings: env was {_short(was)}, now {_short(now)}")
+    unused = {"num_envs": not cfg.norm_rew, "lstm_units": cfg.policy == "feedforward"}
+    shapes = [name for name in (*SHAPES, "num_envs") if name in differing and not unused.get(name)]
+    if shapes:
+        listed = "; ".join(f"{n} was {_short(differing[n][0])}, now {_short(differing[n][1])}" for n in shapes)
+        raise Refused(f"{cfg.run_dir} was made with other settings, with which its checkpoint does not fit: {listed}")
     if differing and not allow_mismatch:
         listed = "; ".join(f"{name} was {_short(was)}, now {_short(now)}" for name, (was, now) in differing.items())
         raise Refused(f"{cfg.run_dir} was made with other settings: {listed} (--allow-mismatch continues all the same)")

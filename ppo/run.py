@@ -283,7 +283,7 @@ def _record(training: Training, recorder: Recorder, allow_mismatch: bool, on_epo
         if training.signals is not None:
             training.signals.armed = True  # from here on files are written, and a signal waits until they are whole
         recorder.begin(training, allow_mismatch)
-        recorder.say(describe_start(training))
+        recorder.say("\n".join([describe_start(training), *notes(training)]))
         began, cfg = training.epoch, training.cfg
         if recorder.reached is None:
             procedure(training, recorder.save, with_callback(recorder, on_epoch))
@@ -349,6 +349,18 @@ def describe_start(training: Training) -> str:
         f"{cfg.num_epochs} epoch{'s' * (cfg.num_epochs != 1)} of {cfg.steps_per_epoch:,} steps"
         + ("\ntorch was imported before ppo: slow on a busy machine. Import ppo first" if spins else "")
     )
+
+
+def notes(training: Training) -> list[str]:
+    """Return what somebody may have meant otherwise: settings without effect, a preset for another kind of actions."""
+    from numpy import int64
+
+    from ppo.config import without_effect
+
+    found = [f"note: {flag} has no effect without {need}" for flag, need in without_effect(training.cfg).items()]
+    if training.cfg.preset == "classic" and training.ac.dist.act_dtype is not int64:
+        found.append("note: preset classic is for discrete actions, --preset continuous for numbers")
+    return found
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -63,7 +65,10 @@ def export(args: Any) -> int:
     write_policy(out, weights, policy.info)
     lines = [*model_card.front_matter(policy.info), "", f"# {command.printable(policy.info.get('env'))}", ""]
     lines += [*model_card.facts(policy.info, filmed=False, critic=args.with_critic), ""]
-    lines += ["`python -m scripts.play FOLDER` shows it; `python -m scripts.evaluate FOLDER` measures it."]
+    given = {"--env": args.env, "--network": args.network, "--wrapper": args.wrapper}
+    words = shlex.join(["FOLDER", *(word for flag, value in given.items() if value for word in (flag, value))])
+    words += f" --env-kwargs {shlex.quote(json.dumps(args.env_kwargs))}" if args.env_kwargs else ""
+    lines += [f"`python -m scripts.play {words}` shows it; `python -m scripts.evaluate {words}` measures it."]
     (out / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     size = sum(path.stat().st_size for path in out.iterdir())
     where = {"env": args.env, "env_kwargs": args.env_kwargs, "wrapper": args.wrapper}

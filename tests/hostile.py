@@ -93,6 +93,20 @@ ROWS = {
 }
 
 
+def import_nothing(env):
+    import nothing_here  # type: ignore[import-not-found]
+
+    return nothing_here.wrap(env)
+
+
+def double_of_two(env, other):
+    return env
+
+
+def normalised(env):
+    return gymnasium.wrappers.NormalizeObservation(env)
+
+
 class Changing(Fair):
     """Has one action more after its first reset."""
 

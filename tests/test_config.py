@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import envs
@@ -32,6 +33,13 @@ def printed(args, capsys):
         parse(args)
     assert end.value.code == 0
     return capsys.readouterr().out
+
+
+def test_numbers_of_numpy_are_numbers():
+    """Seeds of np.arange, step sizes of np.float32, options too: config.json holds them."""
+    given = {"seed": np.int64(3), "norm_obs": np.bool_(True), "pi_lr": np.float32(0.5), "truncate": np.bool_(True)}
+    found = json.loads(json.dumps(build(env="Echo-v0", **given).to_dict()))
+    assert [found[name] for name in given] == [3, True, 0.5, True]
 
 
 def test_an_explicit_none_is_a_value(capsys):

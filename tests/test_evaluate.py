@@ -411,6 +411,7 @@ def test_a_run_stops_where_its_goal_is_reached(tmp_path, capsys):
         ({"stop_at": "KL<=1e999"}, "stop-at"),
         ({"stop_at": "KL<=\u0663"}, "stop-at"),
         ({"stop_at": "EvalEpRe>=1"}, "such as EvalEpRet"),
+        ({"stop_at": "EpRet>=1"}, "such as AverageEpRet, EpRet100, EvalEpRet"),
         ({"stop_at": "Clearate>=1"}, "such as ClearRate"),
         ({"stop_at": "ClearRate>=1", "env": "CartPole-v1"}, "such as LearningRate"),
         ({"stop_at": "zzz>=1", "env": "CartPole-v1"}, "such as AverageEpRet"),
@@ -429,6 +430,14 @@ def test_a_goal_that_no_run_can_reach_is_refused_before_anything_is_written(tmp_
         done = run(["-m", "ppo.run", *flags])
         assert done.code == 2 and done.err.count("\n") == 1 and "stop-at" in done.err and goal in done.err, done.err
     assert not (tmp_path / "data").exists()
+
+
+def test_a_goal_of_the_last_hundred_episodes_waits_for_as_many(tmp_path):
+    """Echo's episodes are 16 steps long: 8 environments end 32 in an epoch of 512 steps, a hundred in the fourth."""
+    settings = {"env": "Echo-v0", "num_envs": 8, "steps_per_epoch": 512, "minibatch_size": 512, "epochs": 9}
+    folder = train(build(**settings, stop_at="EpRet100>=-99", data_dir=str(tmp_path)))
+    ends = [int(row["EpCount"]) for row in table_of(folder)]
+    assert sum(ends) >= 100 > sum(ends[:-1]) and len(ends) > 1
 
 
 def test_goals_may_name_every_column_of_a_run(tmp_path):

@@ -14,6 +14,7 @@ from scripts import play
 from tests.conftest import run
 from tests.same_logs import rows, tensors
 from tests.test_play import MARIO, frames
+from utils.folder import Refused
 
 imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
 TINY = {"num_envs": 4, "steps_per_epoch": 64, "minibatch_size": 64, "epochs": 2, "max_episode_steps": 20}
@@ -40,11 +41,11 @@ def test_ranks_wait_for_the_video_and_go_on(tmp_path):
     assert len(list(tmp_path.glob("*/*/videos/*"))) == 1
 
 
-def test_a_video_that_cannot_be_made_costs_a_line(tmp_path, capsys):
-    """Echo has no pictures: it is said, and the run goes on to its end."""
-    folder = train(config.build(env="Echo-v0", epochs=2, video_every=2, data_dir=str(tmp_path)))
-    assert capsys.readouterr().out.count("WARNING: video not saved: ValueError: env: Echo-v0 has no pictures") == 1
-    assert len(rows(folder)[1]) == 2 and list((folder / "videos").iterdir()) == []
+def test_a_video_that_can_never_be_made_is_refused(tmp_path):
+    """Echo has no pictures: nothing is written."""
+    with pytest.raises(Refused, match="video-every: env: Echo-v0 has no pictures"):
+        train(config.build(env="Echo-v0", epochs=2, video_every=2, data_dir=str(tmp_path)))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_film_that_breaks_off_leaves_no_file(tmp_path, capsys, monkeypatch):

@@ -9,6 +9,8 @@ import pytest
 import envs
 from envs import checks
 from envs.foreign import BrokenEnvironment
+from ppo import evaluate as evaluation
+from ppo import recorder
 from ppo.config import build
 from ppo.evaluate import evaluate
 from ppo.policy import BadPolicy
@@ -103,11 +105,35 @@ def test_one_that_cannot_be_closed_loses_no_run():
         env.close()
 
 
-def test_an_episode_without_end_trains(tmp_path):
-    """Epochs cut it; nothing is counted as finished."""
-    cfg = build(env="tests.hostile:Fair-v0", epochs=2, data_dir=str(tmp_path), exp_name="x")
+def test_an_episode_without_end_trains(tmp_path, capsys, monkeypatch):
+    """Epochs cut it; nothing is counted as finished, which is said; no evaluation waits for its end."""
+    monkeypatch.setattr(recorder, "LONG", 64)
+    cfg = build(env="tests.hostile:Fair-v0", epochs=3, data_dir=str(tmp_path), exp_name="x")
     train(cfg)
     assert (cfg.run_dir / "episodes.csv").read_text().count("\n") == 1
+    said = capsys.readouterr().out
+    assert said.count("note: no episode has ended in 64 steps of each environment: --max-episode-steps ends them") == 1
+    monkeypatch.setattr(evaluation, "LONGEST", 50)
+    with pytest.raises(ValueError, match="no end after 50 steps of an episode: --max-episode-steps sets one"):
+        evaluate(cfg.run_dir / "policy" / "last", 2, env="tests.hostile:Fair-v0", jobs=1)
+
+
+def test_what_cannot_be_drawn_is_refused_where_films_are_asked_for(tmp_path):
+    """At the start, not in a warning at every film."""
+    pytest.importorskip("imageio_ffmpeg", reason="needs the extra video")
+    with pytest.raises(Refused, match="has no pictures"):
+        train(build(env="tests.hostile:Fair-v0", video_every=1, data_dir=str(tmp_path)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_preset_for_other_actions_is_named(tmp_path, capsys):
+    settings = {"epochs": 1, "num_envs": 1, "steps_per_epoch": 16, "minibatch_size": 16, "v_clip": 0.5}
+    train(build(env="MountainCarContinuous-v0", **settings, data_dir=str(tmp_path)))
+    said = capsys.readouterr().out
+    assert "note: preset classic is for discrete actions, --preset continuous for numbers" in said
+    assert "note: --v-clip has no effect without --v-loss clipped" in said
+    train(build(env="CartPole-v1", **settings, v_loss="clipped", data_dir=str(tmp_path)))
+    assert "note:" not in capsys.readouterr().out
 
 
 def test_the_old_gym_keeps_the_contract():
@@ -149,6 +175,12 @@ def test_arguments_and_wrapper_are_settings_that_a_file_cannot_give(tmp_path, ca
         ("tests.hostile:missing", "cannot be loaded"),
         ("double", "expected MODULE:FUNCTION"),
         ("no.such:thing", "cannot be loaded"),
+        (
+            "tests.hostile:import_nothing",
+            "wrapper: 'tests.hostile:import_nothing': ModuleNotFoundError: .*nothing_here",
+        ),
+        ("tests.hostile:double_of_two", "wrapper: 'tests.hostile:double_of_two': TypeError: .* missing"),
+        ("tests.hostile:normalised", "NormalizeObservation keeps statistics .*: --norm-obs does the same"),
     ],
 )
 def test_a_wrapper_that_is_none_is_named(wrapper, words):

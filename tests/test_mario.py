@@ -17,6 +17,9 @@ from envs import checks
 from envs.mario import actions, preprocess, rules, stages
 from envs.mario.backends import EMULATORS
 from envs.mario.python_vector import MarioVec
+from ppo import config
+from ppo.run import train
+from utils.folder import Refused
 from utils.seeding import Purpose, generator
 
 RIGHT_B, RIGHT_A_B = 3, 4  # of the sets right_only, simple and complex
@@ -414,12 +417,29 @@ def test_user_reward_sees_the_ram_and_ends_episodes(fake):
 
 @pytest.mark.parametrize("found", ["1", None, (1.0, "no"), (1.0, float("nan")), (1.0, True, 2), float("inf"), [1.0]])
 def test_what_a_user_reward_must_not_return(found, fake, monkeypatch):
-    """A message that names the function and what it gave."""
+    """A message that names the function and what it gave: at the start, and wherever it gives it later."""
     monkeypatch.setitem(globals(), "odd_reward", lambda t: found)
+    with pytest.raises(ValueError, match="odd_reward returned .*expected a finite number"):
+        fake(reward=f"{__name__}:odd_reward").reset()
+    given = iter([0.0, found])
+    monkeypatch.setitem(globals(), "odd_reward", lambda t: next(given))
     env = fake(reward=f"{__name__}:odd_reward")
     env.reset()
     with pytest.raises(ValueError, match="odd_reward returned .*expected a finite number"):
         env.step(one(0))
+
+
+def test_a_reward_that_fails_is_refused_before_anything_is_written(tmp_path):
+    """It is called once at the start, for a frame in which nothing moves."""
+    settings = {"preset": "near", "num_envs": 1, "steps_per_epoch": 8, "minibatch_size": 8, "epochs": 1}
+    cfg = config.build(**settings, reward=f"{__name__}:no_such_attribute", data_dir=str(tmp_path))
+    with pytest.raises(Refused, match="reward: .*no_such_attribute: AttributeError: .*'speed'"):
+        train(cfg)
+    assert not any(tmp_path.iterdir())
+
+
+def no_such_attribute(t):
+    return t.after.speed
 
 
 def odd_reward(t):
@@ -428,10 +448,8 @@ def odd_reward(t):
 
 def test_a_user_reward_cannot_end_the_process_in_silence(fake, monkeypatch):
     monkeypatch.setitem(globals(), "odd_reward", lambda t: sys.exit(0))
-    env = fake(reward=f"{__name__}:odd_reward")
-    env.reset()
-    with pytest.raises(RuntimeError, match="odd_reward raised SystemExit"):
-        env.step(one(0))
+    with pytest.raises(ValueError, match="odd_reward raised SystemExit"):
+        fake(reward=f"{__name__}:odd_reward").reset()
 
 
 def test_names_of_ram():

@@ -178,10 +178,15 @@ class MarioVec(MarioVecBase):
         self.envs = [MarioEnv(self._shared, self._consoles, first_index + i, self._obs[i]) for i in range(num_envs)]
         threads = min(options["threads"], num_envs)
         self._threads = ThreadPoolExecutor(threads, "mario") if threads > 1 else None
+        self._checked = options["reward"] in rules.REWARDS
 
     def _begin(self, i: int, episode: int) -> None:
         self.episodes.begin(i, episode)
-        self.envs[i].begin(self.seed, episode)
+        env = self.envs[i]
+        env.begin(self.seed, episode)
+        if not self._checked:
+            rules.check_reward(self.options["reward"], self._shared.reward, env.backend.judged, env.info)
+            self._checked = True
 
     def _play(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         mapped = map if self._threads is None else self._threads.map

@@ -281,6 +281,19 @@ def find_reward(name: str) -> Reward:
     return _user_reward(name, load_function("reward", str(name), REWARDS))
 
 
+def check_reward(name: str, reward: Reward, ram: bytes, info: Info) -> None:
+    """Call a user's reward for a frame in which nothing moves, so that what is wrong with it shows at the start.
+
+    Raises:
+        ValueError: it raises, or returns no number.
+    """
+    try:
+        reward(Transition(0.0, False, info, info, ram, ram))
+    except Exception as error:
+        named = str(error).startswith("reward: ")
+        raise ValueError(str(error) if named else f"reward: {name}: {type(error).__name__}: {error}") from error
+
+
 def _user_reward(name: str, function: Callable[[Transition], Any]) -> Reward:
     def call(t: Transition) -> tuple[float, bool]:
         try:
