@@ -82,7 +82,7 @@ def ppo(
 
 
 def collect(training: Training, save: Callable[[Training, bool], None] = lambda training, now: None) -> EndedEpisodes:
-    """Fill the buffer and return the finished episodes.
+    """Fill the buffer and return the finished episodes, each with its step in the epoch; `save` is as in `ppo`.
 
     Raises:
         Interrupted: after `save`: the networks are those of the epoch's start, so a resumed run collects it again.
