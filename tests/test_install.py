@@ -1,5 +1,6 @@
 """What an installation brings: ROM files by content from any of three packages, and the commands under one name."""
 
+import importlib
 import importlib.util
 import itertools
 import os
@@ -161,6 +162,14 @@ def test_a_shell_completes(tmp_path, line, offered, not_offered):
     done = subprocess.run([sys.executable, "-m", "scripts"], cwd=ROOT, env=os.environ | asked, capture_output=True)
     found = {word.strip() for word in answer.read_text().split("\n")}
     assert offered <= found and not found & not_offered, (found, done.stderr)
+
+
+def test_ctrl_c_while_a_command_is_imported_is_no_traceback(monkeypatch):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    assert main(["plot", "data"]) == 130
 
 
 def test_a_changed_source_of_the_libraries_is_compiled_again(tmp_path, monkeypatch):

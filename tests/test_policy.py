@@ -340,6 +340,8 @@ def test_a_network_of_ones_own_is_never_imported_for_a_file(tmp_path, monkeypatc
         assert command([run, *rest, "--network", "os:system"]) == 2
         assert "network: 'os:system' given, the policy's is" in capsys.readouterr().err
     assert export.main([run, "--out", out, "--check-steps", "8", "--with-critic", "--network", name]) == 0
+    card = (Path(out) / "README.md").read_text()
+    assert f"`python -m scripts.play FOLDER --network {name}` shows it" in card
     assert evaluate.main([out, "--episodes", "2", "--jobs", "1", "--network", name]) == 0
     again = build(**tiny, init_from=out, network=name, exp_name="again", data_dir=str(tmp_path))
     train(again)
