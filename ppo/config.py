@@ -157,7 +157,7 @@ class PPOConfig:
 
     def _check_sizes(self) -> None:
         num_envs, steps, size = self.num_envs, self.steps_per_epoch, self.minibatch_size
-        self._require(self.epochs is None or self.total_steps is None, "total_steps", "not given with epochs")
+        self._require(self.epochs is None or self.total_steps is None, "total_steps", "left out where epochs is given")
         self._require(steps % num_envs == 0, "steps_per_epoch", f"a multiple of num-envs ({num_envs})")
         self._require(steps % size == 0, "minibatch_size", f"a divisor of steps-per-epoch ({steps})")
         allowed = f"a multiple of num-envs ({num_envs}), each of which gives as many steps"

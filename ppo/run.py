@@ -345,7 +345,7 @@ def describe_start(training: Training) -> str:
     machine += " without ppo.compute" if training.arithmetic == "plain" else ""
     return (
         f"{cfg.env} -> {cfg.run_dir}  (preset {cfg.preset}, seed {cfg.seed})\n"
-        f"{ranks}, {cfg.num_envs} environments, {machine}; {networks}; "
+        f"{ranks}, {cfg.num_envs} environment{'s' * (cfg.num_envs != 1)}, {machine}; {networks}; "
         f"{cfg.num_epochs} epoch{'s' * (cfg.num_epochs != 1)} of {cfg.steps_per_epoch:,} steps"
         + ("\ntorch was imported before ppo: slow on a busy machine. Import ppo first" if spins else "")
     )
