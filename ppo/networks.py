@@ -332,7 +332,7 @@ class ActorCritic(nn.Module, Evaluator):
         if isinstance(network, str) and (len(obs_shape) == 3) == (network in FOR_VECTORS):
             others = ", ".join(name for name in NETWORKS if (name in FOR_VECTORS) != (network in FOR_VECTORS))
             what = f"network {network!r} does not take observations of shape {tuple(obs_shape)}"
-            raise ValueError(f"{what}, expected one of {others}")
+            raise ValueError(f"{what}, expected {others}")
         if norm_obs and len(obs_shape) == 3:
             raise ValueError(f"norm-obs: images {tuple(obs_shape)} are scaled anyway: --no-norm-obs")
         self.norm = Normalise(obs_shape) if norm_obs else None

@@ -181,11 +181,11 @@ def compare_settings(cfg: PPOConfig, facts: Facts, old: Facts, allow_mismatch: b
         raise Refused(f"{cfg.run_dir} was made with other settings: env was {_short(was)}, now {_short(now)}")
     unused = {"num_envs": not cfg.norm_rew, "lstm_units": cfg.policy == "feedforward"}
     shapes = [name for name in (*SHAPES, "num_envs") if name in differing and not unused.get(name)]
+    listed = "; ".join(f"{name} was {_short(was)}, now {_short(now)}" for name, (was, now) in differing.items())
     if shapes:
-        listed = "; ".join(f"{n} was {_short(differing[n][0])}, now {_short(differing[n][1])}" for n in shapes)
-        raise Refused(f"{cfg.run_dir} was made with other settings, with which its checkpoint does not fit: {listed}")
+        unfit = f"its checkpoint does not fit another {', '.join(shapes)}"
+        raise Refused(f"{cfg.run_dir} was made with other settings: {listed}; {unfit}")
     if differing and not allow_mismatch:
-        listed = "; ".join(f"{name} was {_short(was)}, now {_short(now)}" for name, (was, now) in differing.items())
         raise Refused(f"{cfg.run_dir} was made with other settings: {listed} (--allow-mismatch continues all the same)")
     if type(fresh := old.get("fresh_episodes_at_epochs")) is list:
         facts["fresh_episodes_at_epochs"] = fresh
