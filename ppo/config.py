@@ -281,7 +281,11 @@ class PPOConfig:
 
 
 def _plain(value: Any) -> Any:
-    """Return a number of numpy as one of Python's, which JSON holds; anything else as it is."""
+    """Return numbers of numpy, within lists and tables too, as Python's, which JSON holds; all else as it is."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
     return value.item() if isinstance(value, np.generic) else value
 
 

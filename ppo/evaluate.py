@@ -299,7 +299,8 @@ def play_share(
         since = np.zeros(len(share), np.int64)  # steps of the running episodes
         while any(len(records) < quota for records, quota in zip(done, quotas, strict=True)):
             alive()
-            if since.max() >= LONGEST:
+            waited_for = [len(records) < quota for records, quota in zip(done, quotas, strict=True)]
+            if since[waited_for].max() >= LONGEST:
                 raise ValueError(
                     f"{env_id}: no end after {LONGEST:,} steps of an episode: --max-episode-steps sets one"
                 )

@@ -176,11 +176,14 @@ def compare_settings(cfg: PPOConfig, facts: Facts, old: Facts, allow_mismatch: b
     was, now = old.get("eval_every", 0), cfg.eval_every
     if bool(was) != bool(now):  # its columns are in every row or in none, and decide what the best policy is
         raise Refused(f"{cfg.run_dir} was made with eval-every {_short(was)}, now {now}: a run evaluates or does not")
-    if "env" in differing:
+    if "env" in differing and ":" not in str(differing["env"]):
         was, now = differing["env"]
         raise Refused(f"{cfg.run_dir} was made with other settings: env was {_short(was)}, now {_short(now)}")
-    unused = {"num_envs": not cfg.norm_rew, "lstm_units": cfg.policy == "feedforward"}
-    shapes = [name for name in (*SHAPES, "num_envs") if name in differing and not unused.get(name)]
+    shapes = [name for name in SHAPES if name in differing and ":" not in str(differing[name])]  # a module may move
+    if cfg.policy == "feedforward" and "lstm_units" in shapes:
+        shapes.remove("lstm_units")
+    if "num_envs" in differing and (cfg.norm_rew or cfg.policy != "feedforward" or not _fewer(*differing["num_envs"])):
+        shapes.append("num_envs")
     listed = "; ".join(f"{name} was {_short(was)}, now {_short(now)}" for name, (was, now) in differing.items())
     if shapes:
         unfit = f"its checkpoint does not fit another {', '.join(shapes)}"
@@ -232,6 +235,10 @@ def compare_lengths(cfg: PPOConfig, facts: Facts, old: Facts, epoch: int) -> lis
 def _table(value: Any) -> dict[str, Any]:
     """Return a JSON object from a file, or an empty one where something else is in its place."""
     return value if isinstance(value, dict) else {}
+
+
+def _fewer(was: Any, now: int) -> bool:
+    return type(was) is int and now < was
 
 
 def _short(value: Any) -> str:

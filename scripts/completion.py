@@ -71,7 +71,7 @@ def add_names(action: Any) -> None:
         action.completer = lambda **_: [name for family in envs.families() for name in family.ids()]
     elif action.dest == "init_from" or (action.dest == "policy" and not action.option_strings):
         action.completer = lambda prefix, **_: [*shipped(), *files(prefix)]
-    elif action.dest == "network":
+    elif action.dest == "network" and action.metavar != "MODULE:FUNCTION":
         action.completer = networks
     elif action.dest == "preset":
         action.completer = lambda parsed_args, **_: preset_names(getattr(parsed_args, "env", None))

@@ -403,14 +403,14 @@ def check_arguments(words: list[str]) -> dict[str, Any]:
     """Let the trainer's own parser refuse a wrong flag before anything has started; it prints one line and exits.
 
     Returns:
-        the run's settings, as config.json holds them, but for its seed and those in which a resumed run may differ.
+        the run's settings, as config.json holds them, but for its seed and the places and pace that may differ.
     """
     from ppo.config import free_on_resume
     from ppo.run import parse
 
     cfg = parse(words)[0]
     settings = {name: value for name, value in cfg.to_dict().items() if name not in free_on_resume(cfg) | {"seed"}}
-    return json.loads(json.dumps(settings))
+    return json.loads(json.dumps(settings | {"num_epochs": cfg.num_epochs, "stop_at": cfg.stop_at}))
 
 
 def main(argv: Sequence[str] | None = None, command: Sequence[str] = COMMAND, check: Check = check_arguments) -> int:

@@ -40,6 +40,8 @@ def test_numbers_of_numpy_are_numbers():
     given = {"seed": np.int64(3), "norm_obs": np.bool_(True), "pi_lr": np.float32(0.5), "truncate": np.bool_(True)}
     found = json.loads(json.dumps(build(env="Echo-v0", **given).to_dict()))
     assert [found[name] for name in given] == [3, True, 0.5, True]
+    kept = build(env="CartPole-v1", env_kwargs={"sutton_barto_reward": np.bool_(True)}).to_dict()
+    assert json.loads(json.dumps(kept))["env_kwargs"] == {"sutton_barto_reward": True}
 
 
 def test_an_explicit_none_is_a_value(capsys):

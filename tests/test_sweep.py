@@ -176,6 +176,8 @@ def test_a_finished_run_counts_only_for_the_settings_that_no_flag_asks_for(tmp_p
     assert sweep.complete(job) and not sweep.complete(job, sweep.check_arguments(job.arguments()))
     (job,) = sweep.grid(sweep.split_flags([*words, "--gamma", "0.9"]))
     assert sweep.complete(job, sweep.check_arguments(job.arguments()))  # `keep` may differ
+    (job,) = sweep.grid(sweep.split_flags([*words[:-2], "--gamma", "0.9"]))
+    assert not sweep.complete(job, sweep.check_arguments(job.arguments()))  # fifty epochs, where none are named
 
 
 def test_the_length_of_a_run_is_that_of_its_whole_phases(tmp_path):

@@ -334,12 +334,12 @@ def test_resume_refuses_another_experiment(tmp_path):
     folder = train(other, resume=True, allow_mismatch=True)
     assert json.loads((folder / "config.json").read_text())["mismatch"] == {"gamma": [0.98, 0.5]}
     assert len(rows(folder)) == 3
-    for more in ({"network": "mlp_wide"}, {"norm_obs": True}, {"shared": True}):
+    for more in ({"network": "mlp_wide"}, {"norm_obs": True}, {"shared": True}, {"num_envs": 16}):
         (name, value), *_ = more.items()
         with pytest.raises(
             Refused, match=rf"{name} was .*, now {value!r}.*; its checkpoint does not fit another {name}$"
         ):
-            train(config.build(**ECHO, **more, epochs=3, data_dir=str(tmp_path)), resume=True, allow_mismatch=True)
+            train(config.build(**ECHO | more, epochs=3, data_dir=str(tmp_path)), resume=True, allow_mismatch=True)
     with pytest.raises(Refused, match=r"other settings: env was 'Echo-v0', now 'CartPole-v1'$"):
         train(config.build(env="CartPole-v1", exp_name=folder.parent.name, data_dir=str(tmp_path)), resume=True)
 
