@@ -268,7 +268,7 @@ class ClassicVec(VecEnv):
         infos: dict[str, Any] = {"env_reward": env_reward, "episodes": []}
         if ended.any():
             infos["final_obs"], infos["_final_obs"] = self._obs.copy(), ended
-            for i in np.flatnonzero(ended):
+            for i in np.flatnonzero(ended).tolist():
                 infos["episodes"].append(self.episodes.row(i, bool(terminated[i])))
                 self._begin(i, int(self.episodes.number[i]) + 1)
         return self._obs, rewards, terminated, truncated, infos

@@ -77,7 +77,7 @@ class EchoVec(VecEnv):
         infos: dict[str, Any] = {"env_reward": env_reward, "episodes": []}
         if ended.any():
             infos["final_obs"], infos["_final_obs"] = self._observe(), ended.copy()
-            for i in np.flatnonzero(ended):
+            for i in np.flatnonzero(ended).tolist():
                 infos["episodes"].append(self.episodes.row(i, bool(terminated[i])))
                 self._begin(i, int(self.episodes.number[i]) + 1)
         return self._observe(), rewards, terminated, truncated, infos

@@ -101,7 +101,7 @@ class MemoryVec(VecEnv):
         infos: dict[str, Any] = {"env_reward": env_reward, "episodes": []}
         if ended.any():
             infos["final_obs"], infos["_final_obs"] = self._observe(), ended.copy()
-            for i in np.flatnonzero(ended):
+            for i in np.flatnonzero(ended).tolist():
                 infos["episodes"].append(self.episodes.row(i, bool(asked[i])))
                 self._begin(i, int(self.episodes.number[i]) + 1)
         return self._observe(), rewards, asked, truncated, infos

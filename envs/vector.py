@@ -115,7 +115,8 @@ def _read_array(buffer: io.BytesIO) -> np.ndarray:
     """Return the next npy array; what its header claims is checked before anything is allocated."""
     if np.lib.format.read_magic(buffer) != (1, 0):
         raise ValueError("state: an array of another version of npy")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(buffer, max_header_size=1024)  # type: ignore[call-arg]
+    read_header: Any = np.lib.format.read_array_header_1_0  # numpy 1.26 does not declare max_header_size
+    shape, fortran, dtype = read_header(buffer, max_header_size=1024)
     size = math.prod(shape) * dtype.itemsize
     if dtype.kind not in "biuf" or fortran or min(shape, default=0) < 0 or len(shape) > 8:
         raise ValueError(f"state: an array of {dtype} and shape {shape}")

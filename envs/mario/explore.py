@@ -132,7 +132,7 @@ def _search(
     console: NativeBackend, choices: list[int], seed: int, max_steps: int, skip: int, start: bytes
 ) -> Exploration:
     """Return to places and play on until the flag; see `explore`."""
-    ram = memoryview(console.ram)  # type: ignore[arg-type]  # its elements are Python's own numbers
+    ram = console.ram.data  # its elements are Python's own numbers
     draws = generator(seed, 0, Purpose.ACTION, 0)
     places = [Place(console.save(), _x(ram))]
     number = {_cell(ram): 0}  # of the place in each cell

@@ -143,7 +143,7 @@ class NativeMarioVec(MarioVecBase):
 
     def _read_curriculum(self) -> None:
         """Arrange the states of the curriculum's file along their ways, by looking at each."""
-        self._memory_views = [memoryview(ram) for ram in self._rams]  # type: ignore[arg-type]
+        self._memory_views = [ram.data for ram in self._rams]
         moments = []
         states = self._read("start_curriculum")
         self._pool = self._starts_of("start_curriculum", states)

@@ -156,7 +156,7 @@ class Planner:
         if not {_RIGHT, _JUMP} <= allowed:
             raise ValueError(f"actions: {sorted(allowed)}, expected at least {_RIGHT} (right) and {_JUMP} (right, A)")
         self._console = NativeBackend(game, game.target)
-        self._ram = memoryview(self._console.ram)  # type: ignore[arg-type]  # its elements are Python's own numbers
+        self._ram = self._console.ram.data  # its elements are Python's own numbers
         self._skip = skip
         demonstration = way or demonstrations.read(demonstrations.SHIPPED / demonstrations.file_name(env_id))
         steps, maze = self._steps(demonstration)
