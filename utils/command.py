@@ -69,8 +69,8 @@ def open_closed_streams() -> None:
             os.fstat(number)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
-            if getattr(sys, name) is None:
-                setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+        if getattr(sys, name) is None:  # also where a library has opened a file under its number
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115
 
 
 def drop_unwritten(stream: TextIO) -> None:

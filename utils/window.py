@@ -26,7 +26,7 @@ class Window:
 
             pyglet.canvas.get_display()
         except ImportError as error:
-            raise ValueError(f"window: needs pyglet 1.5 and OpenGL ({error}); or use --video or --terminal") from None
+            raise ValueError(f"window: needs pyglet 1.5 and OpenGL ({error}); use --video FILE or --terminal") from None
         except Exception as error:  # pyglet's errors share no base class
             raise ValueError(f"window: no display ({error}); use --video FILE or --terminal") from None
         self._pyglet, self._make, self._key, self._title = pyglet, PygletWindow, key, title
