@@ -297,9 +297,8 @@ def play_share(
         done: list[list[dict[str, Any]]] = [[] for _ in share]
         uniforms = evaluation_uniforms(seed, share, policy.num_uniforms)
         since = np.zeros(len(share), np.int64)  # steps of the running episodes
-        while any(len(records) < quota for records, quota in zip(done, quotas, strict=True)):
+        while any(waited_for := [len(records) < quota for records, quota in zip(done, quotas, strict=True)]):
             alive()
-            waited_for = [len(records) < quota for records, quota in zip(done, quotas, strict=True)]
             if since[waited_for].max() >= LONGEST:
                 raise ValueError(
                     f"{env_id}: no end after {LONGEST:,} steps of an episode: --max-episode-steps sets one"

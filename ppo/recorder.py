@@ -8,7 +8,6 @@ named by seed, environment and epoch (`utils/seeding.py`).
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import math
 import signal
@@ -25,17 +24,16 @@ import torch
 import envs
 from ppo import actions, architecture, resume
 from ppo.config import GOAL, PPOConfig, free_settings, progress_columns
-from ppo.evaluate import NUM_ENVS, evaluate_on_ranks, find_policy
-from ppo.film import film
-from ppo.policy import Policy, copy_weights, load_policy, write_policy
+from ppo.evaluate import find_policy
+from ppo.monitor import evaluate_if_due, film_if_due
+from ppo.policy import copy_weights, load_policy, write_policy
 from ppo.training import NotFinite, Training
 from utils import checkpoint, logger, system
-from utils.columns import DISTINCT, RECENT, STEPS, Column
+from utils.columns import RECENT, STEPS, Column
 from utils.command import printable
 from utils.console import Console
 from utils.folder import Refused, RunFolder, read_json
 from utils.mpi import Comm, agreed
-from utils.seeding import evaluation_seed
 from utils.sinks import Sink, TensorBoard, WeightsAndBiases
 
 T = TypeVar("T")
@@ -213,8 +211,9 @@ class Recorder:
         Returns:
             on all ranks: whether the row is at the goal that `stop_at` sets.
         """
-        evaluated = self._evaluate(training)
-        self._film(training)
+        evaluated = evaluate_if_due(training, self.cfg, self.comm)
+        sinks = self.logger.sinks if self.logger is not None else ()
+        film_if_due(training, self.cfg, self.comm, self.path / "videos", sinks, self.say)
         training.watchdog.touch(f"log, epoch {training.epoch - 1}")
         if self.logger is not None:
             self._remember(training, episodes)
@@ -280,63 +279,6 @@ class Recorder:
             self.say(f"WARNING: {what} not saved ({self._failures[what]} in a row): {error}")
             if self._failures[what] >= MAX_FAILED_WRITES:
                 raise
-
-    def _evaluate(self, training: Training) -> dict[str, float]:
-        """Return the columns of an evaluation, NaN in epochs that have none; rank 0's are the ones that count."""
-        cfg = self.cfg
-        if not cfg.eval_every:
-            return {}
-        due = training.epoch % cfg.eval_every == 0 or training.epoch == cfg.num_epochs
-        kinds = {"Eval": cfg.evaluation_options(), "Test": cfg.test_options()}
-        row: dict[str, float] = {}
-        for kind, options in kinds.items():
-            if options is not None:
-                records = self._play_episodes(training, options) if due else []
-                row |= {f"{kind}{name}": value for name, value in evaluation_means(training, records).items()}
-        return row
-
-    def _play_episodes(self, training: Training, options: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the records of an evaluation's episodes, on rank 0."""
-        cfg = self.cfg
-        with training.timer("evaluate"):
-            return evaluate_on_ranks(
-                frozen_policy(training),
-                cfg.env,
-                options,
-                cfg.eval_episodes,
-                evaluation_seed(cfg.seed),
-                NUM_ENVS,
-                False,
-                self.comm,
-                lambda: training.touch(f"evaluate, epoch {training.epoch - 1}"),
-                training.watchdog.paused,
-            )
-
-    def _film(self, training: Training) -> None:
-        """Write a video of the present policy if one is due: rank 0 does, the others wait as long as it takes.
-
-        It has environments and random streams of its own. What goes wrong with it costs a line, not the run.
-        """
-        every, last = self.cfg.video_every, training.epoch - 1
-        if not every or (training.epoch % every and training.epoch != self.cfg.num_epochs):
-            return
-        if self.logger is not None:
-            self.say(f"writing a video of the policy after epoch {training.epoch}")
-            path = self.path / "videos" / f"epoch_{training.epoch:05d}.mp4"
-
-            def go_on() -> bool:
-                training.watchdog.touch(f"video, epoch {last}")
-                return not (training.signals and training.signals.received)
-
-            try:
-                options = self.cfg.evaluation_options()
-                film(frozen_policy(training), self.cfg.env, options, path, evaluation_seed(self.cfg.seed), go_on)
-                for sink in self.logger.sinks:
-                    sink.film(path, training.epoch * self.cfg.steps_per_epoch)
-            except Exception as error:  # ffmpeg, a full disk, a display, what a user's environment draws
-                self.say(f"WARNING: video not saved: {type(error).__name__}: {error}")
-        with training.watchdog.paused() if self.comm.rank else contextlib.nullcontext():
-            self.comm.barrier()
 
     def _keep_best(self, training: Training, row: dict[str, Any]) -> None:
         """Keep the policy if it is better than all before: by evaluations if there are any, else by the last episodes.
@@ -505,15 +447,6 @@ def insert_before(row: dict[str, Any], name: str, new: dict[str, Any]) -> None:
     row.update([*items[:place], *new.items(), *items[place:]])
 
 
-def evaluation_means(training: Training, records: list[dict[str, Any]]) -> dict[str, float]:
-    """Return what the records of an evaluation come to, by the columns' names without Eval or Test; NaN without any."""
-    fields = training.env.family.evaluated_fields
-    if not records:
-        return dict.fromkeys((*fields, *DISTINCT), math.nan)
-    means = {name: float(np.mean([r[field] for r in records])) for name, field in fields.items()}
-    return means | {name: len({r[field] for r in records}) for name, field in DISTINCT.items()}
-
-
 def own_columns(training: Training) -> list[Column]:
     """Return the columns that the environments of this run have beside those that every run has."""
     family = training.env.family
@@ -526,9 +459,3 @@ def not_finite(tensors: dict[str, torch.Tensor], epoch: int) -> str | None:
         if tensor.is_floating_point() and not tensor.isfinite().all():
             return f"{name} holds numbers that are not finite after epoch {epoch - 1}: nothing was saved"
     return None
-
-
-def frozen_policy(training: Training) -> Policy:
-    """Return the run's networks as a policy that acts in float32, as one from a file does."""
-    shape = training.env.single_observation_space.shape or ()
-    return Policy(copy.deepcopy(training.ac).cpu().eval(), {"obs_shape": list(shape)})

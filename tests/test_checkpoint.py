@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ppo import config, recorder
+from ppo import config, monitor, recorder
 from ppo import policy as module
 from ppo.evaluate import find_policy
 from ppo.networks import ActorCritic
@@ -585,9 +585,9 @@ def test_other_software_and_another_processor_are_mentioned(tmp_path, capsys):
 
 def test_the_parts_of_the_time_add_up(tmp_path, monkeypatch):
     """Time is wall time: from row to row it grows by the row's parts, slow saving and evaluation included."""
-    save, evaluate = checkpoint.save_checkpoint, recorder.evaluate_on_ranks
+    save, evaluate = checkpoint.save_checkpoint, monitor.evaluate_on_ranks
     monkeypatch.setattr(checkpoint, "save_checkpoint", lambda *args: (time.sleep(0.3), save(*args))[1])
-    monkeypatch.setattr(recorder, "evaluate_on_ranks", lambda *args: (time.sleep(0.2), evaluate(*args))[1])
+    monkeypatch.setattr(monitor, "evaluate_on_ranks", lambda *args: (time.sleep(0.2), evaluate(*args))[1])
     settings = ECHO | {"save_every": 1, "eval_every": 1, "eval_episodes": 4}
     begun = time.monotonic()
     path = train(config.build(**settings, epochs=3, data_dir=str(tmp_path)))

@@ -176,7 +176,15 @@ def test_the_rooms_of_ppo_know_what_they_should():
             assert others <= {"ppo", "ppo.networks", "ppo.optimiser"}, name
         elif name not in ("build.py", "run.py"):
             assert not any(word.startswith("ppo.compute") for word in found), name
-        if name in ("policy.py", "evaluate.py", "recorder.py", "resume.py", "epoch_row.py", "training.py"):
+        if name in (
+            "policy.py",
+            "evaluate.py",
+            "monitor.py",
+            "recorder.py",
+            "resume.py",
+            "epoch_row.py",
+            "training.py",
+        ):
             assert not found & {"ppo.ppo", "ppo.run", "ppo.build"}, name
 
 
