@@ -14,7 +14,7 @@ import pytest
 
 import envs
 from envs import checks
-from envs.mario import actions, preprocess, rules, stages
+from envs.mario import actions, demonstrations, preprocess, rules, stages
 from envs.mario.backends import EMULATORS
 from envs.mario.python_vector import MarioVec
 from ppo import config
@@ -845,6 +845,24 @@ def test_whole_game_survives_a_death_and_ends_when_it_is_won():
     *_, infos = env.step(one(0))
     record = infos["episodes"][0]
     assert (record["cause"], record["flag"], record["stages_cleared"], record["world"]) == ("flag", True, 1, 8)
+    env.close()
+
+
+@pytest.mark.parametrize("emulator", ["native", pytest.param("nes-py", marks=pytest.mark.reference)])
+def test_a_pole_that_is_touched_in_a_fall_counts(emulator):
+    """The rule that ends an episode asks for a climb; in the whole game the stage is cleared all the same."""
+    way = demonstrations.read(demonstrations.SHIPPED / demonstrations.file_name("SuperMarioBros-1-1-v0"))
+    used = sorted(set(way.buttons))
+    combinations = [[name for name, bit in actions.BUTTONS.items() if bit & byte] for byte in used]
+    env = envs.make_vec("SuperMarioBros-v0", 1, 0, emulator=emulator, actions=combinations, skip=way.skip)
+    env.reset()
+    ram, counts = env._ram(0), []
+    for byte in way.buttons:
+        env.step(one(used.index(byte)))
+        counts.append(env._row(0, "")["stages_cleared"])
+        if 256 * int(ram[0x6D]) + int(ram[0x86]) >= 3148 and ram[0x0E] == 8:  # beside the pole
+            ram[0x0E], ram[0x1D] = 4, 2  # on it, and falling
+    assert ram[0x75C] == 1 and set(counts[:380]) == {0} and counts[-1] == 1
     env.close()
 
 

@@ -108,7 +108,7 @@ class MarioEnv:
         before, self.info = self.info, rules.decode(ram)
         self.x_max = max(self.x_max, self.info.x_pos)
         here = (self.info.world, self.info.stage)
-        if self.info.flag_get and not before.flag_get and here != self.cleared_stage:
+        if self.info.cleared and not before.cleared and here != self.cleared_stage:
             self.cleared, self.cleared_stage = self.cleared + 1, here
         reward, end = self.shared.reward(rules.Transition(env_reward, done, before, self.info, ram_before, ram))
         cause = rules.end_cause(self.info, self.target is not None) if done else "rule" if end else ""

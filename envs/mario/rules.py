@@ -32,7 +32,7 @@ RAM: dict[str, int] = {
     "frame_counter": 0x0009,
     "buttons_ab": 0x000A,  # 0x80 A, 0x40 B, measured: the course's table has them the other way round
     "buttons_vertical": 0x000B,  # 0x08 up, 0x04 down, measured
-    "player_state": 0x000E,  # 8 normal, 2 and 3 pipe, 6 dead, 0x0B dying
+    "player_state": 0x000E,  # 8 normal, 2 and 3 pipe, 4 flagpole, 6 dead, 0x0B dying
     "player_float_state": 0x001D,  # 0 ground, 1 jump, 2 fall, 3 flagpole or vine
     "player_facing": 0x0033,
     "player_moving_direction": 0x0045,
@@ -128,6 +128,11 @@ class Info(NamedTuple):
     def dying(self) -> bool:
         """Whether Mario has died or is about to."""
         return self.player_state in (0x06, 0x0B) or self.y_viewport > 1
+
+    @property
+    def cleared(self) -> bool:
+        """Whether the stage is cleared: also where Mario touched the pole in a fall, which `flag_get` misses."""
+        return self.flag_get or self.player_state == 0x04
 
 
 class Transition(NamedTuple):

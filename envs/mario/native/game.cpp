@@ -13,8 +13,8 @@ constexpr int kPlayerState = 0x000e, kEnemyIds = 0x0016, kFloatState = 0x001d, k
 constexpr int kScreenY = 0x03b8, kAreaTimer = 0x06de, kLives = 0x075a, kStage = 0x075c, kWorld = 0x075f, kArea = 0x0760;
 constexpr int kAreaType = 0x074e, kUnderground = 2, kAreaData = 0x00e7;
 constexpr int kMode = 0x0770, kLevelTimer = 0x07a0, kScore = 0x07de, kCoins = 0x07ed, kTime = 0x07f8;
-constexpr uint8_t kDying = 0x0b, kDead = 0x06, kWorldOver = 2, kSliding = 3, kBowser = 0x2d, kFlag = 0x31,
-                  kGameOver = 0xff;
+constexpr uint8_t kOnPole = 0x04, kDead = 0x06, kDying = 0x0b, kWorldOver = 2, kSliding = 3, kBowser = 0x2d;
+constexpr uint8_t kFlag = 0x31, kGameOver = 0xff;
 constexpr uint8_t kNothing = 0, kStartButton = 8;
 constexpr int kLastWorld = 7;
 
@@ -56,6 +56,7 @@ Info decode(const Ram& ram) {
     info.world = ram[kWorld] + 1;
     info.stage = ram[kStage] + 1;
     info.flag = flag(ram);
+    info.cleared = info.flag || ram[kPlayerState] == kOnPole;
     info.fell = falls(ram);
     info.dying = dying(ram) || ram[kPlayerState] == kDead;
     info.underground = ram[kAreaType] == kUnderground;

@@ -20,7 +20,8 @@ struct Info {
     int32_t coins = 0;
     int32_t world = 1;     // from 1
     int32_t stage = 1;     // 1-4
-    bool flag = false;     // slides down the flagpole, or has won the world
+    bool flag = false;     // slides down the flagpole, or has won the world, by the rule that ends an episode
+    bool cleared = false;  // the same; also where Mario touched the pole in a fall, which that rule misses
     bool dying = false;    // has died or is about to
     bool fell = false;     // below the screen
     bool underground = false;
