@@ -226,7 +226,8 @@ void Vector::play(int i, uint8_t buttons, const uint8_t* sticky) {
         report.env_reward += outcome.reward;
         report.reward += shape(outcome, last, info, end);
         report.x_max = std::max(report.x_max, info.x);
-        if (info.cleared && !last.cleared && (info.world != report.cleared_world || info.stage != report.cleared_stage)) {
+        const bool counted = info.world == report.cleared_world && info.stage == report.cleared_stage;
+        if (info.cleared && !last.cleared && !counted) {
             ++report.cleared;
             report.cleared_world = info.world, report.cleared_stage = info.stage;
         }
