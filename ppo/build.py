@@ -123,7 +123,7 @@ def build_parts(cfg: PPOConfig, comm: mpi.Comm) -> Parts:
         obs = env.reset()[0]
         kind = Architecture(**described(cfg) | {"network": network})
         build = functools.partial(kind.build, shape, dist, cfg.init, seed, cfg.log_std, cfg.chunk_steps)
-        ac = build() if isinstance(network, str) else tried(cfg.network, build, obs[:1])
+        ac = tried(cfg.network, build, obs[:1])
         sizes = (cfg.steps_per_env, env.num_envs, shape, obs_dtype)
         buf = PPOBuffer(*sizes, cfg.gamma, cfg.lam, cfg.value_target, ac.dist.act_shape, ac.dist.act_dtype)
     except BaseException:
@@ -133,10 +133,10 @@ def build_parts(cfg: PPOConfig, comm: mpi.Comm) -> Parts:
 
 
 def tried(name: str, build: Callable[[], ActorCritic], obs: np.ndarray) -> ActorCritic:
-    """Return the networks that a user's function draws, after evaluating them once.
+    """Return the networks, after evaluating them once: observations may be too small, and a user's function anything.
 
     Args:
-        name: of the function.
+        name: of the network or the function.
         build: builds both networks.
         obs: (1, *O).
 
@@ -148,6 +148,8 @@ def tried(name: str, build: Callable[[], ActorCritic], obs: np.ndarray) -> Actor
         ac = build()
         evaluator(ac).step(torch.from_numpy(obs.copy()))
     except Exception as error:
+        if isinstance(error, ValueError) and name in networks.NETWORKS:
+            raise  # in words of its own
         what = f"network {name!r} with observations of shape {obs.shape[1:]}"
         raise ValueError(f"{what}: {type(error).__name__}: {printable(error, 300)}") from error
     for net in (ac.pi, ac.v):

@@ -39,7 +39,7 @@ LONGEST = 500_000  # steps of an episode, beyond which an evaluation takes it to
 NUM_ENVS = 16  # that an evaluation steps at a time, unless another number is asked for
 
 
-def find_policy(name: str, which: str = "best") -> Path:
+def find_policy(name: str | Path, which: str = "best") -> Path:
     """Return the policy folder that `name` stands for.
 
     Args:
@@ -50,7 +50,7 @@ def find_policy(name: str, which: str = "best") -> Path:
     Raises:
         BadPolicy: there is none.
     """
-    folder, word = Path(name), name.strip("/")
+    folder, word = Path(name), str(name).strip("/")
     found = {path.parents[2] for path in folder.glob("*/policy/*/policy.json")}  # of an experiment's folder
     runs = sorted(path for path in found if ".old-" not in path.name)  # --overwrite moves a run aside
     run = runs[0] if len(runs) == 1 else folder

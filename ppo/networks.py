@@ -20,7 +20,8 @@ from utils.imports import load_function
 
 SCALE = 1.0 / 255.0  # of a pixel
 
-Body = Callable[[tuple[int, ...]], tuple[nn.Sequential, int]]  # shape of an observation -> layers, number of features
+# Shape of an observation -> layers, number of features. A user's function may give any module for the layers.
+Body = Callable[[tuple[int, ...]], tuple[nn.Sequential, int]]
 Memory = Callable[[int], nn.Module]  # features -> a layer that remembers, with its number of units; see recurrent.py
 
 
@@ -370,7 +371,12 @@ class ActorCritic(nn.Module, Evaluator):
         generator: torch.Generator,
         memory: Memory | None,
     ) -> nn.Sequential:
-        layers, features = body(obs_shape)
+        drawn = body(obs_shape)
+        if not (isinstance(drawn, tuple) and len(drawn) == 2):
+            raise TypeError(f"expected (layers, number of features), got {type(drawn).__name__}")
+        layers, features = drawn
+        if type(layers) is not nn.Sequential:  # any other module stays whole: its `forward` is its own
+            layers = nn.Sequential(layers)
         remembering: list[Any] = [] if memory is None else [memory(features)]
         features = remembering[0].units if remembering else features
         net = nn.Sequential(*layers, *remembering, head(features))

@@ -150,13 +150,32 @@ class Normaliser:
             for buffer, values in ((self._inputs.mean, self.obs.mean), (self._inputs.std, self.obs.std)):
                 buffer.copy_(torch.from_numpy(values).reshape(buffer.shape))
 
-    def begin_from_networks(self, count: Any) -> None:
-        """Go on from what the networks hold, which another run has seen: `count` observations, of one if not known."""
+    def described(self) -> dict[str, Any]:
+        """Return what a policy's JSON says of rewards, so that another run can go on from it."""
+        return {} if self.ret is None else {"returns": self.ret.flat.tolist()}
+
+    def begin_from_policy(self, info: dict[str, Any]) -> bool:
+        """Go on from what another run has seen, by its policy: observations are in the networks, returns in the JSON.
+
+        Returns:
+            whether the statistics that this run needs were there; those of rewards may not be.
+        """
+        count: Any = info.get("steps")
+        returns: Any = info.get("returns") or []
+        if self.ret is not None:
+            try:
+                self.ret.count, mean, squares = (float(number) for number in returns)
+                self.ret.mean, self.ret.squares = np.array([mean]), np.array([squares])
+                if not np.isfinite(self.ret.flat).all() or min(self.ret.count, squares) < 0:
+                    raise ValueError
+            except (TypeError, ValueError, OverflowError):
+                self.ret, returns = Moments(1), []
         if self.obs is not None and self._inputs is not None:
             known = isinstance(count, int) and 0 < count < 2**53
             self.obs.count = float(count) if known else 1.0
             self.obs.mean, std = (b.cpu().double().numpy().reshape(-1) for b in (self._inputs.mean, self._inputs.std))
             self.obs.squares = np.maximum(std**2 - EPS, 0.0) * self.obs.count
+        return self.ret is None or bool(returns)
 
     def state(self) -> dict[str, np.ndarray]:
         """Return what a checkpoint holds, by name."""

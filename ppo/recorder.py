@@ -393,6 +393,7 @@ class Recorder:
             **architecture.described(cfg),
             "obs_shape": list(training.env.single_observation_space.shape or ()),
             **actions.describe(training.ac.dist),
+            **training.normaliser.described(),
             "preset": cfg.preset,
             "seed": cfg.seed,
             "epoch": training.epoch,

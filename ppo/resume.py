@@ -215,7 +215,13 @@ def inexact(facts: Facts, old: Facts) -> list[str]:
 
 
 def compare_lengths(cfg: PPOConfig, facts: Facts, old: Facts, epoch: int) -> list[str]:
-    """Note in `facts` from which epoch on the run has another length; return what that does to schedules."""
+    """Note in `facts` from which epoch on the run has another length; return what that does to schedules.
+
+    Raises:
+        Refused: the run is longer than that already.
+    """
+    if cfg.num_epochs < epoch:
+        raise Refused(f"{cfg.run_dir} has {epoch} epochs already, more than the {cfg.num_epochs} that are asked for")
     was = old.get("num_epochs", old.get("epochs"))
     earlier = old.get("lengths", [[0, was]])
     if type(was) is not int or not 0 < was < 2**53 or was == cfg.num_epochs or type(earlier) is not list:
@@ -266,5 +272,6 @@ def init_from(training: Training, folder: Path, network: str | None = None) -> s
     if more := sorted(set(weights) - set(mine)):
         raise Refused(f"init-from {folder}: {more[0]} is there and not here")
     training.ac.load_state_dict(weights)
-    training.normaliser.begin_from_networks(policy.info.get("steps"))
-    return f"starting from the {'weights' if policy.has_value else 'actor'} of {folder}"
+    known = training.normaliser.begin_from_policy(policy.info)
+    unit = "" if known or not policy.has_value else "; it does not say how its rewards were normalised"
+    return f"starting from the {'weights' if policy.has_value else 'actor'} of {folder}{unit}"

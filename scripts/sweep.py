@@ -32,6 +32,7 @@ OWN = {"resume", "overwrite"}  # the sweep decides on these
 SINGLE = {"exp-name", "data-dir", "cpu"}
 POLL_SECONDS = 0.2
 VIEW_SECONDS = 2.0
+RETURNS = ["EpRet100", "AverageEpRet"]  # the first that a run has; older ones lack the first
 LAST_LINES = 8
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)  # what the first, second and third Ctrl-C send
 
@@ -185,17 +186,17 @@ class Progress:
 
     share: float  # of its steps, 0 to 1
     steps: float
-    ret: float  # the last logged return; NaN for none
+    ret: float  # mean of its last hundred episodes; NaN for none
 
 
 def progress(job: Job) -> Progress:
     """Return how far a run is, from its own files."""
-    run = runs.read_run(job.folder, ["AverageEpRet"]) if (job.folder / "progress.txt").exists() else None
+    run = runs.read_run(job.folder, RETURNS) if (job.folder / "progress.txt").exists() else None
     if run is None:
         return Progress(float(job.state == "finished"), 0.0, math.nan)
     xs = run.columns.get(columns.STEPS)
     steps = float(xs[-1]) if xs is not None and len(xs) else 0.0
-    rets = run.series(columns.STEPS, "AverageEpRet")[1]
+    rets = run.series(columns.STEPS, next((name for name in RETURNS if name in run.columns), RETURNS[-1]))[1]
     total = _length(run.config)
     share = 1.0 if job.state == "finished" else min(1.0, steps / total) if total else 0.0
     return Progress(share, steps, float(rets[-1]) if len(rets) else math.nan)
@@ -249,7 +250,7 @@ def _best(jobs: Sequence[Job], known: dict[str, Progress]) -> str:
     if not rets:
         return ""
     name = max(rets, key=lambda key: sum(rets[key]) / len(rets[key]))
-    return f"; best so far {sum(rets[name]) / len(rets[name]):.4g} {name} (n={len(rets[name])})"
+    return f"; best so far {name}: return {sum(rets[name]) / len(rets[name]):.4g} (n={len(rets[name])})"
 
 
 # ---------------------------------------------------------------------------------------------- running

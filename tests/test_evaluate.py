@@ -192,7 +192,7 @@ def test_run_folder_and_missing_policy(echo):
     run = echo.parent / "run"
     (run / "policy").mkdir(parents=True)
     echo.rename(run / "policy" / "last")
-    assert find_policy(str(run)) == run / "policy" / "last"
+    assert find_policy(run) == find_policy(str(run)) == run / "policy" / "last"
     with pytest.raises(BadPolicy, match="no policy found"):
         find_policy(str(run / "nowhere"))
     assert find_policy(str(run.parent)) == run / "policy" / "last", "the only run of an experiment"

@@ -13,6 +13,8 @@ import time
 import types
 import warnings
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -246,6 +248,47 @@ def test_the_fast_implementation_respects_other_layers(dtype):
     for ours, plain in zip(nets.step(obs), ac.step(obs), strict=True):
         torch.testing.assert_close(ours, plain, rtol=0.05 if dtype == torch.bfloat16 else 1e-5, atol=0.02)
     assert torch.equal(obs, kept)
+
+
+def a_module(obs_shape):
+    """A user's network that is one module with a `forward` of its own."""
+    return Skip(nn.Linear(obs_shape[0], obs_shape[0])), obs_shape[0]
+
+
+def test_a_network_may_be_any_module():
+    """It stays whole, its own way to evaluate included."""
+    ac, obs = ActorCritic(a_module, (4,), 3, "orthogonal", seed=0), torch.ones(5, 4)
+    block, head = ac.pi
+    torch.testing.assert_close(ac.pi(obs), head(obs + block[0](obs)))
+
+
+class Tiny(gymnasium.Env):
+    """Pictures of 7 x 7 pixels."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (7, 7, 3), np.uint8)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, seed=None, options=None):
+        return np.zeros((7, 7, 3), np.uint8), {}
+
+    def step(self, act):
+        return np.zeros((7, 7, 3), np.uint8), 0.0, False, False, {}
+
+
+def test_an_image_too_small_for_the_network_is_one_line(tmp_path):
+    """The convolutions ask for more; nothing is written."""
+    gymnasium.register("Tiny-v0", Tiny)
+    with pytest.raises(Refused, match=r"network 'nature' with observations of shape \(3, 7, 7\)"):
+        train(config.build(env="Tiny-v0", network="nature", data_dir=str(tmp_path)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_is_not_made_shorter_than_it_is(tmp_path):
+    """It would be called finished; an equal length leaves it as it is."""
+    train(config.build(**TINY, epochs=3, data_dir=str(tmp_path)))
+    with pytest.raises(Refused, match="has 3 epochs already, more than the 2 that are asked for"):
+        train(config.build(**TINY, epochs=2, data_dir=str(tmp_path)), resume=True)
+    assert train(config.build(**TINY, epochs=3, data_dir=str(tmp_path)), resume=True)
 
 
 def wrong_count(obs_shape):

@@ -174,7 +174,7 @@ def test_a_run_goes_on_from_the_statistics_of_the_policy_that_it_begins_with(tmp
     ac.norm.mean.copy_(torch.from_numpy(old.mean(axis=0)))
     ac.norm.std.copy_(torch.from_numpy(old.std(axis=0)))
     normaliser = Normaliser(mpi.Comm(), range(1), 1, 100, ac, None)
-    normaliser.begin_from_networks(400)
+    assert normaliser.begin_from_policy({"steps": 400})
     normaliser.end_epoch(new)
     whole = np.concatenate([old, new[:, 0]])
     np.testing.assert_allclose(ac.norm.mean.numpy(), whole.mean(axis=0), rtol=1e-5)
@@ -185,6 +185,26 @@ def test_a_run_goes_on_from_the_statistics_of_the_policy_that_it_begins_with(tmp
     assert final_state(more)["norm/obs"][0] == 2 * PENDULUM["steps_per_epoch"]
     with pytest.raises(Refused, match=r"norm\.mean is there and not here"):
         train(config.build(**settings | {"norm_obs": False, "exp_name": "three", "init_from": str(folder)}))
+
+
+@pytest.mark.parametrize("returns", [None, 1, [1, 2], [3.0, float("nan"), 1.0], [3, 0, -1], ["x", 0, 1]])
+def test_statistics_of_rewards_that_a_policy_does_not_tell_begin_anew(returns):
+    """Also where a stranger's file says nonsense."""
+    normaliser = Normaliser(mpi.Comm(), range(1), 1, 4, None, 0.9)
+    assert not normaliser.begin_from_policy({"returns": returns})
+    assert normaliser.ret is not None and normaliser.ret.flat.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_run_goes_on_in_the_unit_of_rewards_that_the_critic_has_learned(tmp_path, capsys):
+    """The returns' statistics come with the policy: 1,000 in all have been seen, and the first rewards are divided."""
+    settings = PENDULUM | {"norm_rew": True, "epochs": 1, "data_dir": str(tmp_path)}
+    folder = train(config.build(**settings, exp_name="one"))
+    more = train(config.build(**settings, exp_name="two", init_from=str(folder)))
+    one, two = final_state(folder)["norm/ret"], final_state(more)["norm/ret"]
+    assert two[0] == 2 * one[0] > 0
+    shown = [np.genfromtxt(path / "progress.txt", names=True)["AverageTrainRet"] for path in (folder, more)]
+    assert abs(shown[1]) < 0.5 * abs(shown[0])
+    assert "rewards were normalised" not in capsys.readouterr().out
 
 
 def test_images_are_not_normalised(tmp_path):

@@ -373,6 +373,7 @@ def test_a_legend_joins_all_that_one_argument_names(folders, capsys, tmp_path):
         (["--out", "x.jpg"], "--out must end in .png, .svg, .pdf, got 'x.jpg'"),
         (["--smooth", "0", "--out", "x.png"], "--smooth must be >= 1, got 0"),
         (["-y", "Nope", "--out", "x.png"], "no run has a column 'Nope'; there are: AverageEpRet"),
+        (["-y", "EpRet", "--out", "x.png"], "no run has a column 'EpRet', perhaps AverageEpRet; there are:"),
         (["--select", "nothing", "--out", "x.png"], "leave no run"),
         (["--est", "mode"], "invalid choice: 'mode'"),
     ],

@@ -110,7 +110,7 @@ def test_a_sweep_runs_everything_and_again_nothing(tmp_path, capsys):
     ]
     assert run(argv) == 0
     out = capsys.readouterr().out
-    assert "4 runs: 4 finished" in out and "best so far 12.5 g_pi-lr3e-4 (n=2)" in out
+    assert "4 runs: 4 finished" in out and "best so far g_pi-lr3e-4: return 12.5 (n=2)" in out
     plot, compare = (line for line in out.splitlines() if line.startswith("python -m utils."))
     assert str(tmp_path / "g_pi-lr1e-4") in plot and "utils.compare" in compare
     assert run(argv) == 0
@@ -259,5 +259,5 @@ def test_the_overview_tells_progress_and_time_left(tmp_path):
     (jobs[0].folder / "progress.txt").write_text("Epoch\tAverageEpRet\tTotalEnvInteracts\n0\t1\t100\n1\t7\t200\n2\t")
     jobs[0].state, jobs[0].started = "running", 100.0
     lines = sweep.overview(jobs, now=220.0)  # 20% in two minutes: 8 more for this run, 10 for the one that waits
-    assert lines[0] == "2 runs: 1 running, 1 waiting; about 18 min left; best so far 7 o (n=1)"
+    assert lines[0] == "2 runs: 1 running, 1 waiting; about 18 min left; best so far o: return 7 (n=1)"
     assert lines[1].split()[:3] == ["[####", "]", "20%"]

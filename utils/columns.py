@@ -164,7 +164,7 @@ _PROGRESS = (
         "How far an update moves the policy. A few thousandths to a few hundredths is usual; a steady climb or spikes "
         "above 0.05 mean steps too large (learning rate, passes, clip ratio); next to nothing, hardly any learning.",
         low=0,
-        label="KL(old, new) per update",
+        label="KL(old || new) per update",
     ),
     Column(
         "ClipFrac",

@@ -308,9 +308,11 @@ def clock(seconds: float) -> str:
 
 
 def number(value: float | None, digits: int | None = None) -> str:
-    """Return a number with its thousands apart, with a digit after the point where it is below a thousand."""
+    """Return a number with its thousands apart, a digit after the point below a thousand; 5.0e10 from a million on."""
     if value is None or math.isnan(value):
         return "-"
+    if 1e6 <= abs(value) < math.inf:
+        return f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
     return f"{value:,.{(1 if abs(value) < 1000 else 0) if digits is None else digits}f}"
 
 

@@ -6,6 +6,7 @@ import argparse
 import math
 import sys
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,9 @@ def check_columns(groups: Sequence[Group], wanted: Sequence[str]) -> None:
     names = {name for group in groups for run in group.runs for name in run.names}
     for column in wanted:
         if names and column not in names and column != runs.PERFORMANCE:
-            raise ValueError(f"no run has a column {column!r}; there are: {', '.join(sorted(names))}")
+            near = [name for name in sorted(names) if name.endswith(column)] or get_close_matches(column, names)
+            such = f", perhaps {near[0]}" if near else ""
+            raise ValueError(f"no run has a column {column!r}{such}; there are: {', '.join(sorted(names))}")
 
 
 def print_notes(notes: Iterable[str]) -> None:

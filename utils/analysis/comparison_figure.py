@@ -114,6 +114,6 @@ def _chances(axes: Axes, pairs: Sequence[Pair]) -> None:
     axes.set_yticks(range(len(pairs)), [f"{pair.a}\n> {pair.b}" for pair in pairs], fontsize=7)
     axes.set_ylim(len(pairs) - 0.4, -0.6)
     axes.set_xlim(-0.02, 1.02)
-    axes.set_xlabel("P(a seed of the first beats one of the second)")
+    axes.set_xlabel("P(a seed of the first beats\none of the second)")
     axes.set_title("Probability of improvement")
     axes.grid(visible=False, axis="y")
