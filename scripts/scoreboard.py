@@ -25,7 +25,8 @@ from utils.folder import read_json
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- scoreboard: written by scripts.scoreboard -->", "<!-- end of scoreboard -->"
-# Column of the table -> what its 100 sampled episodes are played with. The first is the figure that counts.
+# Column of the table -> what its 100 sampled episodes are played with. The first is the figure that counts: it has its
+# interval there, the others theirs in the card.
 CONDITIONS: dict[str, dict[str, Any]] = {
     "Random buttons": {"start_frames": 30, "start_mode": "random", "sticky": 0.0},
     "Waiting": {"start_frames": 30, "start_mode": "noop", "sticky": 0.0},
@@ -176,11 +177,13 @@ def shown_line(found: dict[str, Any] | None, title: str) -> dict[str, Any] | Non
 
 
 def cell(found: dict[str, Any] | None, title: str) -> str:
-    """Return a clear rate with its interval, "-" where it was not measured."""
+    """Return a clear rate, with its interval in the first column; "-" where it was not measured."""
     line = shown_line(found, title)
     if line is None:
         return "-"
     rate = f"{100 * line['clear_rate']:.0f}%"
+    if title != next(iter(CONDITIONS)):
+        return rate
     if line["clear_rate_95"] is None:
         return f"{rate} (no interval)"
     low, high = (100 * bound for bound in line["clear_rate_95"])

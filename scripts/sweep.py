@@ -145,6 +145,11 @@ def arguments(flags: dict[str, str]) -> list[str]:
     return words
 
 
+def finished(job: Job) -> bool:
+    """Return whether the run has finished, with whatever values."""
+    return untrusted.object_or_empty(job.folder / "exit.json").get("reason") == "finished"
+
+
 def complete(job: Job, settings: dict[str, Any] | None = None) -> bool:
     """Return whether the run has finished with the values that are asked for now.
 
@@ -152,7 +157,7 @@ def complete(job: Job, settings: dict[str, Any] | None = None) -> bool:
         job: its flags are compared,
         settings: and these, which also hold what no flag asks for.
     """
-    if untrusted.object_or_empty(job.folder / "exit.json").get("reason") != "finished":
+    if not finished(job):
         return False
     config = untrusted.object_or_empty(job.folder / "config.json")
     asked = {name.replace("-", "_"): value or "true" for name, value in job.flags.items()}
@@ -312,6 +317,7 @@ class Sweep:
     def _start(self, job: Job) -> None:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         job.share_at_start = progress(job).share
+        had_finished, again = finished(job), " again: it had finished with another length or goal; see its log"
         ranks = int(job.flags.get("cpu", "1"))
         threads = str(max(1, system.cores() // (self.at_once * ranks)))
         limits = {name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
@@ -326,7 +332,7 @@ class Sweep:
             preexec_fn=system.save_with_parent,
         )
         job.state, job.started = "running", time.monotonic()
-        self.say(f"started {job.label}")
+        self.say(f"started {job.label}" + (again if had_finished else ""))
 
     def _ended(self, job: Job) -> None:
         assert job.process is not None and job.output is not None

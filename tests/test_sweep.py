@@ -139,10 +139,13 @@ def test_the_same_command_again_starts_only_what_failed(tmp_path):
     assert starts(tmp_path, "r_behaveflaky") == 2 and starts(tmp_path, "r_behavegood") == 1
 
 
-def test_a_finished_run_counts_only_for_the_length_it_had(tmp_path):
+def test_a_finished_run_counts_only_for_the_length_it_had(tmp_path, capsys):
+    """It goes on, and that is said: what falls to zero falls along another line then."""
     argv = ["--data-dir", str(tmp_path), "--exp-name", "l", "--epochs"]
     assert run([*argv, "3"]) == 0
+    assert "again" not in capsys.readouterr().out
     assert run([*argv, "6"]) == 0
+    assert "started l_s0 again: it had finished with another length" in capsys.readouterr().out
     assert starts(tmp_path, "l") == 2
     assert len((tmp_path / "l" / "l_s0" / "progress.txt").read_text().splitlines()) == 7
 
