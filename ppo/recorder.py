@@ -400,6 +400,7 @@ class Recorder:
             "steps": training.epoch * cfg.steps_per_epoch,
             "hours": round(self._seconds() / 3600, 3),
             "command": cfg.command(self.comm.world_size),
+            **resume.continued(self._facts),
             "processor": system.processor(),
             "cores": system.cores(),
             "commit": self._facts["commit"],

@@ -238,6 +238,16 @@ def compare_lengths(cfg: PPOConfig, facts: Facts, old: Facts, epoch: int) -> lis
     return [f"{note}: what falls to zero does so over the new length: {', '.join(moved)}"] if moved else []
 
 
+def continued(facts: Facts) -> dict[str, str]:
+    """Return what a policy's JSON says where its run was continued in another way: one command does not make it."""
+    told = []
+    if len(facts["lengths"]) > 1:
+        told.append(f"its length changed on the way, [from epoch, epochs]: {facts['lengths']}")
+    if facts.get("mismatch"):
+        told.append("with other settings: " + ", ".join(sorted(map(str, facts["mismatch"]))))
+    return {"continued": printable("; ".join(told), 500)} if told else {}
+
+
 def _table(value: Any) -> dict[str, Any]:
     """Return a JSON object from a file, or an empty one where something else is in its place."""
     return value if isinstance(value, dict) else {}

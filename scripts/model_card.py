@@ -58,6 +58,7 @@ def facts(info: dict[str, Any], filmed: bool, critic: bool = False) -> list[str]
         "Environment": ", ".join([f"`{info.get('env')}`", *more]),
         "Network": f"{info['network']}, {'actor and critic' if critic else 'the actor alone'}",
         "Made by": f"`{info.get('command', 'unknown')}`",
+        "Continued": info.get("continued"),
         "Preset": info.get("preset"),
         "Seed": info.get("seed"),
         "Temperature": info.get("temperature"),

@@ -540,6 +540,8 @@ def test_a_longer_run_says_how_its_schedules_go_on(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "4 epochs long, now 8" in out and "pi_lr 0 -> 0.0004" in out and "v_lr 0 -> 0.0002" in out
     assert json.loads((path / "config.json").read_text())["lengths"] == [[0, 4], [4, 8]]
+    told = load_policy(find_policy(path)).info["continued"]
+    assert told == "its length changed on the way, [from epoch, epochs]: [[0, 4], [4, 8]]"
     assert float(rows(path)[4]["LearningRate"]) == pytest.approx(4e-4)
 
 
