@@ -70,6 +70,10 @@ class Policy:
     def _recall(self, obs: np.ndarray, state: torch.Tensor | None) -> Any:
         if state is None and self.ac.memories:
             raise ValueError("state: a policy with a memory needs what it remembers")
+        shape = tuple(self.info["obs_shape"])
+        if not isinstance(obs, np.ndarray) or obs.shape[1:] != shape:
+            raise ValueError(f"obs: {getattr(obs, 'shape', type(obs).__name__)}, expected an array (N, *{shape})")
+        obs = obs.astype(np.float32) if obs.dtype == np.float64 else obs
         return self.nets.recall(torch.from_numpy(obs), self.start(len(obs)) if state is None else state)
 
     def check_spaces(self, obs_space: Any, action_space: Any) -> None:
@@ -111,13 +115,16 @@ class Policy:
         """Return one action per observation.
 
         Args:
-            obs: (N, *O), as environments of `envs.make_vec` give them.
+            obs: (N, *O), as environments of `envs.make_vec` give them; float64 is taken too.
             uniform: (N, U) float32 in [0, 1) that decide the sampled actions, (N,) where one number does; None takes
                 the most probable ones.
             state: (N, S) what was remembered before, replaced by what is remembered now.
 
         Returns:
             what such environments are given: (N,) int64 for a Discrete space, (N, A) for others, in [-1, 1] for a Box.
+
+        Raises:
+            ValueError: observations of another shape, or no state for a policy with a memory.
         """
         at = self._recall(obs, state)
         params, dist = self.nets.logits(at), self.ac.dist

@@ -114,6 +114,15 @@ def test_a_cooler_policy_draws_the_most_probable_action_more_often(mario, tmp_pa
     assert not (tmp_path / "no").exists()
 
 
+def test_observations_of_ones_own_loop(echo):
+    """Python's own floats are taken; one without its batch, or no array, is one line."""
+    policy, obs = load_policy(echo), np.eye(4, dtype=np.float32)
+    np.testing.assert_array_equal(policy.act(obs.astype(np.float64)), policy.act(obs))
+    for wrong in (obs[0], {"a": obs}, np.zeros((1, 5), np.float32)):
+        with pytest.raises(ValueError, match="^obs: .* expected an array"):
+            policy.act(wrong)
+
+
 def test_a_checkpoint_of_a_run_is_a_policy(echo, tmp_path):
     """`--checkpoint K` finds the weights after K steps; other numbers are answered with those that there are."""
     run, ac = tmp_path / "run", ActorCritic("mlp", (4,), 4, "xavier", 1)
