@@ -61,7 +61,7 @@ def test_the_page_is_self_contained_and_repeats(folders, page, tmp_path):
 def test_differences_come_first_and_every_seed_has_a_row(page):
     assert page.index(">lr</th>") < page.index("Settings in common")
     assert all(page.count(f">{name}_s{seed}</td>") == 1 for name in ("slow", "fast") for seed in range(4))
-    assert "fast is better than slow" in page and "KL(old, new) per update" in page and "Test CPU" in page
+    assert "fast is better than slow" in page and "KL(old || new) per update" in page and "Test CPU" in page
 
 
 def test_words_from_folders_cannot_become_markup(tmp_path):

@@ -38,9 +38,9 @@ def _main(args: argparse.Namespace) -> None:
     groups, notes = arguments.load(args, [args.xaxis, *args.value])
     arguments.check_columns(groups, [args.xaxis, *args.value])
     with figures.style():
-        figure, remarks = learning_curves.draw(groups, options)
         mixed = [note for note in comparison.comparable(groups, args.value[0], True) if note.startswith("MIXED")][:1]
-        arguments.print_notes([*notes, *mixed, *(note for group in groups for note in group.notes()), *remarks])
+        figure, remarks = learning_curves.draw(groups, options, notes=mixed)
+        arguments.print_notes([*notes, *(note for group in groups for note in group.notes()), *remarks])
         if args.out:
             figures.save(figure, args.out)
             print(f"{printable(args.out, 1000)}: {experiments.counted(groups)}")

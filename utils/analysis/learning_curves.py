@@ -34,8 +34,10 @@ class Options:
     small: bool = False  # for a page that is read on a phone: letters stay legible at 360 pixels
 
 
-def draw(groups: Sequence[Group], options: Options, caption: bool = True) -> tuple[Figure, list[str]]:
-    """Return the figure, one panel for each y, and notes on what was cut or left out.
+def draw(
+    groups: Sequence[Group], options: Options, caption: bool = True, notes: Sequence[str] = ()
+) -> tuple[Figure, list[str]]:
+    """Return the figure, one panel for each y, and notes: those given, and what was cut or left out.
 
     Raises:
         ValueError: no group has the columns asked for.
@@ -46,21 +48,21 @@ def draw(groups: Sequence[Group], options: Options, caption: bool = True) -> tup
     size = (6.0 if across == 1 else 3.6 * across, 3.9 if down == 1 else 2.9 * down)
     figure = Figure(figsize=(4.3, 3.0) if options.small else size, layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).ravel()
-    notes: list[str] = []
+    found = list(notes)
     shown: dict[str, Line2D] = {}
     for place, y in zip(axes, options.y, strict=False):
         drawn, remarks = _panel(place, groups, y, options)
-        notes += [note for note in remarks if note not in notes]
+        found += [note for note in remarks if note not in found]
         shown |= {label: line for label, line in drawn.items() if label not in shown}
     for place in axes[panels:]:
         place.set_axis_off()
     if not shown:
-        raise ValueError(f"nothing to draw: {'; '.join(notes[:3]) or 'no rows'}")
+        raise ValueError(f"nothing to draw: {'; '.join(found[:3]) or 'no rows'}")
     _legend(figure, shown)
     if caption:
-        text = "\n".join(textwrap.wrap(_caption(options, notes), 95 if across == 1 else 62 * across))
+        text = "\n".join(textwrap.wrap(_caption(options, found), 95 if across == 1 else 62 * across))
         figure.supxlabel(text, fontsize=6.5, alpha=0.75)
-    return figure, notes
+    return figure, found
 
 
 def _panel(axes: Axes, groups: Sequence[Group], y: str, options: Options) -> tuple[dict[str, Line2D], list[str]]:
