@@ -220,7 +220,7 @@ def test_damaged_files_give_one_line_and_code_2_or_the_rest_with_a_note(tmp_path
     """No traceback, no hang and no escape sequence; the slow test below draws the figures too."""
     monkeypatch.setattr(stats, "REPLICATIONS", 50)
     monkeypatch.setattr(figures, "encode", lambda figure, kind: b"<svg/>")
-    monkeypatch.setattr(learning_curves, "draw", lambda groups, options, caption=True, notes=(): (Figure(), join_all(groups)))
+    monkeypatch.setattr(learning_curves, "draw", lambda groups, *_, **__: (Figure(), join_all(groups)))
     monkeypatch.setattr(comparison_figure, "draw_apart", lambda result: [])
     attack(tmp_path, name, turns=9)
 
